@@ -1,0 +1,117 @@
+"""Tokenising in parallel: the corpus in batches of about a MiB, read and hashed in order, encoded by several processes."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+
+import numpy as np
+
+from data.bpe import Encoder
+from data.documents import CHUNK_BYTES, Chunks, Source
+from data.tokenizer import Tokenizer
+
+Batch = list[tuple[bytes, bool]]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two batches: what lies before it, and the SHA-256 of its bytes."""
+
+    batches: int = 0
+    bytes: int = 0
+    documents: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+
+
+def encode_source(
+    source: Source, tokenizer: Tokenizer, start: Position, processes: int, advance: Callable[[int], object]
+) -> Iterator[tuple[Position, np.ndarray]]:
+    """Tokens [N] of each batch after `start`, in order, with the position at its end; `advance` hears of bytes read.
+
+    Raises ValueError if the bytes before `start` are not what they were.
+    """
+    work = _read(source, start, advance)
+    if processes == 1:
+        encoder = Encoder(tokenizer)
+        yield from ((position, _encode(encoder, batch)) for position, batch in work)
+        return
+    # Spawned, not forked: the caller may have threads, and locks that they hold.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))
+    pending: deque[tuple[Position, Future[np.ndarray]]] = deque()
+    try:
+        for position, batch in work:
+            pending.append((position, pool.submit(_encode_in_worker, batch)))
+            # Few batches in flight, so that memory does not grow when reading is faster than encoding.
+            if len(pending) > 2 * processes:
+                position, future = pending.popleft()
+                yield position, future.result()
+        for position, future in pending:
+            yield position, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(source: Source, start: Position, advance: Callable[[int], object]) -> Iterator[tuple[Position, Batch]]:
+    digest, position = hashlib.sha256(), Position()
+    for batch in _batches(source.chunks()):
+        for chunk, _ in batch:
+            digest.update(chunk)
+        batch_bytes = sum(len(chunk) for chunk, _ in batch)
+        documents = position.documents + sum(ends for _, ends in batch)
+        position = Position(position.batches + 1, position.bytes + batch_bytes, documents, digest.hexdigest())
+        advance(batch_bytes)
+        if position.batches > start.batches:
+            yield position, batch
+        elif position.batches == start.batches and position != start:
+            break
+    if position.batches < start.batches or (position.batches == start.batches and position != start):
+        raise ValueError(f"data.source {source.name} was changed while it was being prepared; run again")
+
+
+def _batches(chunks: Chunks) -> Iterator[Batch]:
+    batch: Batch = []
+    batch_bytes = 0
+    for chunk, ends in chunks:
+        batch.append((chunk, ends))
+        batch_bytes += len(chunk)
+        if batch_bytes >= CHUNK_BYTES or len(batch) >= 4096:
+            yield batch
+            batch, batch_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(encoder: Encoder, batch: Batch) -> np.ndarray:
+    end = np.array([encoder.tokenizer.end_of_document], encoder.dtype)
+    return np.concatenate([part for chunk, ends in batch for part in (encoder.encode(chunk), end[: int(ends)])])
+
+
+_worker_encoder: Encoder
+
+
+def _start_worker(tokenizer: Tokenizer) -> None:
+    global _worker_encoder
+    _worker_encoder = Encoder(tokenizer)
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A pool's workers outlive a parent that was killed, waiting for work for ever; ours do not."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _encode_in_worker(batch: Batch) -> np.ndarray:
+    return _encode(_worker_encoder, batch)

@@ -1,0 +1,72 @@
+"""The one-epoch plan: which token each lane is shown at each step, as a pure function of step and rank.
+
+A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens; step k shows every lane its next segment of
+at most T tokens. Nothing is iterated, so there is no position to save and a resumed run cannot repeat or skip.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`.
+
+    Raises ValueError if a lane would be without a token.
+    """
+
+    tokens: int
+    lanes: int
+    segment_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lanes <= self.tokens:
+            raise ValueError(
+                f"train.lanes {self.lanes} does not fit a corpus of {self.tokens} tokens: take between 1 and {self.tokens}"
+            )
+        if self.segment_tokens < 1:
+            raise ValueError(f"train.segment_tokens {self.segment_tokens} must be 1 or more")
+
+    @property
+    def lane_tokens(self) -> int:
+        """S, the tokens of a full lane. The last lanes may be shorter, or empty."""
+        return -(-self.tokens // self.lanes)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.lane_tokens // self.segment_tokens)
+
+    def segment(self, step: int) -> tuple[int, int]:
+        """Offsets (start, stop) within every lane that step `step` covers."""
+        start = step * self.segment_tokens
+        return start, min(start + self.segment_tokens, self.lane_tokens)
+
+    def span(self, step: int, lane: int) -> tuple[int, int]:
+        """Corpus tokens (start, stop) that lane `lane` is shown at step `step`; empty past the corpus' end."""
+        start, stop = (min(lane * self.lane_tokens + offset, self.tokens) for offset in self.segment(step))
+        return start, stop
+
+    def valid_tokens(self, step: int) -> int:
+        """Tokens that step `step` codes over all lanes."""
+        spans = (self.span(step, lane) for lane in range(self.lanes))
+        return sum(stop - start for start, stop in spans)
+
+    def share(self, rank: int, world_size: int) -> range:
+        """Lanes of rank `rank`. Raises ValueError unless the ranks' shares are equal."""
+        if self.lanes % world_size:
+            raise ValueError(
+                f"train.lanes {self.lanes} cannot be shared by {world_size} ranks: take a multiple of {world_size}"
+            )
+        rows = self.lanes // world_size
+        return range(rank * rows, (rank + 1) * rows)
+
+    def targets(self, step: int, lanes: range, read: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """Tokens [lanes, T] to be coded at step `step`, int64; -1 past a lane's end. `read(start, stop)` gives tokens."""
+        start, stop = self.segment(step)
+        targets = np.full((len(lanes), stop - start), -1, np.int64)
+        for row, lane in zip(targets, lanes, strict=True):
+            first, last = self.span(step, lane)
+            row[: last - first] = read(first, last)
+        return targets

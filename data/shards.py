@@ -1,0 +1,155 @@
+"""Prepared corpora on disk: a manifest and memory-mapped token shards. Both are untrusted input, and checked."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MAX_JSON_BYTES = 64 << 20
+MAX_ENCODING_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens, little-endian, two bytes each (four where the vocabulary passes 65,536)."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared corpus holds. It is written last, so where there is one the corpus is whole."""
+
+    format: int
+    name: str
+    bytes: int
+    tokens: int
+    documents: int
+    sha256: str
+    """Of the corpus' bytes, documents in order."""
+    fingerprint: str
+    """Identity of the source, see data.documents.Source."""
+    tokenizer: dict[str, Any]
+    """kind, vocabulary, encoding (base64) and sha256 (of the encoding)."""
+    shards: list[Shard]
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The manifest's entry for a tokenizer."""
+    return {
+        "kind": tokenizer.kind,
+        "vocabulary": tokenizer.vocabulary,
+        "encoding": base64.b64encode(tokenizer.encoding).decode(),
+        "sha256": hashlib.sha256(tokenizer.encoding).hexdigest(),
+    }
+
+
+def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a manifest's entry describes. Raises ValueError where the entry is not consistent."""
+    encoding = base64.b64decode(entry["encoding"], validate=True)
+    if len(encoding) > MAX_ENCODING_BYTES or hashlib.sha256(encoding).hexdigest() != entry["sha256"]:
+        raise ValueError("the tokenizer's encoding does not match its SHA-256, or is too large")
+    tokenizer = load_tokenizer(entry["kind"], encoding)
+    if tokenizer.vocabulary != entry["vocabulary"]:
+        raise ValueError("the tokenizer has another vocabulary than the manifest says")
+    return tokenizer
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a dataclass under a temporary name, sync, rename: whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w") as file:
+            json.dump(dataclasses.asdict(value), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what write_json wrote, with its shards as Shard. Raises ValueError, KeyError or TypeError on other content."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError("it is too large")
+    values = json.loads(path.read_bytes())
+    return {**values, "shards": [Shard(**shard) for shard in values["shards"]]}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check manifest.json. Raises ValueError naming the file where it is not one of ours."""
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest(**read_json(path))
+        if manifest.format != FORMAT:
+            raise ValueError(f"its format is {manifest.format}, ours is {FORMAT}")
+        restore_tokenizer(manifest.tokenizer)
+        numbers = [manifest.bytes, manifest.tokens, manifest.documents, *(shard.tokens for shard in manifest.shards)]
+        texts = [manifest.name, manifest.sha256, manifest.fingerprint, *(shard.file for shard in manifest.shards)]
+        if not all(type(number) is int and number > 0 for number in numbers):
+            raise ValueError("a count is not a positive integer")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name or digest is not text")
+    except (ValueError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        remedy = f"delete {directory} and run again"
+        raise ValueError(f"{path} is not the manifest of a prepared corpus ({reason}); {remedy}") from error
+    return manifest
+
+
+class TokenShards:
+    """The corpus as one stream of tokens, memory-mapped."""
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        """Map and check every shard. Raises ValueError naming a file that is missing, cut, foreign or altered."""
+        dtype = np.dtype("<u2" if manifest.tokenizer["vocabulary"] <= 1 << 16 else "<u4")
+        self._shards: list[np.ndarray] = []
+        for shard in manifest.shards:
+            path = directory / Path(shard.file).name
+            if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
+                raise ValueError(f"{path} is missing or has the wrong size; delete {directory} and run again")
+            if file_sha256(path) != shard.sha256:
+                raise ValueError(f"{path} does not match its SHA-256; delete {directory} and run again")
+            self._shards.append(np.memmap(path, dtype, mode="r"))
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+        if len(self) != manifest.tokens:
+            found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
+            raise ValueError(f"{directory / MANIFEST}: {found}; delete {directory} and run again")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [stop - start], int64. Raises IndexError unless 0 <= start <= stop <= len."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start} to {stop} of {len(self)}")
+        first, last = np.searchsorted(self._starts, [start, stop], "right")
+        parts = [
+            self._shards[number][max(0, start - self._starts[number]) : stop - self._starts[number]]
+            for number in range(first - 1, min(last, len(self._shards)))
+        ]
+        return np.concatenate(parts, dtype=np.int64, casting="safe")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

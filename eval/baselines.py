@@ -1,0 +1,153 @@
+"""What ordinary compressors make of the same bytes: the numbers a description length has to beat.
+
+One pass over the corpus feeds all compressors, side by side in threads (each of them releases the interpreter lock),
+so memory stays flat and the slowest one, brotli, sets the time.
+"""
+
+import bz2
+import importlib.metadata
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import brotli
+import pyppmd
+import zstandard
+from pydantic import TypeAdapter
+from tqdm import tqdm
+
+from data.shards import write_file
+from eval.files import read_json
+
+NAMES = ("gzip-9", "bzip2-9", "xz-9e", "zstd-22", "brotli-11", "ppmd")
+LIMIT_BYTES = 100_000_000
+BLOCK_BYTES = 1 << 20
+MEASUREMENT = 1  # raise it when a compressor's settings change: cached sizes of another measurement are not used
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Compressed bytes by compressor. Beyond the limit they are the sizes of the first `measured_bytes`, scaled."""
+
+    sizes: dict[str, int]
+    measured_bytes: int
+    total_bytes: int
+
+    @property
+    def extrapolated(self) -> bool:
+        return self.measured_bytes < self.total_bytes
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """baselines.json: the sizes, and the key that says what they were measured on and with."""
+
+    key: dict[str, Any]
+    baselines: Baselines
+
+
+def measure_baselines(
+    chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES, progress: bool = False
+) -> Baselines:
+    """Compress the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`.
+
+    Raises ValueError when the source yields another number of bytes than `total_bytes`.
+    """
+    wanted_bytes = min(total_bytes, limit_bytes)
+    compressors = _compressors(wanted_bytes)
+    sizes = dict.fromkeys(NAMES, 0)
+    measured_bytes = 0
+    bar = tqdm(total=wanted_bytes, desc="baselines", unit="B", unit_scale=True, leave=False, disable=not progress)
+    with ThreadPoolExecutor(len(compressors)) as threads, bar:
+
+        def compress(name: str, block: bytes) -> None:
+            sizes[name] += len(compressors[name][0](block))
+            bar.update(len(block) / len(compressors))
+
+        def finish(name: str) -> None:
+            sizes[name] += len(compressors[name][1]())
+
+        # All move in step with the slowest: queues would gain nothing, since it never waits for the others.
+        for block in _blocks(chunks(), limit_bytes):
+            measured_bytes += len(block)
+            if measured_bytes <= wanted_bytes:
+                list(threads.map(compress, compressors, repeat(block)))
+        if measured_bytes != wanted_bytes:
+            raise ValueError(
+                f"the source yields {measured_bytes:,} bytes where the prepared corpus has {total_bytes:,}: "
+                "it changed since it was prepared; remove the prepared corpus and run again"
+            )
+        list(threads.map(finish, compressors))
+    scale = total_bytes / max(measured_bytes, 1)
+    return Baselines({name: round(sizes[name] * scale) for name in NAMES}, measured_bytes, total_bytes)
+
+
+def cached_baselines(
+    directory: Path,
+    corpus_sha256: str,
+    chunks: Callable[[], Iterator[bytes]],
+    total_bytes: int,
+    limit_bytes: int = LIMIT_BYTES,
+    progress: bool = False,
+) -> Baselines:
+    """`measure_baselines`, remembered in `directory`/baselines.json for this corpus and these package versions."""
+    path = directory / "baselines.json"
+    versions = {name: importlib.metadata.version(name) for name in ("brotli", "pyppmd", "zstandard")}
+    key = {
+        "measurement": MEASUREMENT,
+        "corpus_sha256": corpus_sha256,
+        "total_bytes": total_bytes,
+        "limit_bytes": limit_bytes,
+        "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
+    }
+    if path.exists():
+        cached = read_json(path, TypeAdapter(_Cached), limit_bytes=100_000)
+        if cached.key == key:
+            return cached.baselines
+    baselines = measure_baselines(chunks, total_bytes, limit_bytes, progress)
+    write_file(path, json.dumps(asdict(_Cached(key, baselines)), indent=1).encode())
+    return baselines
+
+
+def _compressors(
+    wanted_bytes: int,
+) -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:
+    """(compress a block, finish) of every compressor, the slowest first so that its thread starts first."""
+    # memLevel 9 is what the gzip program has; Python's gzip module uses 8, which costs 0.06 % on the King James Bible.
+    gzip = zlib.compressobj(9, zlib.DEFLATED, 31, 9)
+    bzip2 = bz2.BZ2Compressor(9)
+    xz = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    # Given the size, zstd has a window over the whole corpus, up to 128 MiB, and tables no larger than needed.
+    zstd_parameters = zstandard.ZstdCompressionParameters.from_level(22, source_size=wanted_bytes)
+    zstd = zstandard.ZstdCompressor(compression_params=zstd_parameters).compressobj(size=wanted_bytes)
+    ppmd = pyppmd.Ppmd8Encoder(6 if wanted_bytes <= 5_000_000 else 8, 256 << 20)
+    brotli_11 = brotli.Compressor(quality=11, lgwin=24)
+    return {
+        "brotli-11": (brotli_11.process, brotli_11.finish),
+        "zstd-22": (zstd.compress, zstd.flush),
+        "xz-9e": (xz.compress, xz.flush),
+        "ppmd": (ppmd.encode, ppmd.flush),
+        "gzip-9": (gzip.compress, gzip.flush),
+        "bzip2-9": (bzip2.compress, bzip2.flush),
+    }
+
+
+def _blocks(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
+    """The first `limit_bytes` of chunks of any size, regrouped into blocks of a mebibyte."""
+    block = bytearray()
+    for chunk in chunks:
+        block += chunk[:limit_bytes]
+        limit_bytes -= len(chunk[:limit_bytes])
+        while len(block) >= BLOCK_BYTES:
+            yield bytes(block[:BLOCK_BYTES])
+            del block[:BLOCK_BYTES]
+        if limit_bytes == 0:
+            break
+    if block:
+        yield bytes(block)

@@ -1,0 +1,165 @@
+"""The code term: how many bytes the program takes that turns the coded data back into the corpus.
+
+Charged are the project modules that a decoder of the run imports, found by importing them in a fresh interpreter, and
+the configuration that the decoder obeys. Comments, docstrings and layout are not: what remains is `ast`'s rendering.
+Python and the installed packages are the reference machine, named by `reference_machine` and not charged.
+"""
+
+import ast
+import importlib.metadata
+import json
+import lzma
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Results leave by a descriptor of their own, since an imported package may print. A project module lies where its name
+# says, which tells it from the modules of a virtual environment kept below the root.
+_IMPORT_PROGRAM = """
+import json, os, sys
+result = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
+root, config = sys.argv[1], json.loads(sys.argv[2])
+sys.path[0] = root
+import data.tokenizer, train.loop
+from model.registry import load_block
+for name in config["model"]["block"].split():
+    load_block(name)
+if config["model"]["ngram_orders"]:
+    import model.ngram
+files = []
+for name, module in list(sys.modules.items()):
+    stem = os.path.join(root, *name.split("."))
+    if getattr(module, "__file__", None) in (stem + ".py", os.path.join(stem, "__init__.py")):
+        files.append(module.__file__)
+json.dump(sorted(os.path.relpath(file, root) for file in files), result)
+"""
+
+
+@dataclass(frozen=True)
+class CodeSize:
+    """A decoder's program, measured.
+
+    `packed` is the one xz stream (.lzma container) whose length is the code term; `unpack` opens it.
+    `module_bytes` says how long each module's canonical source is, before compression.
+    """
+
+    module_bytes: dict[str, int]
+    source_bytes: int
+    canonical_bytes: int
+    packed: bytes
+
+    @property
+    def modules(self) -> list[str]:
+        return list(self.module_bytes)
+
+    @property
+    def xz_bytes(self) -> int:
+        return len(self.packed)
+
+    @property
+    def code_bits(self) -> float:
+        return 8.0 * len(self.packed)
+
+
+def measure_code(config: dict[str, Any], root: Path = ROOT) -> CodeSize:
+    """Measure the program that decodes a run of this resolved configuration. Takes as long as the imports: seconds.
+
+    Raises RuntimeError when the decoder's modules cannot be imported.
+    """
+    sources = {name: (root / name).read_text(encoding="utf-8") for name in decoder_modules(config, root)}
+    canonical = {name: canonical_source(source) for name, source in sources.items()}
+    module_bytes = {name: len(source.encode()) for name, source in canonical.items()}
+    text = canonical_text(config, canonical).encode()
+    # The .lzma container has the shortest header; text is better off without position bits.
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}]
+    packed = lzma.compress(text, format=lzma.FORMAT_ALONE, filters=filters)
+    return CodeSize(module_bytes, sum(len(source.encode()) for source in sources.values()), len(text), packed)
+
+
+def decoder_modules(config: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """Paths, relative to `root` and sorted, of the project modules that a decoder of this configuration imports."""
+    command = [sys.executable, "-c", _IMPORT_PROGRAM, str(root), json.dumps(config)]
+    run = subprocess.run(command, check=False, cwd=root, capture_output=True, text=True)
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(
+            f"the decoder's modules cannot be imported from {root}, so the code term is unknown: {reason}"
+        )
+    return json.loads(run.stdout)
+
+
+def canonical_source(source: str) -> str:
+    """Python source that behaves as `source` does, without comments, docstrings, bare strings or its own layout."""
+    tree = _Bare().visit(ast.parse(source))
+    wide = ast.unparse(tree) + "\n"
+    narrow = re.sub("^(?: {4})+", lambda indent: " " * (len(indent[0]) // 4), wide, flags=re.MULTILINE)
+    # Lines inside a multi-line string look like indented code and may not be touched: then the wide form stays.
+    return narrow if ast.dump(ast.parse(narrow)) == ast.dump(ast.parse(wide)) else wide
+
+
+class _Bare(ast.NodeTransformer):
+    """Drops every statement that is only a string; a block that had nothing else gets `pass`."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and any(map(_is_bare_string, value)):
+                kept = [child for child in value if not _is_bare_string(child)]
+                setattr(node, name, kept if kept or isinstance(node, ast.Module) else [ast.Pass()])
+        return super().generic_visit(node)
+
+
+def _is_bare_string(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
+    """What a decoder is told: its configuration as JSON, then path and canonical source of each module.
+
+    NUL, which neither JSON nor Python source can hold, stands between them.
+    """
+    told = {name: config[name] for name in ("model", "train", "engine")} | {
+        "data": {"tokenizer": config["data"]["tokenizer"]}
+    }
+    parts = [json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
+    for name, source in canonical.items():
+        parts += [name, source]
+    return "\0".join(parts)
+
+
+def unpack(packed: bytes, limit_bytes: int = 16 << 20) -> tuple[dict[str, Any], dict[str, str]]:
+    """Configuration and {path: canonical source} from `CodeSize.packed`, which is not trusted.
+
+    Raises ValueError when it is damaged, larger than `limit_bytes` once expanded, or names a path outside its root.
+    """
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20)
+    try:
+        text = decompressor.decompress(packed, max_length=limit_bytes).decode()
+        if not decompressor.eof or decompressor.unused_data:
+            raise ValueError(f"it does not end within {limit_bytes:,} bytes, or something follows it")
+        config, *rest = text.split("\0")
+        sources = dict(zip(rest[::2], rest[1::2], strict=True))
+        if strange := [name for name in sources if not re.fullmatch(r"(\w+/)*\w+\.py", name)]:
+            raise ValueError(f"{strange[0]!r} is no module's path")
+        return json.loads(config), sources
+    except (lzma.LZMAError, ValueError) as error:
+        raise ValueError(f"the packed decoder is damaged: {error}") from None
+
+
+def reference_machine() -> dict[str, str]:
+    """What the number takes for granted: interpreter, packages and hardware that run the decoder."""
+    packages = ("torch", "deepspeed", "numpy", "sentencepiece")
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": torch.cuda.get_device_name() if cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
+    }

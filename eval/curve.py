@@ -1,0 +1,40 @@
+"""The live curve of a run, read back from its curve.csv (which train/metrics.py writes)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LIMIT_BYTES = 256 << 20
+COLUMNS = ("coded_bytes", "data_bits", "total_bits")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Corpus bytes coded, and the bits that they took so far, without and with the fixed terms: float64 [points]."""
+
+    coded_bytes: np.ndarray
+    data_bits: np.ndarray
+    total_bits: np.ndarray
+
+    def rate(self, windows: int = 150) -> tuple[np.ndarray, np.ndarray]:
+        """Bits per byte now: (corpus bytes at the middle of each window, its data bits per byte), `windows` at most."""
+        coded_bytes, data_bits = np.append(0, self.coded_bytes), np.append(0, self.data_bits)
+        edges = np.unique(np.searchsorted(coded_bytes, np.linspace(0, coded_bytes[-1], windows + 1)))
+        middle = (coded_bytes[edges[1:]] + coded_bytes[edges[:-1]]) / 2
+        return middle, np.diff(data_bits[edges]) / np.diff(coded_bytes[edges])
+
+
+def load_curve(path: Path) -> Curve:
+    """Read a curve.csv of at least one point. Raises ValueError, one line naming file and trouble, if it is none."""
+    if path.stat().st_size > LIMIT_BYTES:
+        raise ValueError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a curve can be: it is damaged")
+    try:
+        rows = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+        curve = Curve(*(rows[name] for name in COLUMNS))
+    except ValueError as error:
+        raise ValueError(f"{path} is no curve of a run: {str(error).splitlines()[0]}") from None
+    table = np.stack([curve.coded_bytes, curve.data_bits, curve.total_bits])
+    if table.size == 0 or not np.isfinite(table).all() or (np.diff(curve.coded_bytes, prepend=0) <= 0).any():
+        raise ValueError(f"{path} is no curve of a run: coded_bytes must rise from row to row and all cells be numbers")
+    return curve

@@ -1,0 +1,28 @@
+"""Reading small JSON files that are not trusted: bounded and checked."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+
+def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
+    """Read a JSON file as what `shape` describes.
+
+    Raises ValueError, one line naming file and field, when it is larger than `limit_bytes` or of another shape.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(f"{path} is larger than {limit_bytes:,} bytes, the most such a file can be: it is damaged")
+    try:
+        return shape.validate_json(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_complaint(error)}") from None
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first complaint of a ValidationError, on one line: the field and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

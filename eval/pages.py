@@ -1,0 +1,27 @@
+"""HTML pages that need no other file and no network, from the templates beside this file."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from eval.tables import duration
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any) -> bytes:
+    """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
+    uris = {name: {theme: _data_uri(png) for theme, png in themes.items()} for name, themes in pictures.items()}
+    return _TEMPLATES.get_template(template).render(pictures=uris, duration=duration, **context).encode()
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

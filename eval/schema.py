@@ -1,0 +1,132 @@
+"""report.json: the contract with other programs. The types below are the file, key by key."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from eval.files import first_complaint, read_json
+
+FORMAT = 1
+LIMIT_BYTES = 1 << 20
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class Corpus(TypedDict):
+    name: str
+    bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    documents: Count
+    tokens: Count
+
+
+class Model(TypedDict):
+    block: str
+    width: Count
+    depth: Count
+    parameters: Count
+    parameters_non_embedding: Count
+
+
+class DescriptionLengthSection(TypedDict):
+    data_bits: Amount
+    code_bits: Amount
+    tokenizer_bits: Amount
+    side_bits: Amount
+    total_bits: Annotated[float, Field(gt=0)]
+    bits_per_byte: Amount
+    data_bits_per_byte: Amount
+    compression_ratio: Amount
+
+
+class Coded(TypedDict):
+    tokens: Count
+    bytes: Count
+
+
+# All of them, or none where they were not measured.
+BaselineSizes = TypedDict(
+    "BaselineSizes",
+    {"gzip-9": Count, "bzip2-9": Count, "xz-9e": Count, "zstd-22": Count, "brotli-11": Count, "ppmd": Count},
+    total=False,
+)
+
+
+class Cost(TypedDict):
+    world_size: Count
+    optimizer_steps: Count
+    elapsed_secs: Amount
+    tokens_per_sec: Amount
+    model_flops: Amount
+    mfu: Amount
+    peak_memory_bytes: Count
+
+
+class Code(TypedDict):
+    modules: list[str]
+    source_bytes: Count
+    canonical_bytes: Count
+    xz_bytes: Count
+
+
+# Its sections inherit this.
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class Report(TypedDict):
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
+    corpus: Corpus
+    model: Model
+    description_length: DescriptionLengthSection
+    coded: Coded
+    baselines: BaselineSizes
+    # Only when the baselines are extrapolated: how many bytes at the start of the corpus they were measured on.
+    baselines_measured_bytes: NotRequired[Count]
+    cost: Cost
+    code: Code
+    reference_machine: dict[str, str]
+
+
+_SHAPE = TypeAdapter(Report)
+
+
+def load_report(path: Path) -> Report:
+    """Read and check a report.json. Raises ValueError, one line naming the file and what is wrong in it."""
+    report = read_json(path, _SHAPE, LIMIT_BYTES)
+    try:
+        check_sums(report)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return report
+
+
+def check_report(report: Any) -> Report:
+    """The report, if its keys, types and sums are right. Raises ValueError otherwise."""
+    try:
+        checked = _SHAPE.validate_python(report)
+    except ValidationError as error:
+        raise ValueError(f"not a report: {first_complaint(error)}") from None
+    check_sums(checked)
+    return checked
+
+
+def check_sums(report: Report) -> None:
+    """Raise ValueError unless all of the corpus was coded and the numbers follow from the four terms."""
+    corpus, length, coded = report["corpus"], report["description_length"], report["coded"]
+    if (coded["tokens"], coded["bytes"]) != (corpus["tokens"], corpus["bytes"]):
+        raise ValueError(
+            f"{coded['tokens']:,} tokens and {coded['bytes']:,} bytes were coded where the corpus has "
+            f"{corpus['tokens']:,} and {corpus['bytes']:,}: the number means nothing"
+        )
+    total_bits = length["data_bits"] + length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
+    follows = {
+        "total_bits": total_bits,
+        "bits_per_byte": total_bits / corpus["bytes"],
+        "data_bits_per_byte": length["data_bits"] / corpus["bytes"],
+        "compression_ratio": 8 * corpus["bytes"] / total_bits,
+    }
+    for name, expected in follows.items():
+        if not math.isclose(length[name], expected, rel_tol=1e-9):  # type: ignore[literal-required]
+            raise ValueError(f"description_length.{name} is {length[name]}, but its terms make it {expected}")  # type: ignore[literal-required]

@@ -1,0 +1,153 @@
+"""A report's numbers as rows, and the rows as text for terminals and for Markdown."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.schema import Report
+
+BAR_COLUMNS = 34
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the description length; `share` is its part of the total."""
+
+    name: str
+    bytes: float
+    share: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """The corpus as one compressor leaves it. `verdict` says how ours compares, and is empty for ours."""
+
+    name: str
+    bytes: float
+    ratio: float
+    verdict: str
+    ours: bool
+
+
+def terms(report: Report) -> list[Term]:
+    """The four terms in the order of the formula."""
+    length, corpus_bytes = report["description_length"], report["corpus"]["bytes"]
+    bits = {name: length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side")}  # type: ignore[literal-required]
+    return [Term(name, b / 8, b / length["total_bits"], b / corpus_bytes) for name, b in bits.items()]
+
+
+def sizes(report: Report) -> list[Size]:
+    """Ours and the baselines, smallest first."""
+    corpus_bytes, total_bytes = report["corpus"]["bytes"], report["description_length"]["total_bits"] / 8
+    rows = [Size("onepass", total_bytes, corpus_bytes / total_bytes, "", True)]
+    for name, size_bytes in report["baselines"].items():
+        assert isinstance(size_bytes, int)
+        rows.append(Size(name, size_bytes, corpus_bytes / size_bytes, verdict(total_bytes, size_bytes), False))
+    return sorted(rows, key=lambda row: row.bytes)
+
+
+def verdict(our_bytes: float, their_bytes: float) -> str:
+    """How ours compares: "1.2 % smaller"."""
+    percent = 100 * (our_bytes / their_bytes - 1)
+    if abs(percent) < 0.05:
+        return "the same size"
+    return f"{abs(percent):,.1f} % {'smaller' if percent < 0 else 'larger'}"
+
+
+def extrapolation_note(report: Report) -> str:
+    """What has to be said of baselines that were measured on a part of the corpus; empty for the others."""
+    measured_bytes = report.get("baselines_measured_bytes")
+    return f"Baselines are extrapolated from the first {measured_bytes:,} bytes." if measured_bytes is not None else ""
+
+
+def duration(elapsed_secs: float) -> str:
+    """Seconds as a person says them: "2 min 52 s"."""
+    minutes, seconds = divmod(round(elapsed_secs), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{elapsed_secs:.1f} s"
+
+
+def summary(report: Report) -> str:
+    """Corpus, model and time, on one line."""
+    corpus, model = report["corpus"], report["model"]
+    return (
+        f"{corpus['name']}: {corpus['bytes']:,} bytes in {duration(report['cost']['elapsed_secs'])}, by "
+        f"{model['block']}, depth {model['depth']}, width {model['width']}, {model['parameters']:,} parameters"
+    )
+
+
+def terminal_table(report: Report) -> str:
+    """The end of a run, for a terminal of 100 columns: the terms, their total, and the baselines beside it."""
+    stroke = "━" if (sys.stdout.encoding or "").lower().startswith("utf") else "="
+    length = report["description_length"]
+    lines = ["", summary(report), "", f"{'description length':<20}{'bytes':>17}{'share':>10}{'bits/byte':>12}"]
+    for term in terms(report):
+        lines.append(f"{term.name:<20}{term.bytes:>17,.0f}{term.share:>9.1%} {term.bits_per_byte:>11.4f}")
+    lines.append(f"{'total':<20}{length['total_bits'] / 8:>17,.0f}{1:>9.1%} {length['bits_per_byte']:>11.4f}")
+    lines += ["", f"{'compared':<20}{'bytes':>17}{'ratio':>10}{'onepass is':>16}"]
+    rows = sizes(report)
+    for row in rows:
+        bar = stroke * max(1, round(BAR_COLUMNS * row.bytes / rows[-1].bytes))
+        lines.append(f"{row.name:<20}{row.bytes:>17,.0f}{row.ratio:>10.2f}{row.verdict:>16} {bar}")
+    return "\n".join([*lines, extrapolation_note(report)]).rstrip() + "\n"
+
+
+def markdown(report: Report, figure: str) -> str:
+    """report.md. `figure` is the Markdown that shows the live curve."""
+    corpus, model, length = report["corpus"], report["model"], report["description_length"]
+    cost, code = report["cost"], report["code"]
+    total_bytes = length["total_bits"] / 8
+    blocks = [
+        f"# {_cell(corpus['name'])}: {total_bytes:,.0f} bytes",
+        f"{corpus['bytes']:,} bytes described in **{total_bytes:,.0f}**: {length['bits_per_byte']:.4f} bits per byte, "
+        f"{length['compression_ratio']:.2f} times smaller, by one epoch of training.",
+        figure,
+        _table(
+            ("description length", "bytes", "share", "bits per byte"),
+            [(t.name, f"{t.bytes:,.0f}", f"{t.share:.1%}", f"{t.bits_per_byte:.4f}") for t in terms(report)]
+            + [("**total**", f"**{total_bytes:,.0f}**", "100.0%", f"**{length['bits_per_byte']:.4f}**")],
+        ),
+        _table(
+            ("compared", "bytes", "ratio", "onepass is"),
+            [
+                (f"**{s.name}**" if s.ours else s.name, f"{s.bytes:,.0f}", f"{s.ratio:.2f}", s.verdict)
+                for s in sizes(report)
+            ],
+        ),
+        extrapolation_note(report),
+        _table(
+            ("run", ""),
+            [
+                ("model", f"{model['block']}, depth {model['depth']}, width {model['width']}"),
+                ("parameters", f"{model['parameters']:,} ({model['parameters_non_embedding']:,} beside the embedding)"),
+                ("corpus", f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens"),
+                (
+                    "time",
+                    f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s, MFU {cost['mfu']:.1%}",
+                ),
+                ("ranks and steps", f"{cost['world_size']:,} and {cost['optimizer_steps']:,}"),
+                ("peak memory", f"{cost['peak_memory_bytes'] / 1e6:,.0f} MB"),
+                (
+                    "code",
+                    f"{len(code['modules'])} modules, {code['canonical_bytes']:,} bytes, {code['xz_bytes']:,} in xz",
+                ),
+                ("machine", ", ".join(f"{name} {value}" for name, value in report["reference_machine"].items())),
+                ("SHA-256 of the corpus", f"`{corpus['sha256']}`"),
+            ],
+        ),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A GitHub table; every column but the first aligned right."""
+    lines = [header, ("---",) + ("---:" if len(header) > 2 else "---",) * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a table cell nor opens a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,49 @@
+"""Compare finished runs over one corpus: a table here, and comparison.html, .png and .csv in RUNS_DIR.
+
+    python launch/report.py runs                    every finished run at or below runs/, shortest description first
+    python launch/report.py runs/sweep --out docs   the files go to docs/ instead
+
+Runs are compared by the total description length in their report.json; the picture overlays their live curves
+(curve.csv) and the baselines. Runs that are not finished are left out. Runs over different corpora are refused: their
+lengths say nothing about each other. Exit status 2: bad arguments, nothing written.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from typing import NoReturn
+
+from eval.compare import comparison_table, load_runs, write_comparison
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments on one line, as every entry point does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"onepass: {message}; see --help\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 the files could not be written, 2 bad arguments."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where comparison.* are written (default: RUNS_DIR)")
+    options = parser.parse_args(arguments)
+    try:
+        runs = load_runs(options.runs_dir)
+        print(comparison_table(runs))
+        for path in write_comparison(runs, options.out or options.runs_dir):
+            print(f"wrote {path}")
+    except (OSError, ValueError) as error:
+        print(f"onepass: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

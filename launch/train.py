@@ -1,0 +1,142 @@
+"""Train a language model over a corpus for exactly one epoch and report the corpus's description length.
+
+deepspeed launch/train.py                                        the embedded corpus, about three minutes on two CPU cores
+deepspeed launch/train.py --data.source FILE --run.dir runs/mine
+deepspeed launch/train.py --run.dir runs/mine --run.resume       go on after a kill
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from data.lanes import Lanes
+from data.prepare import PreparedCorpus, prepare
+from data.shards import write_file
+from eval.baselines import Baselines, cached_baselines
+from eval.code_size import measure_code, reference_machine
+from eval.description_length import DescriptionLength, side_bits
+from eval.report import build_report, write_report
+from eval.tables import terminal_table
+from model.lm import LanguageModel
+from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
+from train.config import Config
+from train.engine import Place, connect, deepspeed_config, disconnect
+from train.metrics import Metrics
+from train.run import Run, RunFailed, Stopped
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 the run failed, 2 bad arguments, 128 + signal after a clean stop."""
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        config = parse_config(__doc__ or "", arguments)
+        extra = read_deepspeed_config(config.engine.deepspeed_config)
+        place = connect(config.engine.threads, config.engine.timeout_secs)
+        config = resolve(config, place)
+        with torch.device("meta"):
+            LanguageModel(config.model, vocabulary=257)
+        deepspeed_config(config, place.world_size, extra)
+        check_run_dir(config)
+        corpus = place.after_rank_0("preparation", lambda: prepare_corpus(config, place))
+        Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens).share(rank, place.world_size)
+        train(config, place, corpus, extra)
+        disconnect(place)
+        return 0
+    except (RunFailed, OSError, ValueError) as error:
+        if rank == 0:
+            print(f"onepass: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except Stopped as stop:
+        if rank == 0:
+            print(f"onepass: stopped; go on with --run.dir {config.run.dir} --run.resume", file=sys.stderr)
+        return stop.status
+
+
+def resolve(config: Config, place: Place) -> Config:
+    """`config` with everything that was left to the machine filled in."""
+    bf16 = place.device.type == "cuda"
+    name = f"{Path(config.data.source).stem}-{config.model.block.replace(' ', '+')}-{config.model.width}"
+    run_dir = config.run.dir or place.from_rank_0("run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
+    engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
+    return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
+
+
+def check_run_dir(config: Config) -> None:
+    """Raise ValueError if the run directory is another run's."""
+    run_dir = Path(config.run.dir)
+    if not config.run.resume and run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"run.dir {run_dir} is not empty: name a new directory, or add --run.resume to go on with its run")
+
+
+def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
+    data = config.data
+    return prepare(
+        source=data.source,
+        field=data.field,
+        split=data.split,
+        tokenizer=data.tokenizer,
+        vocabulary=data.vocabulary,
+        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
+        cache_dir=data.cache_dir,
+        workers=data.workers,
+        progress=place.rank == 0,
+    )
+
+
+def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]) -> None:
+    """The run itself, its fixed terms before and its report after."""
+    run_dir, manifest = Path(config.run.dir), corpus.manifest
+    if place.rank > 0:
+        Run(config, place, corpus, extra).go(None, 0.0)
+        return
+    machine = reference_machine()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, run_dir / CONFIG_FILE)
+    write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
+    code = measure_code(config.to_dict())
+    baselines = measure(corpus) if config.run.baselines else None
+    tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
+    length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side_bits(manifest.tokens, place.world_size))
+
+    run = Run(config, place, corpus, extra)
+    metrics = Metrics(run_dir, run.resumed_bytes)
+    sizes = baselines.sizes if baselines else {}
+    metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, config.to_dict())
+    outcome = run.go(metrics, length.total_bits)
+
+    report = build_report(
+        corpus={name: getattr(manifest, name) for name in ("name", "bytes", "sha256", "documents", "tokens")},
+        model={name: getattr(config.model, name) for name in ("block", "width", "depth")}
+        | {"parameters": run.cost.parameters, "parameters_non_embedding": run.cost.parameters_non_embedding},
+        description_length=replace(length, data_bits=outcome.data_bits),
+        coded={"tokens": outcome.coded_tokens, "bytes": outcome.coded_bytes},
+        baselines=baselines,
+        cost=outcome.cost,
+        code=code,
+        reference_machine=machine,
+    )
+    metrics.end(dict(report))
+    metrics.close()
+    write_report(run_dir, report, code.module_bytes)
+    print(terminal_table(report))
+    print(f"\nThe report is {run_dir}/report.html; watch the curves with: tensorboard --logdir {run_dir}")
+
+
+def measure(corpus: PreparedCorpus) -> Baselines:
+    """The usual compressors on the corpus' own bytes."""
+    chunks = lambda: (chunk for chunk, _ in corpus.source.chunks())  # noqa: E731
+    return cached_baselines(corpus.directory, corpus.manifest.sha256, chunks, corpus.manifest.bytes, progress=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""An online n-gram prior beside the network: what followed this context when it was last seen?
+
+Every order k keeps a table of 2^rows_log2 hashed contexts (the k latest tokens); a row is a ring of the `slots` latest
+successors. The predictions r_k of the rows are interpolated from low to high order, as in PPM with escapes (Cleary &
+Witten 1984, IEEE Trans. Comm. 32) or Witten-Bell smoothing (1991, IEEE Trans. IT 37), but the escape probabilities are
+learned by gradient, one for each number of successors held and of different ones among them:
+
+    p_k = (1 - e_k) r_k + e_k p_(k-1),      p_0 = uniform
+
+Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
+same tables. They need K * 2^rows_log2 * (S + 1) * 4 bytes, whatever the corpus' size.
+
+Shapes: `B` rows of the batch, `T` time, `K` orders, `S` slots, `V` vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.layers import parameter
+
+
+class NgramPrior(nn.Module):
+    """`forward(history [B, C - 1 + T]) -> log-probabilities [B, T, V]` of the next token at the T last positions, where
+    `context` C is the highest order; `learn(history, targets)` writes what followed."""
+
+    def __init__(self, vocabulary: int, orders: list[int], rows_log2: int, slots: int):
+        super().__init__()
+        self.vocabulary, self.orders, self.slots, self.context = vocabulary, sorted(orders), slots, max(orders)
+        rows = 1 << rows_log2
+        self.register_buffer("successors", torch.full((len(orders), rows, slots), -1, dtype=torch.int32))
+        self.register_buffer("written", torch.zeros(len(orders), rows, dtype=torch.int32))
+        # Escape logits [K, held, distinct]; they start at Witten-Bell's distinct / (held + distinct).
+        counts = torch.arange(slots + 1.0)
+        start = counts.clamp(min=1).log() - counts.clamp(min=1).log()[:, None]
+        self.escape = parameter(start.repeat(len(orders), 1, 1), "vector")
+
+    def rows(self, history: Tensor) -> Tensor:
+        """Table rows [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
+        time = history.shape[1] - self.context + 1
+        hashed = torch.zeros_like(history[:, :time])
+        rows = []
+        for length in range(1, self.context + 1):
+            token = history[:, self.context - length :][:, :time]
+            hashed = (hashed + token + 1) * 0x2545F491 & 0xFFFFFFFF
+            hashed = hashed ^ hashed >> 15
+            if length in self.orders:
+                rows.append(hashed % self.written.shape[1])
+        return torch.stack(rows)
+
+    def forward(self, history: Tensor) -> Tensor:
+        rows = self.rows(history)
+        order = torch.arange(len(rows), device=rows.device)[:, None, None]
+        successors = self.successors[order, rows].long().sort(-1).values  # [K, B, T, S], empty slots (-1) first
+        seen = successors >= 0
+        held = seen.sum(-1)
+        distinct = (seen[..., 1:] & (successors[..., 1:] != successors[..., :-1])).sum(-1) + seen[..., 0]
+        escape = torch.where(held > 0, self.escape[order, held, distinct].sigmoid(), 1.0)
+        # What reaches order k is the product of the escapes above it, what stays there (1 - e_k) of that.
+        reach = torch.cat([escape, torch.ones_like(escape[:1])]).flip(0).cumprod(0).flip(0)
+        weight = torch.where(seen, ((reach[1:] - reach[:-1]) / held.clamp(min=1)).unsqueeze(-1), 0.0)
+        uniform = (reach[0] / self.vocabulary).unsqueeze(-1).repeat(1, 1, self.vocabulary)
+        slots = successors.clamp(min=0).permute(1, 2, 0, 3).flatten(2)  # [B, T, K * S]
+        return uniform.scatter_add(-1, slots, weight.permute(1, 2, 0, 3).flatten(2)).log()
+
+    @torch.no_grad()
+    def learn(self, history: Tensor, targets: Tensor) -> None:
+        """Write `targets` [B, T] as the latest successors of their contexts; -1 stands for no token. Within a step,
+        rows of the batch count as one after the other."""
+        coded = targets.flatten() >= 0
+        tokens = targets.flatten()[coded].int()
+        place = torch.arange(len(tokens), device=tokens.device)
+        for order, rows in enumerate(self.rows(history).flatten(1)[:, coded]):
+            rows, arrival = rows.sort(stable=True)
+            first, end = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True)
+            # A row keeps its latest successors, so no slot is written twice and the outcome is deterministic.
+            latest = end - place <= self.slots
+            slot = (self.written[order, rows] + place - first) % self.slots
+            self.successors[order, rows[latest], slot[latest]] = tokens[arrival[latest]]
+            self.written[order, rows] += (end - first).int()

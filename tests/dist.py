@@ -1,0 +1,44 @@
+"""Starting our own programs the way users do: one process, or N ranks over gloo on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(program: str, *arguments: str, ranks: int = 1) -> list[str]:
+    """The command line of `program` (a path in the repository): by python, or by DeepSpeed's launcher."""
+    if ranks == 1:
+        return [sys.executable, program, *arguments]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+    return [*launcher, "--master_port", str(free_port()), program, *arguments]
+
+
+def run(program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600) -> subprocess.CompletedProcess[str]:
+    """Run to the end in the repository's root, output captured. A process group that outstays its time is killed."""
+    process = start(program, *arguments, ranks=ranks)
+    try:
+        out, err = process.communicate(timeout=timeout_secs)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start(program: str, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+    """The same, going on in the background as a process group of its own."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return subprocess.Popen(
+        command(program, *arguments, ranks=ranks), cwd=ROOT, env=inherited, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""The block contract (docs: model/registry.py), held by every registered architecture."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.blocks.attention import Attention
+from model.registry import BLOCKS, load_block
+from train.config import ModelConfig
+
+TOLERANCE = 1e-10
+
+
+@pytest.fixture(params=sorted(BLOCKS))
+def block(request: pytest.FixtureRequest) -> torch.nn.Module:
+    torch.manual_seed(1)
+    config = ModelConfig(width=16, head_width=8, window=7)
+    made = load_block(request.param)(config).double()
+    with torch.no_grad():
+        # Output projections start at zero, which would make every comparison trivial.
+        for p in made.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return made
+
+
+def run(block: torch.nn.Module, x: Tensor, cuts: list[int]) -> Tensor:
+    state, parts = block.init_state(len(x)), []
+    for part in x.split(cuts, 1):
+        y, state = block(part, state)
+        parts.append(y)
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("cuts", [[23], [1] * 23, [11, 12], [1, 7, 15], [20, 1, 2], [6, 8, 9]], ids=str)
+def test_any_split_gives_the_same_outputs_and_gradients(block: torch.nn.Module, cuts: list[int]) -> None:
+    x = torch.randn(3, 23, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 23, 16, dtype=torch.float64)
+    wanted, whole = [x, *block.parameters()], run(block, x, [23])
+    split = run(block, x, cuts)
+    assert whole.abs().max() > 0.1
+    assert (whole - split).abs().max() < TOLERANCE
+    expected = torch.autograd.grad((whole * weight).sum(), wanted)
+    for a, b in zip(expected, torch.autograd.grad((split * weight).sum(), wanted), strict=True):
+        assert a.abs().max() > 0
+        assert (a - b).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
+
+
+def test_outputs_depend_on_no_later_input(block: torch.nn.Module) -> None:
+    x = torch.randn(1, 9, 16, dtype=torch.float64, requires_grad=True)
+    y = run(block, x, [4, 5])
+    for t in range(9):
+        (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
+        assert gradient[0, t + 1 :].abs().sum() == 0
+        assert gradient[0, t].abs().sum() > 0
+
+
+def test_rows_do_not_see_each_other(block: torch.nn.Module) -> None:
+    x = torch.randn(4, 12, 16, dtype=torch.float64)
+    together = run(block, x, [5, 7])
+    for row in range(4):
+        assert (together[row] - run(block, x[row : row + 1], [5, 7])[0]).abs().max() < TOLERANCE
+
+
+def test_every_parameter_says_its_role(block: torch.nn.Module) -> None:
+    for p in block.parameters():
+        assert p.role in ("matrix", "table", "vector")
+        assert p.ndim == 2 or p.role != "matrix"
+
+
+def test_attention_agrees_with_its_equations() -> None:
+    """A loop over queries and keys, straight from the papers, against the tensor code."""
+    torch.manual_seed(2)
+    window, channels = 4, 6
+    block = Attention(ModelConfig(width=12, head_width=channels, window=window)).double()
+    with torch.no_grad():
+        block.out.weight.copy_(torch.eye(12))
+        block.temperature.copy_(torch.tensor([0.7, 1.9])[:, None, None])
+    x = torch.randn(1, 11, 12, dtype=torch.float64)
+    y, _ = block(x, block.init_state(1))
+    q, k, v = (x[0] @ block.qkv.weight.T).split(12, 1)
+
+    def turned(vector: Tensor, at: int) -> Tensor:
+        vector = vector / (vector.square().mean() + 1e-6).sqrt()
+        out = vector.clone()
+        for i in range(channels // 2):
+            angle = at * 10000 ** (-2 * i / channels)
+            left, right = vector[i], vector[i + channels // 2]
+            out[i] = left * math.cos(angle) - right * math.sin(angle)
+            out[i + channels // 2] = left * math.sin(angle) + right * math.cos(angle)
+        return out
+
+    for head, t in [(0, 0), (0, 3), (1, 4), (1, 10)]:
+        c = slice(head * channels, (head + 1) * channels)
+        seen = range(max(0, t - window + 1), t + 1)
+        query = turned(q[t, c], t) * block.temperature[head].item()
+        scores = torch.stack([query @ turned(k[s, c], s) / math.sqrt(channels) for s in seen])
+        expected = scores.softmax(0) @ torch.stack([v[s, c] for s in seen])
+        assert (y[0, t, c] - expected).abs().max() < TOLERANCE
+
+
+def test_attention_stays_exact_far_from_the_start() -> None:
+    """Only differences of positions count, even after 10^8 tokens."""
+    torch.manual_seed(3)
+    block = Attention(ModelConfig(width=8, head_width=8, window=5))
+    torch.nn.init.eye_(block.out.weight)
+    x = torch.randn(1, 40, 8)
+    near, _ = block(x, block.init_state(1))
+    far, _ = block(x, (*block.init_state(1)[:2], 100_000_000))
+    # The first window - 1 outputs may look at a memory that the near run knows to be empty.
+    assert (near - far)[:, 4:].abs().max() < 1e-5
+
+
+def test_width_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.width 20 .*model\.head_width 8"):
+        Attention(ModelConfig(width=20, head_width=8))
+
+
+def test_unknown_block_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'attntion'.*attention"):
+        load_block("attntion")

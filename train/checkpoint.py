@@ -1,0 +1,102 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A checkpoint is a folder of its own, checkpoints/step-N; `latest.json` names the newest whole one and the SHA-256 of its
+files. It is replaced atomically once every rank has written, so a run that dies while saving keeps the previous one.
+(DeepSpeed's own `latest` file is written before the other ranks are done, and a tag that is used twice can mix states.)
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from data.shards import write_file
+from train.engine import load_engine
+from train.ledger import Ledger
+from train.loop import Learner
+
+POINTER = "latest.json"
+MAX_POINTER_BYTES = 1 << 20
+
+
+def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, elapsed_secs: float, keep: int) -> None:
+    """Save the state after `step` steps and drop all but the `keep` newest checkpoints. Every rank must call it."""
+    place, tag = learner.place, f"step-{step:09d}"
+    if place.rank == 0:
+        # Left by a run that died while saving; its parts must not mix with ours.
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        (folder / tag).mkdir(parents=True)
+    dist.barrier()
+    learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    rank_state = {
+        "states": learner.states,
+        "recent": learner.recent,
+        "lane_nats": ledger.lane_nats,
+        "tokens": ledger.tokens,
+        "bytes": ledger.bytes,
+        "rng": torch.get_rng_state(),
+    }
+    torch.save(rank_state, folder / tag / f"rank-{place.rank:05d}.pt")
+    dist.barrier()
+    if place.rank == 0:
+        files = sorted(path for path in (folder / tag).rglob("*") if path.is_file())
+        sums = {str(path.relative_to(folder / tag)): synced_sha256(path) for path in files}
+        pointer = {"tag": tag, "step": step, "world_size": place.world_size, "elapsed_secs": elapsed_secs, "files": sums}
+        write_file(folder / POINTER, json.dumps(pointer, indent=1).encode())
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+
+
+def synced_sha256(path: Path) -> str:
+    """SHA-256 of a file that is on disk for certain."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_pointer(folder: Path) -> dict[str, Any] | None:
+    """What latest.json says, or None if nothing was ever saved.
+
+    Raises ValueError if it, or a file that it names, is damaged.
+    """
+    path = folder / POINTER
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            pointer = json.loads(file.read(MAX_POINTER_BYTES))
+        for name, expected in pointer["files"].items():
+            with (folder / Path(pointer["tag"]).name / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise ValueError(f"{name} does not match its SHA-256")
+        kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
+        return {name: kind(pointer[name]) for name, kind in kinds.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"the checkpoint that {path} names is damaged ({error}): restore it or start a new run") from None
+
+
+def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float]:
+    """Put the latest checkpoint back. Returns the steps done and the seconds they took, zeros if nothing was saved yet.
+
+    Raises ValueError if the checkpoint is damaged or of another world size.
+    """
+    pointer, place = read_pointer(folder), learner.place
+    if pointer is None:
+        return 0, 0.0
+    if pointer["world_size"] != place.world_size:
+        raise ValueError(
+            f"{folder} was saved by {pointer['world_size']} ranks and this run has {place.world_size}: resume with the "
+            "same number"
+        )
+    load_engine(learner.engine, str(folder), pointer["tag"])
+    path = folder / pointer["tag"] / f"rank-{place.rank:05d}.pt"
+    saved = torch.load(path, map_location=place.device, weights_only=True)
+    learner.states, learner.recent = saved["states"], saved["recent"]
+    ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
+    torch.set_rng_state(saved["rng"].cpu())
+    return pointer["step"], pointer["elapsed_secs"]

