@@ -1,9 +1,9 @@
-"""What DeepSpeed and the ledger cost: our training step against a bare PyTorch loop of the same model, data and optimiser.
+"""What DeepSpeed and the ledger cost: our training step against a bare PyTorch loop of the same model and optimiser.
 
     python benchmarks/overhead.py [--rounds 15] [--steps 20] [any option of launch/train.py]
 
-Both run in one process, in turns of `--steps` steps, so that whatever else the machine does hits both. Prints the median
-tokens/s of each and the median of the ratios of neighbouring turns; a ratio of 1 means no overhead.
+Both run in one process, in turns of `--steps` steps, so that whatever else the machine does hits both. Prints the
+median tokens/s of each and the median of the ratios of neighbouring turns; a ratio of 1 means no overhead.
 """
 
 import sys
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from data.lanes import Lanes
@@ -31,7 +32,7 @@ from train.loop import Learner, one_epoch
 from train.optim import build_optimizer, rate_scale
 
 
-def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[torch.Tensor], steps: int) -> Iterator[float]:
+def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int) -> Iterator[float]:
     """The loop that one would write for one process without DeepSpeed. Yields nats."""
     torch.manual_seed(config.train.seed)
     model = LanguageModel(config.model, vocabulary)

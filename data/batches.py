@@ -1,4 +1,4 @@
-"""Tokenising in parallel: the corpus in batches of about a MiB, read and hashed in order, encoded by several processes."""
+"""Tokenising in parallel: the corpus in batches of about a MiB, read and hashed in order, encoded by processes."""
 
 import hashlib
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -32,7 +32,7 @@ class Position:
 
 def encode_source(
     source: Source, tokenizer: Tokenizer, start: Position, processes: int, advance: Callable[[int], object]
-) -> Iterator[tuple[Position, np.ndarray]]:
+) -> Generator[tuple[Position, np.ndarray], None, None]:
     """Tokens [N] of each batch after `start`, in order, with the position at its end; `advance` hears of bytes read.
 
     Raises ValueError if the bytes before `start` are not what they were.

@@ -1,7 +1,7 @@
 """The encoder's side of the tokenizer: learn pieces, write them down small, cut bytes into the fewest of them.
 
-sentencepiece works on text, so every byte is shown to it as one character. That makes any bytes legal input, and a piece
-free to end inside a UTF-8 character; none of sentencepiece's special characters and spellings can occur but the space.
+sentencepiece works on text, so every byte is shown to it as one character. That makes any bytes legal input, and leaves
+a piece free to end inside a UTF-8 character. Of sentencepiece's special characters only the space can occur.
 """
 
 import io
@@ -20,8 +20,8 @@ MAX_VOCABULARY = 1 << 17
 # Printable ASCII stands for itself, all else becomes Latin letters.
 CHARACTERS = [chr(byte if 32 <= byte < 127 else byte + 0x100) for byte in range(256)]
 UNKNOWN = "\ufffd"
-# No piece reaches beyond one of these: digits, punctuation, or anything else (letters, bytes above 127, line ends), with
-# the space before it. Longer pieces code fewer tokens into more bits (docs/tokenizer-encoding.md).
+# No piece reaches beyond one of these: digits, punctuation, or anything else (letters, bytes above 127, line ends),
+# with the space before it. Freer pieces make fewer tokens but more bits (docs/tokenizer-encoding.md).
 WORD = re.compile(rb" ?(?:[0-9]{1,64}|[!-/:-@[-`{-~]{1,64}|[^ -@[-`{-~]{1,64})| ")
 MAX_WORDS = 250_000
 # sentencepiece is fastest on a few thousand characters at a time.

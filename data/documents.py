@@ -10,7 +10,6 @@ import importlib.metadata
 import io
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +61,12 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
     elif given.exists():
         paths = [given]
     else:
-        paths = sorted(path for path in map(Path, glob.glob(str(given), recursive=True)) if path.is_file())
+        matches = map(Path, glob.glob(str(given), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute ones)
+        paths = sorted(path for path in matches if path.is_file())
     if not paths:
-        raise ValueError(f"data.source {source!r}: no such file, and no files there; give a path or glob, kjv, or hf:NAME")
+        raise ValueError(f"data.source {source!r}: no such file, folder or glob match; hf:NAME opens datasets")
     if not all(path.is_file() for path in paths):
-        raise ValueError(f"data.source {source!r} is no regular file, so it cannot be read twice; copy it into one first")
+        raise ValueError(f"data.source {source!r} is no regular file and cannot be read twice; copy it into one first")
     structured = not raw and any(path.name.endswith(RECORD_SUFFIXES) for path in paths)
     return Source(
         name=given.name,
@@ -109,7 +109,7 @@ def _cut(document: bytes) -> Chunks:
 
 def _document(record: Any, field: str, where: str) -> bytes:
     """The bytes of one record's document. Lone surrogates, which JSON can spell, take their three-byte form."""
-    fields = f"its fields are {', '.join(record)}" if isinstance(record, dict) else "it is not an object"
+    fields = f"fields are {', '.join(record)}" if isinstance(record, dict) else "it is not an object"
     if not isinstance(record, dict) or field not in record:
         raise ValueError(f"{where} has no field {field!r}; {fields}: choose with --data.field")
     value = record[field]
@@ -160,15 +160,15 @@ def _parquet_records(path: Path, field: str) -> Iterator[bytes]:
             schema = file.schema_arrow
             blank = dict.fromkeys(schema.names)
             if field not in blank or not _is_text(schema.field(field).type):
-                found = {name: schema.field(name).type for name in blank}
-                raise ValueError(f"{path} has no text field {field!r}; its fields are {found}: choose with --data.field")
+                found = ", ".join(f"{name} ({schema.field(name).type})" for name in blank)
+                raise ValueError(f"{path} has no text field {field!r}; fields are {found}: choose with --data.field")
             for batch in file.iter_batches(batch_size=64, columns=[field]):
                 for value in batch.column(field).cast(pyarrow.large_binary()):
                     number += 1
                     yield _document(blank | {field: value.as_py()}, field, f"{path}: record {number}")
     except (OSError, pyarrow.ArrowException) as error:
-        reason = _one_line(error)
-        raise ValueError(f"{path}: not a readable parquet file after record {number} ({reason}); fetch it again") from error
+        reason = f"cannot be read as parquet after record {number} ({_one_line(error)})"
+        raise ValueError(f"{path}: {reason}; fetch it again") from error
 
 
 def _is_text(kind: Any) -> bool:
@@ -205,7 +205,7 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
     def identify() -> list:
         return ["hf", builder.hash, config, field, split, *(_identity(path) for path in files if path.exists())]
 
-    return Source(os.path.basename(name.rstrip("/")), None, read, identify)
+    return Source(Path(name).name, None, read, identify)
 
 
 def _kjv() -> Source:

@@ -175,10 +175,10 @@ def _write_shard(path: Path, encoded: Iterator, shard_tokens: int) -> tuple[Shar
     digest, tokens, end = hashlib.sha256(), 0, None
     try:
         with temporary.open("wb") as file:
-            for end, array in encoded:
+            for position, array in encoded:
                 file.write(array.data)
                 digest.update(array.data)
-                tokens += len(array)
+                tokens, end = tokens + len(array), position
                 if tokens >= shard_tokens:
                     break
             file.flush()

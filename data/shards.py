@@ -87,7 +87,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what write_json wrote, with its shards as Shard. Raises ValueError, KeyError or TypeError on other content."""
+    """Read what write_json wrote, its shards as Shard. Raises ValueError, LookupError or TypeError on anything else."""
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError("it is too large")
     values = json.loads(path.read_bytes())
@@ -144,7 +144,7 @@ class TokenShards:
         first, last = np.searchsorted(self._starts, [start, stop], "right")
         parts = [
             self._shards[number][max(0, start - self._starts[number]) : stop - self._starts[number]]
-            for number in range(first - 1, min(last, len(self._shards)))
+            for number in range(min(first, len(self._shards)) - 1, min(last, len(self._shards)))
         ]
         return np.concatenate(parts, dtype=np.int64, casting="safe")
 

@@ -39,7 +39,7 @@ class Tokenizer:
 def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
     """Rebuild the tokenizer that data.bpe.encode_pieces wrote; from nothing, the bytes alone.
 
-    Raises IndexError on an encoding of too many pieces.
+    Raises IndexError on some encodings that it did not write, and in any case ends.
     """
     state = int.from_bytes(encoding, "big")
 
@@ -52,7 +52,7 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
         state = state * weight + rest - int(sums[index]) + weight
         return index
 
-    return Tokenizer(kind, encoding, grow_pieces(draw) + [b""])
+    return Tokenizer(kind, encoding, [*grow_pieces(draw), b""])
 
 
 def grow_pieces(draw: Callable[[np.ndarray], int]) -> list[bytes]:

@@ -22,7 +22,7 @@ import zstandard
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from data.shards import write_file
+from data.files import write_file
 from eval.files import read_json
 
 NAMES = ("gzip-9", "bzip2-9", "xz-9e", "zstd-22", "brotli-11", "ppmd")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.shards import write_file
+from data.files import write_file
 from eval.curve import Curve, load_curve
 from eval.pages import render
 from eval.plots import THEMES, overlay_figure

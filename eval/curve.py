@@ -1,5 +1,6 @@
 """The live curve of a run, read back from its curve.csv (which train/metrics.py writes)."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,13 @@ def load_curve(path: Path) -> Curve:
     if path.stat().st_size > LIMIT_BYTES:
         raise ValueError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a curve can be: it is damaged")
     try:
-        rows = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-        curve = Curve(*(rows[name] for name in COLUMNS))
-    except ValueError as error:
-        raise ValueError(f"{path} is no curve of a run: {str(error).splitlines()[0]}") from None
-    table = np.stack([curve.coded_bytes, curve.data_bits, curve.total_bits])
-    if table.size == 0 or not np.isfinite(table).all() or (np.diff(curve.coded_bytes, prepend=0) <= 0).any():
-        raise ValueError(f"{path} is no curve of a run: coded_bytes must rise from row to row and all cells be numbers")
-    return curve
+        with path.open(encoding="utf-8", newline="") as stream:
+            points = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(stream)]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} is no curve of a run: a row is not whole ({error})") from None
+    table = np.array(points).reshape(-1, len(COLUMNS)).T
+    if table.size == 0 or not np.isfinite(table).all() or (np.diff(table[0], prepend=0) <= 0).any():
+        raise ValueError(
+            f"{path} is no curve of a run: it is empty, or coded_bytes does not rise, or a cell is no number"
+        )
+    return Curve(*table)

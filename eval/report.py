@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.shards import write_file
+from data.files import write_file
 from eval.baselines import Baselines
 from eval.code_size import CodeSize
 from eval.curve import load_curve

@@ -1,8 +1,8 @@
 """Train a language model over a corpus for exactly one epoch and report the corpus's description length.
 
-deepspeed launch/train.py                                        the embedded corpus, about three minutes on two CPU cores
+deepspeed launch/train.py                                    the embedded corpus, minutes on two CPU cores
 deepspeed launch/train.py --data.source FILE --run.dir runs/mine
-deepspeed launch/train.py --run.dir runs/mine --run.resume       go on after a kill
+deepspeed launch/train.py --run.dir runs/mine --run.resume   go on after a kill
 """
 
 import sys
@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from data.files import write_file
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
-from data.shards import write_file
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
@@ -75,7 +75,7 @@ def check_run_dir(config: Config) -> None:
     """Raise ValueError if the run directory is another run's."""
     run_dir = Path(config.run.dir)
     if not config.run.resume and run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"run.dir {run_dir} is not empty: name a new directory, or add --run.resume to go on with its run")
+        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
 
 
 def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:

@@ -17,6 +17,7 @@ class Layer(nn.Module):
     def __init__(self, block: nn.Module, width: int, hidden: int):
         super().__init__()
         self.block, self.norm, self.mlp = block, RMSNorm(), MLP(width, hidden)
+        self.init_state = block.init_state
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = self.block(self.norm(x), state)
@@ -27,7 +28,7 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """`forward(history [B, C - 1 + T], state) -> (logits [B, T, V] in fp32, state)`.
 
-    The last T tokens of `history` are the inputs; the C - 1 in front of them, C = `context`, only help the n-gram prior.
+    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the n-gram prior.
     The state returned is detached: gradients end at a segment's start. `config` is a ModelConfig.
     """
 
@@ -55,7 +56,7 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch: int) -> list[Any]:
         """State of `batch` rows before their first token."""
-        return [layer.block.init_state(batch) for layer in self.layers]
+        return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
 
     def forward(self, history: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         x = self.norm(F.embedding(history[:, self.context - 1 :], self.embedding))

@@ -23,6 +23,9 @@ class NgramPrior(nn.Module):
     """`forward(history [B, C - 1 + T]) -> log-probabilities [B, T, V]` of the next token at the T last positions, where
     `context` C is the highest order; `learn(history, targets)` writes what followed."""
 
+    successors: Tensor
+    written: Tensor
+
     def __init__(self, vocabulary: int, orders: list[int], rows_log2: int, slots: int):
         super().__init__()
         self.vocabulary, self.orders, self.slots, self.context = vocabulary, sorted(orders), slots, max(orders)

@@ -118,5 +118,5 @@ def test_width_that_heads_do_not_divide_is_refused() -> None:
 
 
 def test_unknown_block_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'attntion'.*attention"):
+    with pytest.raises(ValueError, match=r"'attntion'.*attention"):
         load_block("attntion")

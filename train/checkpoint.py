@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from data.shards import write_file
+from data.files import write_file
 from train.engine import load_engine
 from train.ledger import Ledger
 from train.loop import Learner
@@ -46,8 +46,8 @@ def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, e
     if place.rank == 0:
         files = sorted(path for path in (folder / tag).rglob("*") if path.is_file())
         sums = {str(path.relative_to(folder / tag)): synced_sha256(path) for path in files}
-        pointer = {"tag": tag, "step": step, "world_size": place.world_size, "elapsed_secs": elapsed_secs, "files": sums}
-        write_file(folder / POINTER, json.dumps(pointer, indent=1).encode())
+        pointer = {"tag": tag, "step": step, "world_size": place.world_size, "elapsed_secs": elapsed_secs}
+        write_file(folder / POINTER, json.dumps(pointer | {"files": sums}, indent=1).encode())
         for old in sorted(folder.glob("step-*"))[:-keep]:
             shutil.rmtree(old)
 
@@ -77,7 +77,7 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"the checkpoint that {path} names is damaged ({error}): restore it or start a new run") from None
+        raise ValueError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
 
 
 def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float]:

@@ -1,6 +1,7 @@
 """From the command line to a checked configuration: defaults < file < dotted overrides."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "eng
 def build_parser(description: str, default_file: Path | None = None) -> ArgumentParser:
     """The parser of all fields of Config; `default_file` stands between the defaults and --config."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    files = [str(default_file)] if default_file else []
+    files: list[str | PathLike[str]] = [default_file] if default_file else []
     parser = ArgumentParser(description=description, default_config_files=files, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of sections data, model, train, engine and run.")
     parser.add_argument("--local_rank", type=int, default=0, help="Set by launchers; no need to give it.")
@@ -59,8 +60,8 @@ def refuse_changes(before: Config, after: Config, saved: Path) -> None:
         for name, value in old[section].items():
             if new[section][name] != value and name not in ("cache_dir", "workers", "timeout_secs"):
                 raise ValueError(
-                    f"{section}.{name} was {value!r} in {saved} and is now {new[section][name]!r}: a resumed run keeps its "
-                    "configuration; start a new run to change it"
+                    f"{section}.{name} was {value!r} in {saved} and is now {new[section][name]!r}: a resumed run "
+                    "keeps its configuration; start a new run to change it"
                 )
 
 

@@ -147,7 +147,7 @@ def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
 
     Raises ValueError on unknown keys.
     """
-    known = {entry.name: entry.type for entry in fields(kind)}
+    known: dict[str, Any] = {entry.name: entry.type for entry in fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown configuration key {unknown[0]!r}: {kind.__name__} has {', '.join(known)}")

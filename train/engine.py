@@ -90,7 +90,7 @@ class Place:
 
 
 def connect(threads: int, timeout_secs: int) -> Place:
-    """Join the ranks that a launcher (deepspeed, torchrun, Slurm) started; alone if none did. Pins what bits depend on."""
+    """Join the ranks that a launcher (deepspeed, torchrun) started; alone if none did. Pins what bits depend on."""
     import deepspeed
 
     env = os.environ
@@ -110,7 +110,7 @@ def connect(threads: int, timeout_secs: int) -> Place:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Shared-memory collectives would be compiled on the spot for a minute; gloo's are as good for our few messages.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed's own groups ignore the time-out given to init_distributed.

@@ -73,15 +73,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.
     """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape."""
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for p in model.parameters():
+    parameters: Any = model.parameters()
+    for p in parameters:
         rate = rates[p.role] * p.lr
         if config.optimizer == "adamw" and p.role == "matrix":
             # Adam moves every entry alike, so a matrix' output moves with its width (arXiv:2203.03466, table 3).
             rate *= 20 / width
         key = (p.role, rate, p.shape if p.role == "matrix" else None)
         decay = config.weight_decay if p.role == "matrix" else 0.0
-        group = groups.setdefault(key, {"params": [], "role": p.role, "lr": rate, "peak_lr": rate, "weight_decay": decay})
-        group["params"].append(p)
+        new = {"params": [], "role": p.role, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+        groups.setdefault(key, new)["params"].append(p)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), betas=(0.9, config.beta2), fused=True)
     return Muon(groups.values(), config.momentum, config.beta2, config.weight_decay)

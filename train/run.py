@@ -59,8 +59,7 @@ class StopRequest:
 
 
 class Run:
-    """One run of a configuration over a prepared corpus (data.prepare.PreparedCorpus), from its start or from the latest
-    checkpoint in config.run.dir.
+    """One run over a prepared corpus, from its start or from the latest checkpoint in config.run.dir.
 
     `extra` are the user's DeepSpeed keys. Raises ValueError on settings that do not fit the corpus or the checkpoint.
     """
@@ -86,6 +85,11 @@ class Run:
 
     def source(self, step: int) -> np.ndarray:
         return self.lanes.targets(step, self.share, self.corpus.tokens.read)
+
+    def save(self, step: int) -> None:
+        """Checkpoint the state after `step` steps."""
+        keep = self.config.keep_checkpoints
+        save_checkpoint(self.folder, self.learner, self.ledger, step, self.cost.elapsed_secs, keep)
 
     def go(self, metrics: Metrics | None, fixed_bits: float) -> Outcome:
         """Train to the end of the epoch. `fixed_bits` are the terms that do not grow; `metrics` is rank 0's live curve.
@@ -122,7 +126,7 @@ class Run:
                 if config.checkpoint_secs and (due or last or stopping):
                     if metrics:
                         metrics.flush()
-                    save_checkpoint(self.folder, self.learner, self.ledger, done, self.cost.elapsed_secs, config.keep_checkpoints)
+                    self.save(done)
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped(128 + stop.signal if stop.signal else 0)

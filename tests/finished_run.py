@@ -1,0 +1,59 @@
+"""A finished run with round numbers, for the tests of reports: 1,000 bytes described in 500, by a straight curve."""
+
+from pathlib import Path
+from typing import Any
+
+from eval.baselines import Baselines
+from eval.code_size import CodeSize
+from eval.description_length import DescriptionLength
+from eval.report import build_report, write_report
+from eval.schema import Report
+from train.metrics import Metrics
+
+SIZES = {"gzip-9": 1000, "bzip2-9": 625, "xz-9e": 500, "zstd-22": 550, "brotli-11": 520, "ppmd": 400}
+CODE = CodeSize({"data/tokenizer.py": 30, "train/loop.py": 50}, 200, 100, b"x" * 80)
+
+
+def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400.0) -> dict[str, Any]:
+    """The arguments of build_report: data 400 bytes, code 80, tokenizer 15, side 5."""
+    return {
+        "corpus": {"name": name, "bytes": 1000, "sha256": sha256, "documents": 2, "tokens": 300},
+        "model": {
+            "block": "attention",
+            "width": 64,
+            "depth": 2,
+            "parameters": 12_345,
+            "parameters_non_embedding": 10_000,
+        },
+        "description_length": DescriptionLength(8 * data_bytes, CODE.code_bits, 8.0 * 15, 8.0 * 5),
+        "coded": {"tokens": 300, "bytes": 1000},
+        "baselines": Baselines(SIZES, 1000, 1000),
+        "cost": {
+            "world_size": 1,
+            "optimizer_steps": 10,
+            "elapsed_secs": 172.4,
+            "tokens_per_sec": 7.5,
+            "model_flops": 2e9,
+            "mfu": 0.25,
+            "peak_memory_bytes": 2_000_000,
+        },
+        "code": CODE,
+        "reference_machine": {"python": "3.11.7", "torch": "2.13.0"},
+    }
+
+
+def finished_run(run_dir: Path, **changes: Any) -> Report:
+    """Write a run directory, all but its checkpoints. `changes` are arguments of `sections`."""
+    arguments = sections(**changes)
+    length = arguments["description_length"]
+    run_dir.mkdir(parents=True)
+    metrics = Metrics(run_dir, None)
+    metrics.begin(length.code_bits, length.tokenizer_bits, length.side_bits, SIZES, {"model": arguments["model"]})
+    for step in range(1, 11):
+        scalars = {"cost/tokens_per_sec": 7.5, "optim/learning_rate": 0.01}
+        metrics.record(step, 100 * step, 30 * step, length.data_bits * step / 10, length.data_bits / 1000, scalars)
+    report = build_report(**arguments)
+    metrics.end({**report})
+    metrics.close()
+    write_report(run_dir, report, CODE.module_bytes)
+    return report

