@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from data.bpe import Encoder
 from data.documents import CHUNK_BYTES, Chunks, Source
 from data.tokenizer import Tokenizer
+
+# Below this, starting processes takes longer than they save: one encodes about 10 MB/s.
+POOL_BYTES = 32 << 20
 
 Batch = list[tuple[bytes, bool]]
 
@@ -31,17 +35,25 @@ class Position:
 
 
 def encode_source(
-    source: Source, tokenizer: Tokenizer, start: Position, processes: int, advance: Callable[[int], object]
+    source: Source, tokenizer: Tokenizer, start: Position, workers: int, advance: Callable[[int], object]
 ) -> Generator[tuple[Position, np.ndarray], None, None]:
     """Tokens [N] of each batch after `start`, in order, with the position at its end; `advance` hears of bytes read.
 
-    Raises ValueError if the bytes before `start` are not what they were.
+    Small corpora, and the beginning of those of unknown size, are encoded here, larger ones by `workers` processes (0:
+    one a core). Raises ValueError if the bytes before `start` are not what they were.
     """
     work = _read(source, start, advance)
-    if processes == 1:
-        encoder = Encoder(tokenizer)
-        yield from ((position, _encode(encoder, batch)) for position, batch in work)
+    expected_bytes = source.expected_bytes
+    alone_bytes = POOL_BYTES if expected_bytes is None or expected_bytes < POOL_BYTES else 0
+    encoder = Encoder(tokenizer)
+    for position, batch in work:
+        if workers != 1 and tokenizer.kind != "bytes" and position.bytes > alone_bytes:
+            work = chain([(position, batch)], work)
+            break
+        yield position, _encode(encoder, batch)
+    else:
         return
+    processes = workers or len(os.sched_getaffinity(0))
     # Spawned, not forked: the caller may have threads, and locks that they hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))

@@ -1,7 +1,7 @@
 """The one-epoch plan: which token each lane is shown at each step, as a pure function of step and rank.
 
-A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens; step k shows every lane its next segment of
-at most T tokens. Nothing is iterated, so there is no position to save and a resumed run cannot repeat or skip.
+A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens; step k shows every lane its next
+segment of at most T tokens. Nothing is iterated, so there is no position to save and a resumed run cannot repeat or skip.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Lanes:
     def __post_init__(self) -> None:
         if not 0 < self.lanes <= self.tokens:
             raise ValueError(
-                f"train.lanes {self.lanes} does not fit a corpus of {self.tokens} tokens: take between 1 and {self.tokens}"
+                f"train.lanes {self.lanes} does not fit a corpus of {self.tokens} tokens: take 1 to {self.tokens}"
             )
         if self.segment_tokens < 1:
             raise ValueError(f"train.segment_tokens {self.segment_tokens} must be 1 or more")
@@ -63,7 +63,7 @@ class Lanes:
         return range(rank * rows, (rank + 1) * rows)
 
     def targets(self, step: int, lanes: range, read: Callable[[int, int], np.ndarray]) -> np.ndarray:
-        """Tokens [lanes, T] to be coded at step `step`, int64; -1 past a lane's end. `read(start, stop)` gives tokens."""
+        """Tokens [lanes, T] to be coded at step `step`, int64; -1 past a lane's end. `read(start, stop)` reads."""
         start, stop = self.segment(step)
         targets = np.full((len(lanes), stop - start), -1, np.int64)
         for row, lane in zip(targets, lanes, strict=True):

@@ -34,8 +34,6 @@ from data.tokenizer import Tokenizer
 
 JOURNAL = "journal.json"
 SHARD_TOKENS = 16 << 20
-# Below this, starting processes takes longer than they save: one encodes about 10 MB/s.
-POOL_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -137,12 +135,10 @@ def _write_shards(
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
     tokenizer = restore_tokenizer(journal.tokenizer)
-    total = source.expected_bytes
-    alone = tokenizer.kind == "bytes" or (total is not None and total < POOL_BYTES)
-    processes = 1 if alone else workers or len(os.sched_getaffinity(0))
+    total, title = source.expected_bytes, f"preparing {source.name}"
     with (
-        tqdm(total=total, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress) as bar,
-        contextlib.closing(encode_source(source, tokenizer, journal.position, processes, bar.update)) as encoded,
+        tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not progress) as bar,
+        contextlib.closing(encode_source(source, tokenizer, journal.position, workers, bar.update)) as encoded,
     ):
         while True:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"

@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> int:
     except (RunFailed, OSError, ValueError) as error:
         if rank == 0:
             print(f"onepass: {error}", file=sys.stderr)
+        else:
+            # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first.
+            time.sleep(3)
         return 2 if isinstance(error, ValueError) else 1
     except Stopped as stop:
         if rank == 0:

@@ -49,7 +49,7 @@ class LanguageModel(nn.Module):
         if config.ngram_orders:
             from model.ngram import NgramPrior
 
-            self.prior = NgramPrior(vocabulary, config.ngram_orders, config.ngram_rows_log2, config.ngram_slots)
+            self.prior = NgramPrior(vocabulary, width, config.ngram_orders, config.ngram_rows_log2, config.ngram_slots)
             self.context = self.prior.context
             self.gate = parameter(torch.zeros(width), "vector")
             self.gate_bias = parameter(torch.full((1,), 0.5), "vector")
@@ -59,7 +59,11 @@ class LanguageModel(nn.Module):
         return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
 
     def forward(self, history: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        x = self.norm(F.embedding(history[:, self.context - 1 :], self.embedding))
+        x = F.embedding(history[:, self.context - 1 :], self.embedding)
+        if self.prior is not None:
+            expected, mean = self.prior(history)
+            x = x + mean
+        x = self.norm(x)
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
@@ -71,5 +75,5 @@ class LanguageModel(nn.Module):
         if self.prior is not None:
             # A weighted product of the two experts, as in PAQ's logistic mixing (Mahoney 2005).
             weight = (precise(x) * self.gate).sum(-1, keepdim=True) + self.gate_bias
-            logits = logits + weight * self.prior(history)
+            logits = logits + weight * expected
         return logits, after

@@ -138,7 +138,11 @@ def test_bad_input_leaves_nothing(tmp_path, tokenizer):
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n' * 1000 + '{"body": "not"}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "file").touch()
-    for source, message in [("bad.jsonl", "record 1001 has no field 'text'"), ("empty", "is empty"), ("none", "no such")]:
+    for source, message in [
+        ("bad.jsonl", "record 1001 has no field 'text'"),
+        ("empty", "is empty"),
+        ("none", "no such"),
+    ]:
         with pytest.raises(ValueError, match=message):
             prepare(str(tmp_path / source), **options(tmp_path, tokenizer=tokenizer, vocabulary=258))
     assert everything(tmp_path) == []

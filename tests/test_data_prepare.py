@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import data.prepare
+import data.batches
 from data.prepare import JOURNAL, prepare
 from data.shards import MANIFEST
 
@@ -26,9 +26,10 @@ TEXT = b"It was the best of times, it was the worst of times.\r\n" * 200
 # Prepares argv[1] into argv[2] with two processes, in shards so small that there are dozens.
 CHILD = """
 import sys
+import data.batches
 import data.prepare
 if __name__ == "__main__":
-    data.prepare.POOL_BYTES = 0
+    data.batches.POOL_BYTES = 0
     options = dict(tokenizer="bpe", vocabulary=300, tokenizer_sample_bytes=99_999, workers=2, shard_tokens=400_000)
     print(data.prepare.prepare(sys.argv[1], cache_dir=sys.argv[2], **options).manifest.sha256)
 """
@@ -67,7 +68,11 @@ def large(tmp_path) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
-@given(st.lists(st.binary(max_size=50), min_size=1, max_size=8).filter(any), st.integers(1, 99), st.sampled_from(["bytes", "bpe"]))
+@given(
+    st.lists(st.binary(max_size=50), min_size=1, max_size=8).filter(any),
+    st.integers(1, 99),
+    st.sampled_from(["bytes", "bpe"]),
+)
 def test_any_documents_come_back(tmp_path_factory, contents, shard_tokens, tokenizer):
     folder = tmp_path_factory.mktemp("corpus")
     pyarrow.parquet.write_table(pyarrow.table({"text": [*contents, TEXT]}), folder / "a.parquet")
@@ -96,7 +101,7 @@ def test_processes_change_nothing(large, tmp_path, monkeypatch):
     options = {"tokenizer": "bpe", "vocabulary": 300, "tokenizer_sample_bytes": 99_999, "shard_tokens": 400_000}
     alone = prepare(str(large), cache_dir=tmp_path / "one", workers=1, **options)
     check(alone, [large.read_bytes()])
-    monkeypatch.setattr(data.prepare, "POOL_BYTES", 0)
+    monkeypatch.setattr(data.batches, "POOL_BYTES", 0)
     pooled = prepare(str(large), cache_dir=tmp_path / "two", workers=2, **options)
     assert pooled.manifest == alone.manifest and len(alone.manifest.shards) > 4
 
@@ -124,7 +129,9 @@ def test_a_killed_preparation_goes_on_where_it_was(large, tmp_path):
     assert prepared.directory == directory
     check(prepared, [large.read_bytes()])
     assert prepared.manifest == prepare(str(large), cache_dir=tmp_path / "clean", **options).manifest
-    assert sorted(path.name for path in directory.iterdir()) == sorted([MANIFEST, *(s.file for s in prepared.manifest.shards)])
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        [MANIFEST, *(s.file for s in prepared.manifest.shards)]
+    )
 
 
 def test_two_at_once_make_one_corpus(large, tmp_path):

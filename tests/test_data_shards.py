@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ def write(directory: Path, shards: list[list[int]], vocabulary: int = 257) -> Ma
 @given(st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=9), min_size=1, max_size=4), st.data())
 def test_any_range_is_read_as_written(tmp_path, shards, data):
     tokens = TokenShards(tmp_path, write(tmp_path, shards))
-    flat = sum(shards, [])
-    assert len(tokens) == len(flat) and read_manifest(tmp_path) == write(tmp_path, shards)
+    flat = list(chain.from_iterable(shards))
+    assert len(tokens) == len(flat) and read_manifest(tmp_path).tokens == len(flat)
     start = data.draw(st.integers(0, len(flat)))
     stop = data.draw(st.integers(start, len(flat)))
     part = tokens.read(start, stop)
@@ -100,7 +101,7 @@ def test_a_shard_cannot_point_outside_its_directory(tmp_path):
     manifest = write(tmp_path, [[1]])
     (inside / MANIFEST).write_text((tmp_path / MANIFEST).read_text().replace('"0.bin"', '"../0.bin"'))
     assert manifest.shards[0].file == "0.bin"
-    with pytest.raises(ValueError, match="inside/0.bin is missing"):
+    with pytest.raises(ValueError, match=r"inside/0\.bin is missing"):
         TokenShards(inside, read_manifest(inside))
 
 

@@ -12,15 +12,36 @@ from data.bpe import Encoder, encode_pieces, train_pieces, train_tokenizer
 from data.documents import open_source
 from data.tokenizer import load_tokenizer
 
-SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<0x41>", "\u2581", "\u2581\u2581the", "\ufffd", "\u2585", "\t", "\0", "\r\n", "\ud800", "\U000e0001"]
+SPECIAL = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<0x41>",
+    "\u2581",
+    "\u2581\u2581the",
+    "\ufffd",
+    "\u2585",
+    "\t",
+    "\0",
+    "\r\n",
+    "\ud800",
+    "\U000e0001",
+]
 SAMPLE = b"".join(
-    [b"the cat sat on the mat; the dog sat on the log. <s>1234</s>\r\n" * 60, bytes(range(256)) * 4, "\u2581caf\u00e9 \u65e5\u672c\u8a9e ".encode() * 30]
+    [
+        b"the cat sat on the mat; the dog sat on the log. <s>1234</s>\r\n" * 60,
+        bytes(range(256)) * 4,
+        "\u2581caf\u00e9 \u65e5\u672c\u8a9e ".encode() * 30,
+    ]
 )
 BYTES = Encoder(load_tokenizer("bytes", b""))
 BPE = Encoder(train_tokenizer("bpe", [SAMPLE], 400, len(SAMPLE)))
 
 fragments = st.sampled_from([text.encode("utf-8", "surrogatepass") for text in SPECIAL] + [SAMPLE[:200], b" ", b"  "])
-any_bytes = st.binary(max_size=300) | st.lists(fragments | st.binary(max_size=4)).map(b"".join) | st.text().map(str.encode)
+any_bytes = (
+    st.binary(max_size=300) | st.lists(fragments | st.binary(max_size=4)).map(b"".join) | st.text().map(str.encode)
+)
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,7 @@ def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
         ("corpus", {"sha256": "abc"}, "corpus.sha256"),
         ("corpus", {"bytes": -5}, "corpus.bytes"),
         ("cost", {"mfu": float("nan")}, "cost.mfu"),
+        ("cost", {"model_flops": float("inf")}, "cost.model_flops"),
         ("cost", {"world_size": 1.5}, "cost.world_size"),
         ("baselines", {"lzma": 5}, "baselines.lzma"),
         ("description_length", {"total_bits": 3999.0}, "total_bits is 3999.0, but its terms make it 4000.0"),
@@ -113,6 +114,11 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"report\.json"):
         load_report(tmp_path / "report.json")
+
+
+def test_no_report_is_built_of_a_corpus_that_was_not_coded_whole() -> None:
+    with pytest.raises(ValueError, match="299 tokens"):
+        build_report(**sections() | {"coded": {"tokens": 299, "bytes": 1000}})
 
 
 def test_a_missing_key_is_named() -> None:

@@ -74,7 +74,7 @@ def test_a_resumed_run_leaves_no_fold(tmp_path: Path) -> None:
         record(metrics, step)
     metrics.close()
     with (tmp_path / "curve.csv").open("a") as stream:
-        stream.write("31,3100,12")  # the kill cut this line short
+        stream.write("31,31")  # the kill cut this line short
     metrics = begin(tmp_path, resume_from_bytes=2000)
     for step in range(23, 36, 3):
         record(metrics, step, data_bits=-float(step))
@@ -156,3 +156,13 @@ def test_flat() -> None:
         "model.ngram_orders": "[1, 2]",
         "train.lr": 0.02,
     }
+
+
+def test_a_line_cut_short_is_dropped_though_its_number_is_small(tmp_path: Path) -> None:
+    metrics = begin(tmp_path)
+    record(metrics, 1)
+    metrics.close()
+    whole = (tmp_path / "curve.csv").read_bytes()
+    (tmp_path / "curve.csv").write_bytes(whole + b"2,2")
+    truncate_curve(tmp_path / "curve.csv", 2000)
+    assert (tmp_path / "curve.csv").read_bytes() == whole

@@ -37,22 +37,22 @@ class ModelConfig:
 
     block: str = "attention"
     """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
-    depth: int = 4
+    depth: int = 3
     """Layers of the network."""
-    width: int = 192
+    width: int = 128
     """Channels of the residual stream."""
-    head_width: int = 64
+    head_width: int = 32
     """Channels of one attention head; divides width."""
     expansion: float = 4.0
     """Hidden channels of each MLP, as a multiple of width."""
-    window: int = 256
+    window: int = 128
     """Tokens of the past that attention sees, its own segment's included."""
     logit_cap: float = 15.0
     """Logits are squashed to +-this by tanh; 0 leaves them free."""
     ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
     """Context lengths, in tokens, of the online n-gram prior beside the network. Empty turns it off, as
     architecture comparisons do."""
-    ngram_rows_log2: int = 18
+    ngram_rows_log2: int = 20
     """Rows of each order's table, as a power of two."""
     ngram_slots: int = 16
     """Latest successors that a row remembers."""
@@ -64,7 +64,7 @@ class TrainConfig:
 
     lanes: int = 16
     """Slices of the corpus that are read side by side: the rows of the global batch."""
-    segment_tokens: int = 64
+    segment_tokens: int = 32
     """Tokens that each lane advances in one step."""
     accumulation: int = 1
     """Micro-batches that each rank's lanes are split into; the same bits in less memory."""
@@ -76,9 +76,9 @@ class TrainConfig:
     """Peak learning rate of embedding and output tables."""
     vector_lr: float = 0.01
     """Peak learning rate of gains, gates and escape probabilities."""
-    momentum: float = 0.95
+    momentum: float = 0.8
     """Momentum of muon."""
-    beta2: float = 0.95
+    beta2: float = 0.99
     """Decay of Adam's second moments; its first moments decay by 0.9."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices, as a fraction of the learning rate."""

@@ -40,8 +40,8 @@ LAYOUT = {
 }
 
 
-# TensorBoard scales a chart to the middle 90 % of its points. With one point of each flat line for so many of the curve,
-# both the highest baseline and all but the first tenth of the curve are in view.
+# TensorBoard scales a chart to the middle 90 % of its points. With one point of each flat line for so many of the
+# curve, both the highest baseline and all but the first tenth of the curve are in view.
 BASELINE_RECORDS = 8
 
 

@@ -18,15 +18,17 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
     In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
     """
-    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = wide.bfloat16() if wide.is_cuda else wide
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x.bfloat16() if x.is_cuda else x
+    # Contiguous and never tall: the batched product of a transposed operand is ten times slower on CPU.
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).contiguous()
     a, b, c = NEWTON_SCHULZ
     for _ in range(iterations):
-        gram = x.mT @ x
-        x = torch.baddbmm(x, x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), beta=a)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.to(matrices.dtype)
-    return x.mT if wide is not matrices else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):

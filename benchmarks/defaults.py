@@ -1,0 +1,92 @@
+"""How the defaults were chosen: one knob at a time, over the first megabyte of two corpora, through launch/train.py.
+
+    python benchmarks/defaults.py CORPUS_FILE [--bytes 1000000] [--only width,lanes] [options of launch/train.py]
+
+Appends a row a run to benchmarks/results/defaults.csv: corpus, what was changed, the terms of the description length
+and the seconds taken. Totals do not depend on what else the machine does; seconds do. About a minute a row.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import argparse
+import csv
+import datetime
+import json
+import subprocess
+import tempfile
+
+RESULTS = ROOT / "benchmarks" / "results" / "defaults.csv"
+COLUMNS = ["date", "corpus", "bytes", "changed", "total_bytes", "data_bytes", "code_bytes", "tokenizer_bytes"]
+COLUMNS += ["elapsed_secs", "threads"]
+KNOBS = {
+    "none": [""],
+    "width": ["--model.width=96", "--model.width=192"],
+    "depth": ["--model.depth=2", "--model.depth=4"],
+    "head_width": ["--model.head_width=64"],
+    "window": ["--model.window=64", "--model.window=256"],
+    "vocabulary": ["--data.tokenizer=bytes", *(f"--data.vocabulary={size}" for size in (1024, 4096, 8192))],
+    "lanes": ["--train.lanes=8", "--train.lanes=32"],
+    "segment": ["--train.segment_tokens=16", "--train.segment_tokens=64"],
+    "optimizer": ["--train.optimizer=adamw", "--train.optimizer=adamw --train.matrix_lr=0.04"],
+    "rates": ["--train.matrix_lr=0.01", "--train.matrix_lr=0.04", "--train.table_lr=0.01", "--train.table_lr=0.04"],
+    "moments": ["--train.momentum=0.8", "--train.momentum=0.95", "--train.beta2=0.95", "--train.beta2=0.999"],
+    "schedule": ["--train.flat_fraction=0", "--train.flat_fraction=0.6"],
+    "prior": [
+        "--model.ngram_orders=[]",
+        "--model.ngram_orders=[1,2,3,4]",
+        "--model.ngram_orders=[1,2,3,4,5,6]",
+        "--model.ngram_rows_log2=18",
+        "--model.ngram_slots=8",
+    ],
+    "logit_cap": ["--model.logit_cap=0"],
+}
+
+
+def measure(corpus: Path, name: str, options: list[str]) -> dict[str, object]:
+    """One run in a process of its own, as a row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        fixed = [f"--data.source={corpus}", f"--run.dir={run_dir}", "--run.baselines=false", "--run.checkpoint_secs=0"]
+        command = [sys.executable, "launch/train.py", *fixed, *options]
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        report = json.loads((run_dir / "report.json").read_text())
+        threads = next(
+            line.split()[1] for line in (run_dir / "config.yaml").read_text().splitlines() if "threads:" in line
+        )
+    length = report["description_length"]
+    terms = {f"{term}_bytes": round(length[f"{term}_bits"] / 8) for term in ("total", "data", "code", "tokenizer")}
+    row = {"date": datetime.date.today().isoformat(), "corpus": name, "bytes": report["corpus"]["bytes"], **terms}
+    return row | {"elapsed_secs": round(report["cost"]["elapsed_secs"], 1), "threads": threads}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--bytes", type=int, default=1_000_000, help="length of the prefix that is used; 0 for all")
+    parser.add_argument("--only", default=",".join(KNOBS), help="comma-separated knobs")
+    options, rest = parser.parse_known_args()
+    RESULTS.parent.mkdir(exist_ok=True)
+    fresh = not RESULTS.exists()
+    with tempfile.TemporaryDirectory() as folder, RESULTS.open("a", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if fresh:
+            table.writeheader()
+        prefix = Path(folder) / options.corpus.name
+        prefix.write_bytes(options.corpus.read_bytes()[: options.bytes or None])
+        for knob in options.only.split(","):
+            for setting in KNOBS[knob]:
+                row = measure(prefix, options.corpus.name, [*rest, *setting.split()])
+                row["changed"] = " ".join([*rest, setting]).strip() or "nothing"
+                table.writerow(row)
+                file.flush()
+                print(f"{row['total_bytes']:>9,} bytes {row['elapsed_secs']:>7} s  {row['changed']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

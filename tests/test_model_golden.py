@@ -1,0 +1,71 @@
+"""Golden losses: what each architecture needs for this project's licence, so that no numeric change goes unseen.
+
+After an intended change: ONEPASS_WRITE_GOLDEN=1 pytest tests/test_model_golden.py, and say before and after in the commit.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.lanes import Lanes
+from model.registry import BLOCKS
+from train.config import Config, ModelConfig, TrainConfig
+from train.engine import Place
+from train.ledger import Ledger
+from train.loop import Learner, one_epoch
+
+GOLDEN = Path(__file__).parent / "golden"
+TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()[:8192]
+
+
+class PlainEngine:
+    """A DeepSpeed engine's four verbs for one rank, so that golden losses need no process group."""
+
+    def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self.module, self.optimizer = module, optimizer
+
+    def __call__(self, *inputs: object) -> object:
+        return self.module(*inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr("train.loop.build_engine", lambda model, optimizer, _: PlainEngine(model, optimizer))
+    torch.set_num_threads(1)
+    config = Config(model=model, train=TrainConfig(lanes=4, segment_tokens=32, optimizer=optimizer))  # type: ignore[arg-type]
+    place = Place(0, 1, torch.device("cpu"))
+    learner, lanes = Learner(config, 257, 256, place), Lanes(len(TEXT), 4, 32)
+    ledger, tokens = Ledger(4, np.ones(257, np.int64), place), np.frombuffer(TEXT, np.uint8)
+    for _ in one_epoch(learner, lanes, lambda step: lanes.targets(step, range(4), lambda a, b: tokens[a:b]), ledger):
+        pass
+    bits, coded_tokens, _ = ledger.totals()
+    assert coded_tokens == len(TEXT)
+    return bits
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_golden_bits(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(block=block, width=32, head_width=16, depth=2, window=32, ngram_orders=[])
+    with_prior = ModelConfig(**vars(model) | {"ngram_orders": [1, 2, 3], "ngram_rows_log2": 12})
+    measured = {
+        "muon": bits_of_the_licence(model, "muon", monkeypatch),
+        "adamw": bits_of_the_licence(model, "adamw", monkeypatch),
+        "muon with n-gram prior": bits_of_the_licence(with_prior, "muon", monkeypatch),
+    }
+    path = GOLDEN / f"{block}.json"
+    if os.environ.get("ONEPASS_WRITE_GOLDEN"):
+        path.write_text(json.dumps(measured, indent=1) + "\n")
+    golden = json.loads(path.read_text())
+    # Other processors sum in another order; a change of the model moves bits far more than that.
+    assert measured == pytest.approx(golden, rel=1e-3)
+    assert measured["muon with n-gram prior"] < measured["muon"] < measured["adamw"] < 8 * len(TEXT)
