@@ -47,7 +47,7 @@ def xz(content: bytes) -> bytes:
 
 
 def front_code(pieces: Sequence[bytes]) -> bytes:
-    """Each piece as 0xF0 + the length that it shares with the one before, and the rest. No piece here has such bytes."""
+    """Each piece as 0xF0 + the length that it shares with the one before, and the rest. No piece here has those."""
     coded, last = [], b""
     for piece in pieces:
         shared = next(length for length in range(len(piece), -1, -1) if last.startswith(piece[:length]))

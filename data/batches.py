@@ -4,7 +4,9 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -54,9 +56,7 @@ def encode_source(
     else:
         return
     processes = workers or len(os.sched_getaffinity(0))
-    # Spawned, not forked: the caller may have threads, and locks that they hold.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))
+    pool = _start_pool(processes, tokenizer)
     pending: deque[tuple[Position, Future[np.ndarray]]] = deque()
     try:
         for position, batch in work:
@@ -99,6 +99,22 @@ def _batches(chunks: Chunks) -> Iterator[Batch]:
             batch, batch_bytes = [], 0
     if batch:
         yield batch
+
+
+def _start_pool(processes: int, tokenizer: Tokenizer) -> ProcessPoolExecutor:
+    # Spawned, not forked: the caller may have threads, and locks that they hold.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))
+    # A spawned process imports the main module again: here torch and DeepSpeed, seconds and 300 MB each, for nothing.
+    # So all of them start now, while there is none to be seen.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        for _ in range(processes):
+            pool.submit(os.getpid)
+    finally:
+        sys.modules["__main__"] = main
+    return pool
 
 
 def _encode(encoder: Encoder, batch: Batch) -> np.ndarray:

@@ -73,6 +73,10 @@ def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) ->
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
+            # WORD has said where pieces end.
+            split_by_whitespace=False,
+            split_by_unicode_script=False,
+            split_by_number=False,
             num_threads=1,
             minloglevel=2,
         )

@@ -106,7 +106,9 @@ def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str,
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG_FILE)
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
-    code = measure_code(config.to_dict())
+    told = config.to_dict()
+    told["engine"]["deepspeed_config"] = extra
+    code = measure_code(told)
     baselines = measure(corpus) if config.run.baselines else None
     tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
     length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side_bits(manifest.tokens, place.world_size))
@@ -114,7 +116,7 @@ def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str,
     run = Run(config, place, corpus, extra)
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
-    metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, config.to_dict())
+    metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, {"model": told["model"], "train": told["train"]})
     outcome = run.go(metrics, length.total_bits)
 
     report = build_report(

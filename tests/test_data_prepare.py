@@ -26,6 +26,7 @@ TEXT = b"It was the best of times, it was the worst of times.\r\n" * 200
 # Prepares argv[1] into argv[2] with two processes, in shards so small that there are dozens.
 CHILD = """
 import sys
+open(sys.argv[2] + "/imports", "a").write("x")
 import data.batches
 import data.prepare
 if __name__ == "__main__":
@@ -120,6 +121,8 @@ def test_a_killed_preparation_goes_on_where_it_was(large, tmp_path):
     directory = journal[0].parent
     assert not (directory / MANIFEST).exists()
     kept = {path: path.stat().st_ino for path in directory.glob("tokens-0000[01].bin")}
+
+    assert (tmp_path / "cache" / "imports").read_text() == "x", "workers imported the main module"
 
     again = start_child(large, tmp_path / "cache")
     assert again.wait() == 0

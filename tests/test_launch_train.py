@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dist import run, start
+from dist import ROOT, command, run, start
 
 TRAIN = "launch/train.py"
 SMALL = [
@@ -154,6 +155,26 @@ def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(undisturbed: Path,
     assert "stopped being a number" in done.stderr
     assert "step" in done.stderr
     assert not (run_dir / "report.json").exists()
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    """A limit on file size stands for the full disk: the checkpoint, with larger n-gram tables, does not fit."""
+    fits = ["--run.checkpoint_secs=0.01", "--run.stop_after_steps=10"]
+    assert run(TRAIN, *arguments(corpus, cache, tmp_path / "run", *fits)).returncode == 0
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 200; exec "$@"',
+        "-",
+        *command(TRAIN, f"--run.dir={tmp_path / 'run'}", "--run.resume"),
+    ]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    folder = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["latest.json", "step-000000005", "step-000000010"]
+    assert run(TRAIN, f"--run.dir={tmp_path / 'run'}", "--run.resume").returncode == 0
 
 
 BAD = [

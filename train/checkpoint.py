@@ -32,7 +32,6 @@ def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, e
         shutil.rmtree(folder / tag, ignore_errors=True)
         (folder / tag).mkdir(parents=True)
     dist.barrier()
-    learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
     rank_state = {
         "states": learner.states,
         "recent": learner.recent,
@@ -41,7 +40,16 @@ def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, e
         "bytes": ledger.bytes,
         "rng": torch.get_rng_state(),
     }
-    torch.save(rank_state, folder / tag / f"rank-{place.rank:05d}.pt")
+    try:
+        learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        torch.save(rank_state, folder / tag / f"rank-{place.rank:05d}.pt")
+    except (OSError, RuntimeError) as error:
+        # PyTorch reports a full disk as a RuntimeError about positions.
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"{folder / tag} cannot be written ({reason}); is the disk full? Earlier ones are whole"
+        ) from error
     dist.barrier()
     if place.rank == 0:
         files = sorted(path for path in (folder / tag).rglob("*") if path.is_file())

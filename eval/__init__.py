@@ -1,0 +1,1 @@
+"""What the numbers mean: description length, code size, baselines, reports."""

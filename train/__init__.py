@@ -1,0 +1,1 @@
+"""One epoch of learning: configuration, loop, engine, ledger, optimiser, checkpoints, metrics."""
