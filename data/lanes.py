@@ -1,7 +1,8 @@
 """The one-epoch plan: which token each lane is shown at each step, as a pure function of step and rank.
 
 A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens; step k shows every lane its next
-segment of at most T tokens. Nothing is iterated, so there is no position to save and a resumed run cannot repeat or skip.
+segment of at most T tokens. Nothing is iterated, so there is no position to save, and a resumed run cannot repeat or
+skip.
 """
 
 from collections.abc import Callable

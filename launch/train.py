@@ -5,13 +5,16 @@ deepspeed launch/train.py --data.source FILE --run.dir runs/mine
 deepspeed launch/train.py --run.dir runs/mine --run.resume   go on after a kill
 """
 
+import os
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+# Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon as
+# anything else runs on the machine. It has to be said before PyTorch is loaded (docs/measurements.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import json
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -116,7 +119,8 @@ def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str,
     run = Run(config, place, corpus, extra)
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
-    metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, {"model": told["model"], "train": told["train"]})
+    hparams = {section: told[section] for section in ("model", "train")}
+    metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
     outcome = run.go(metrics, length.total_bits)
 
     report = build_report(

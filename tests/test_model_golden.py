@@ -1,6 +1,6 @@
 """Golden losses: what each architecture needs for this project's licence, so that no numeric change goes unseen.
 
-After an intended change: ONEPASS_WRITE_GOLDEN=1 pytest tests/test_model_golden.py, and say before and after in the commit.
+After an intended change: ONEPASS_WRITE_GOLDEN=1 pytest tests/test_model_golden.py; the commit gives before and after.
 """
 
 import json
