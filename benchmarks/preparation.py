@@ -2,9 +2,9 @@
 
     python benchmarks/preparation.py [--enwik8 ../shared/corpora/enwik8.xz] [--vocabulary 4096]
 
-The corpora are the first 10 MB of enwik8 up to enwik8 ten times over: raw, as .jsonl.gz, and as .parquet with few row
-groups. Every preparation runs in processes of its own, watched from outside. MB/s a core counts the CPU seconds of all
-of them, reading, hashing and learning the pieces included; workers start only for corpora of 32 MiB and more.
+The corpora are the first 10 MB of enwik8 up to enwik8 ten times over: raw, as .jsonl.gz, and as .parquet, a row
+group a MiB. Every preparation runs in processes of its own, watched from outside. MB/s a core counts the CPU seconds of
+all of them, reading, hashing and learning the pieces included; workers start only for corpora of 32 MiB and more.
 """
 
 import sys
@@ -45,7 +45,6 @@ def write_corpus(path: Path, chunks: Iterator[bytes]) -> None:
         schema = pyarrow.schema({"text": pyarrow.binary()})
         with pyarrow.parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
             for chunk in chunks:
-                # Batches, unlike tables, go on with the row group.
                 column = pyarrow.array(records(chunk), pyarrow.binary())
                 writer.write_batch(pyarrow.record_batch([column], schema=schema))
     elif path.suffix == ".gz":

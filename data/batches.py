@@ -20,7 +20,7 @@ from data.bpe import Encoder
 from data.documents import CHUNK_BYTES, Chunks, Source
 from data.tokenizer import Tokenizer
 
-# Below this, starting processes takes longer than they save: one encodes about 10 MB/s.
+# Below this, starting processes takes longer than they save: one encodes 8 to 10 MB/s.
 POOL_BYTES = 32 << 20
 
 Batch = list[tuple[bytes, bool]]

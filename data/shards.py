@@ -4,13 +4,13 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.files import write_file
 from data.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -68,22 +68,8 @@ def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a dataclass under a temporary name, sync, rename: whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(dataclasses.asdict(value), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a dataclass, whole or not at all."""
+    write_file(path, json.dumps(dataclasses.asdict(value), indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
