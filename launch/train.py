@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from data.files import write_file
-from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import measure_code, reference_machine
@@ -39,7 +38,7 @@ from train.run import Run, RunFailed, Stopped
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 the run failed, 2 bad arguments, 128 + signal after a clean stop."""
-    rank = int(os.environ.get("RANK", 0))
+    rank, begun = int(os.environ.get("RANK", 0)), False
     try:
         config = parse_config(__doc__ or "", arguments)
         extra = read_deepspeed_config(config.engine.deepspeed_config)
@@ -48,13 +47,15 @@ def main(arguments: list[str]) -> int:
         with torch.device("meta"):
             LanguageModel(config.model, vocabulary=257)
         deepspeed_config(config, place.world_size, extra)
-        check_run_dir(config)
         corpus = place.after_rank_0("preparation", lambda: prepare_corpus(config, place))
-        Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens).share(rank, place.world_size)
-        train(config, place, corpus, extra)
+        run = Run(config, place, corpus, extra)
+        begun = True
+        train(run, config, place, corpus, extra)
         disconnect(place)
         return 0
     except (RunFailed, OSError, ValueError) as error:
+        if begun and isinstance(error, ValueError):
+            raise  # no longer the user's
         if rank == 0:
             print(f"onepass: {error}", file=sys.stderr)
         else:
@@ -77,16 +78,13 @@ def resolve(config: Config, place: Place) -> Config:
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
 
 
-def check_run_dir(config: Config) -> None:
-    """Raise ValueError if the run directory is another run's."""
-    run_dir = Path(config.run.dir)
-    if not config.run.resume and run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
-
-
 def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
-    data = config.data
-    return prepare(
+    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
+    data, run_dir = config.data, Path(config.run.dir)
+    # Rank 0 alone looks: by the time that others get here, it may have written there itself.
+    if place.rank == 0 and not config.run.resume and run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
+    corpus = prepare(
         source=data.source,
         field=data.field,
         split=data.split,
@@ -97,14 +95,18 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
         workers=data.workers,
         progress=place.rank == 0,
     )
+    if place.rank == 0 and config.run.baselines:
+        # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
+        measure(corpus)
+    return corpus
 
 
-def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]) -> None:
-    """The run itself, its fixed terms before and its report after."""
-    run_dir, manifest = Path(config.run.dir), corpus.manifest
+def train(run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]) -> None:
+    """The run itself, its fixed terms before and its report after. Rank 0 keeps the books."""
     if place.rank > 0:
-        Run(config, place, corpus, extra).go(None, 0.0)
+        run.go(None, 0.0)
         return
+    run_dir, manifest = Path(config.run.dir), corpus.manifest
     machine = reference_machine()
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG_FILE)
@@ -116,7 +118,6 @@ def train(config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str,
     tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
     length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side_bits(manifest.tokens, place.world_size))
 
-    run = Run(config, place, corpus, extra)
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
     hparams = {section: told[section] for section in ("model", "train")}

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from data.files import write_file
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 
 CONFIG_FILE = "config.yaml"
@@ -69,7 +70,7 @@ def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration, to be read by --config or by resuming."""
     parser = build_parser("")
     namespace = Namespace(**{name: Namespace(**values) for name, values in config.to_dict().items()})
-    path.write_text(parser.dump(namespace, skip_validation=True))
+    write_file(path, parser.dump(namespace, skip_validation=True).encode())
 
 
 def read_deepspeed_config(path: str) -> dict[str, Any]:

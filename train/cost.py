@@ -52,10 +52,14 @@ class Cost:
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
         self.parameters = sum(sizes.values())
         self.parameters_non_embedding = self.parameters - sizes["embedding"]
+        self.earlier_secs = earlier_secs
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock, and the high-water mark of memory: compressing the baselines, say, is not the run's."""
         if CLEAR_REFS.exists():
-            # What came before (compressing the baselines) is not the run's: start the high-water mark anew.
             CLEAR_REFS.write_text("5")
-        self.start = time.monotonic() - earlier_secs
+        self.start = time.monotonic() - self.earlier_secs
         self.last_call = time.monotonic()
 
     @property

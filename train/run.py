@@ -98,6 +98,7 @@ class Run:
         """
         config, lanes, manifest, stop = self.config, self.lanes, self.corpus.manifest, StopRequest()
         saved = time.monotonic()
+        self.cost.begin()
         with Progress(manifest.bytes, self.totals[2], fixed_bits, shown=metrics is not None) as progress:
             for done in one_epoch(self.learner, lanes, self.source, self.ledger, self.first_step):
                 last, ordered = done == lanes.steps, done == config.stop_after_steps
