@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dist import ROOT, command, run, start
 
 TRAIN = "launch/train.py"
@@ -130,6 +131,25 @@ def test_zero_stages_agree_and_resume(undisturbed: Path, corpus: Path, cache: Pa
     assert done.returncode == 0, done.stderr
     bits = [report(path)["description_length"]["data_bits"] for path in (plain, run_dir)]
     assert bits[0] == pytest.approx(bits[1], rel=1e-4)
+
+
+def test_bf16_autocast_learns_as_fp32_does(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("bf16")
+    done = run(TRAIN, *arguments(corpus, cache, run_dir, "--engine.precision=bf16", "--run.baselines=false"))
+    assert done.returncode == 0, done.stderr
+    bits = [report(path)["description_length"]["data_bits"] for path in (undisturbed, run_dir)]
+    assert bits[0] != bits[1]
+    assert bits[0] == pytest.approx(bits[1], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_run_learns_as_the_cpu_does(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("cuda")
+    done = run(TRAIN, *arguments(corpus, cache, run_dir), ranks=torch.cuda.device_count())
+    assert done.returncode == 0, done.stderr
+    bits = [report(path)["description_length"]["data_bits"] for path in (undisturbed, run_dir)]
+    assert bits[0] == pytest.approx(bits[1], rel=0.02)
 
 
 def test_sigterm_checkpoints_and_says_how_to_go_on(undisturbed: Path, corpus: Path, cache: Path) -> None:
