@@ -33,7 +33,7 @@ KNOBS = {
     "segment": ["--train.segment_tokens=16", "--train.segment_tokens=64"],
     "optimizer": ["--train.optimizer=adamw", "--train.optimizer=adamw --train.matrix_lr=0.04"],
     "rates": ["--train.matrix_lr=0.01", "--train.matrix_lr=0.04", "--train.table_lr=0.01", "--train.table_lr=0.04"],
-    "moments": ["--train.momentum=0.8", "--train.momentum=0.95", "--train.beta2=0.95", "--train.beta2=0.999"],
+    "moments": ["--train.momentum=0.6", "--train.momentum=0.95", "--train.beta2=0.95", "--train.beta2=0.999"],
     "schedule": ["--train.flat_fraction=0", "--train.flat_fraction=0.6"],
     "prior": [
         "--model.ngram_orders=[]",
