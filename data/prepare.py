@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data.batches import Position, encode_source
 from data.bpe import train_tokenizer
 from data.documents import Source, open_source
+from data.files import file_sha256
 from data.shards import (
     FORMAT,
     MANIFEST,
@@ -24,7 +25,6 @@ from data.shards import (
     Shard,
     TokenShards,
     describe_tokenizer,
-    file_sha256,
     read_json,
     read_manifest,
     restore_tokenizer,

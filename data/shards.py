@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files import write_file
+from data.files import file_sha256, write_file
 from data.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -133,9 +133,3 @@ class TokenShards:
             for number in range(min(first, len(self._shards)) - 1, min(last, len(self._shards)))
         ]
         return np.concatenate(parts, dtype=np.int64, casting="safe")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

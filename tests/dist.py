@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,15 @@ def run(program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600) 
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: int = 120) -> None:
+    """Wait for something that a running `process` does. Fails if it ends, or takes too long."""
+    deadline = time.monotonic() + timeout_secs
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
 
 
 def start(program: str, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:

@@ -5,13 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dist import ROOT, command, run, start
+from dist import ROOT, command, run, start, wait_until
 
 TRAIN = "launch/train.py"
 SMALL = [
@@ -104,11 +103,7 @@ def test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation(
 def test_killed_and_resumed_run_ends_with_the_same_bits(undisturbed: Path, corpus: Path, cache: Path) -> None:
     run_dir = undisturbed.with_name("killed")
     process = start(TRAIN, *arguments(corpus, cache, run_dir, "--run.checkpoint_secs=0.01"))
-    deadline = time.monotonic() + 120
-    while len(list(run_dir.glob("checkpoints/step-*"))) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    wait_until(lambda: len(list(run_dir.glob("checkpoints/step-*"))) >= 2, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (run_dir / "report.json").exists()
@@ -155,9 +150,8 @@ def test_cuda_run_learns_as_the_cpu_does(undisturbed: Path, corpus: Path, cache:
 def test_sigterm_checkpoints_and_says_how_to_go_on(undisturbed: Path, corpus: Path, cache: Path) -> None:
     run_dir = undisturbed.with_name("terminated")
     process = start(TRAIN, *arguments(corpus, cache, run_dir))
-    while not (run_dir / "curve.csv").exists() or len((run_dir / "curve.csv").read_text().splitlines()) < 3:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    path = run_dir / "curve.csv"
+    wait_until(lambda: path.exists() and len(path.read_text().splitlines()) >= 3, process)
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err

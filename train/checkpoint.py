@@ -5,7 +5,6 @@ files. It is replaced atomically once every rank has written, so a run that dies
 (DeepSpeed's own `latest` file is written before the other ranks are done, and a tag that is used twice can mix states.)
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from data.files import write_file
+from data.files import file_sha256, write_file
 from train.engine import load_engine
 from train.ledger import Ledger
 from train.loop import Learner
@@ -64,7 +63,7 @@ def synced_sha256(path: Path) -> str:
     """SHA-256 of a file that is on disk for certain."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def read_pointer(folder: Path) -> dict[str, Any] | None:
@@ -79,9 +78,8 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         with path.open("rb") as file:
             pointer = json.loads(file.read(MAX_POINTER_BYTES))
         for name, expected in pointer["files"].items():
-            with (folder / Path(pointer["tag"]).name / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise ValueError(f"{name} does not match its SHA-256")
+            if file_sha256(folder / Path(pointer["tag"]).name / name) != expected:
+                raise ValueError(f"{name} does not match its SHA-256")
         kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

@@ -53,7 +53,6 @@ class Cost:
         self.parameters = sum(sizes.values())
         self.parameters_non_embedding = self.parameters - sizes["embedding"]
         self.earlier_secs = earlier_secs
-        self.begin()
 
     def begin(self) -> None:
         """Start the clock, and the high-water mark of memory: compressing the baselines, say, is not the run's."""
