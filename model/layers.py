@@ -22,16 +22,17 @@ def precise(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """y = x W^T without bias. W starts uniform with variance `gain`^2 / inputs, so that outputs keep the scale of
-    inputs at any width (LeCun et al. 1998, "Efficient BackProp", eq. 16)."""
+    """y = x W without bias, W [inputs, outputs]: this layout is the faster one for a few rows on CPU. W starts
+    uniform with variance `gain`^2 / inputs, so that outputs keep the scale of inputs at any width (LeCun et al. 1998,
+    "Efficient BackProp", eq. 16)."""
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0):
         super().__init__()
         bound = gain * (3 / inputs) ** 0.5
-        self.weight = parameter(torch.empty(outputs, inputs).uniform_(-bound, bound), "matrix")
+        self.weight = parameter(torch.empty(inputs, outputs).uniform_(-bound, bound), "matrix")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return x @ self.weight
 
 
 class RMSNorm(nn.Module):

@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm()
         # Zero: an untrained model codes every token with log2 V bits. Updates of the table's rows add up over the
         # width, so their rate falls with it (Yang et al. 2022, arXiv:2203.03466, table 3).
-        self.output = parameter(torch.zeros(vocabulary, width), "table", lr=64 / width)
+        self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
         self.prior, self.context = None, 1
         if config.ngram_orders:
             from model.ngram import NgramPrior
@@ -69,7 +69,7 @@ class LanguageModel(nn.Module):
             x, then = layer(x, before)
             after.append(tuple(part.detach() if isinstance(part, Tensor) else part for part in then))
         x = self.norm(x)
-        logits = precise(F.linear(x, self.output))
+        logits = precise(x @ self.output)
         if self.cap:
             logits = self.cap * torch.tanh(logits / self.cap)
         if self.prior is not None:

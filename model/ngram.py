@@ -28,6 +28,7 @@ class NgramPrior(nn.Module):
 
     successors: Tensor
     written: Tensor
+    powers: Tensor
 
     def __init__(self, vocabulary: int, width: int, orders: list[int], rows_log2: int, slots: int):
         super().__init__()
@@ -35,6 +36,8 @@ class NgramPrior(nn.Module):
         rows = 1 << rows_log2
         token = torch.int16 if vocabulary <= 1 << 15 else torch.int32
         self.register_buffer("successors", torch.full((len(orders), rows, slots), -1, dtype=token))
+        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
+        self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
         self.register_buffer("written", torch.zeros(len(orders), rows, dtype=torch.int32))
         self.expected = parameter(torch.randn(vocabulary, width), "table")
         # Escape logits [K, held, distinct]; they start at Witten-Bell's distinct / (held + distinct).
@@ -44,16 +47,10 @@ class NgramPrior(nn.Module):
 
     def rows(self, history: Tensor) -> Tensor:
         """Table rows [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
-        time = history.shape[1] - self.context + 1
-        hashed = torch.zeros_like(history[:, :time])
-        rows = []
-        for length in range(1, self.context + 1):
-            token = history[:, self.context - length :][:, :time]
-            hashed = (hashed + token + 1) * 0x2545F491 & 0xFFFFFFFF
-            hashed = hashed ^ hashed >> 15
-            if length in self.orders:
-                rows.append(hashed % self.written.shape[1])
-        return torch.stack(rows)
+        latest_first = history.unfold(1, self.context, 1).flip(-1)  # [B, T, C]
+        # Polynomials in an odd number; of their sums modulo 2^64, the upper bits depend on every token.
+        hashed = ((latest_first + 1) * self.powers).cumsum(-1)[..., [order - 1 for order in self.orders]]
+        return (hashed >> 32 & self.written.shape[1] - 1).movedim(-1, 0)
 
     def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.rows(history)

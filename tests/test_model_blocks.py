@@ -79,16 +79,16 @@ def test_attention_agrees_with_its_equations() -> None:
         block.temperature.copy_(torch.tensor([0.7, 1.9])[:, None, None])
     x = torch.randn(1, 11, 12, dtype=torch.float64)
     y, _ = block(x, block.init_state(1))
-    q, k, v = (x[0] @ block.qkv.weight.T).split(12, 1)
+    q, k, v = (x[0] @ block.qkv.weight).split(12, 1)
 
     def turned(vector: Tensor, at: int) -> Tensor:
         vector = vector / (vector.square().mean() + 1e-6).sqrt()
         out = vector.clone()
         for i in range(channels // 2):
             angle = at * 10000 ** (-2 * i / channels)
-            left, right = vector[i], vector[i + channels // 2]
-            out[i] = left * math.cos(angle) - right * math.sin(angle)
-            out[i + channels // 2] = left * math.sin(angle) + right * math.cos(angle)
+            left, right = vector[2 * i], vector[2 * i + 1]
+            out[2 * i] = left * math.cos(angle) - right * math.sin(angle)
+            out[2 * i + 1] = left * math.sin(angle) + right * math.cos(angle)
         return out
 
     for head, t in [(0, 0), (0, 3), (1, 4), (1, 10)]:

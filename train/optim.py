@@ -52,12 +52,12 @@ class Muon(torch.optim.Optimizer):
                         self.state[p]["square"] = torch.zeros_like(p)
             means = [self.state[p]["mean"] for p in parameters]
             if group["role"] == "matrix":
-                # Nesterov momentum; a tall matrix gets a longer step, so that its outputs move as much.
+                # Nesterov momentum; more outputs than inputs make a step longer, so that the outputs move as much.
                 torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
-                rows, columns = parameters[0].shape
+                inputs, outputs = parameters[0].shape
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                step_length = -group["lr"] * max(1, rows / columns) ** 0.5
+                step_length = -group["lr"] * max(1, outputs / inputs) ** 0.5
                 torch._foreach_add_(parameters, list(orthogonalise(ahead).unbind()), alpha=step_length)
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.

@@ -18,20 +18,23 @@ positions stay exact over a long lane.
 Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` = window - 1 remembered tokens.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import Linear, RMSNorm, parameter
+from model.layers import Linear, RMSNorm, parameter, precise
 
-State = tuple[Tensor, Tensor, int]
+State = tuple[Tensor, int, int]
 
 
 class Attention(nn.Module):
-    """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (keys [B, N, M, C], values, position).
+    """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (memory [2, B, N, L, C], end, position): rotated
+    keys and values up to `end` of L, and the number of tokens so far.
 
+    Without gradients, new ones are written behind `end`, where a state that the same memory belongs to does not look.
     Config fields read: width, head_width, window. Raises ValueError if width is not a multiple of head_width.
     """
 
@@ -49,40 +52,50 @@ class Attention(nn.Module):
         self.norm = RMSNorm()
 
     def init_state(self, batch: int) -> State:
-        like = self.qkv.weight
-        memory = like.new_zeros(batch, self.heads, self.window - 1, self.head_width)
-        return memory, memory, 0
+        memory = self.qkv.weight.new_zeros(2, batch, self.heads, self.window - 1, self.head_width)
+        return memory, self.window - 1, 0
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         batch, time, _ = x.shape
-        past_keys, past_values, position = state
-        # [B, T, 3D] -> three of [B, N, T, C]
-        queries, keys, values = self.qkv(x).view(batch, time, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        turn = rotation(position, time, self.head_width, x.device)
-        queries = rotate(self.norm(queries), turn) * self.temperature
-        keys = torch.cat([past_keys, rotate(self.norm(keys), turn).to(values.dtype)], 2)
-        values = torch.cat([past_values, values], 2)
-        mask = visible(position, time, self.window, x.device)
-        y = F.scaled_dot_product_attention(queries.to(values.dtype), keys, values, attn_mask=mask)
-        y = self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        return y, (keys[:, :, time:], values[:, :, time:], position + time)
+        memory, end, position = state
+        # [B, T, 3D] -> [3, B, N, T, C]
+        qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width, x.device))
+        queries = (turned[0] * self.temperature).to(qkv.dtype)
+        new = torch.stack([turned[1].to(qkv.dtype), qkv[2]])
+        past = memory[:, :, :, end + 1 - self.window : end]
+        if torch.is_grad_enabled():
+            memory, end = torch.cat([past, new], 3), self.window - 1
+        else:
+            if end + time > memory.shape[3]:
+                # Room for a window more, so that a step of one token seldom copies.
+                memory, end = F.pad(past, (0, 0, 0, self.window + time)).to(new.dtype), self.window - 1
+            memory[:, :, :, end : end + time] = new
+        position, end = position + time, end + time
+        # One token sees all that there is in the window.
+        mask = visible(position - time, time, self.window, x.device) if time > 1 else None
+        first = end - time + 1 - (min(self.window, position) if time == 1 else self.window)
+        keys, values = memory[:, :, :, first:end]
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return self.out(y.transpose(1, 2).reshape(batch, time, -1)), (memory, end, position)
 
 
-def rotation(position: int, time: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, C/2] of the angles at `position` and the `time` - 1 positions after it."""
+@lru_cache(2)
+def rotation(position: int, time: int, channels: int, device: torch.device) -> Tensor:
+    """Unit complex numbers [T, C/2] of the angles at `position` and the `time` - 1 positions after it."""
     at = torch.arange(position, position + time, device=device, dtype=torch.float64)
     speed = 10000.0 ** (torch.arange(0, channels, 2, device=device, dtype=torch.float64) / -channels)
     angles = torch.outer(at, speed)
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn channel pairs (c, c + C/2) of x [B, N, T, C]."""
-    cos, sin = (part.to(x.dtype) for part in turn)
-    left, right = x.chunk(2, -1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn channel pairs (2c, 2c + 1) of x [..., T, C], in fp32 or better."""
+    pairs = torch.view_as_complex(precise(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn.to(pairs.dtype)).flatten(-2)
 
 
+@lru_cache(2)
 def visible(position: int, time: int, window: int, device: torch.device) -> Tensor:
     """Mask [T, M + T]: True where a query may look. Memory that was never written (a lane's start) is hidden."""
     key = torch.arange(1 - window, time, device=device)
