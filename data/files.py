@@ -2,15 +2,26 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, sync it to disk, rename it to `path`, sync the folder."""
+    """Write `content` to `path`, as new_file does."""
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name beside `path`. At the end of the block it is synced to disk and renamed to
+    `path`, and the folder synced; if the block raises, it is removed and `path` is as before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

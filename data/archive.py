@@ -1,0 +1,194 @@
+"""The archive: written whole or not at all, and verified from its first byte to its last before any of it is used.
+
+    file   "ONEPASS", the byte FORMAT, frames; nothing follows
+    frame  kind (1 byte), content length (u32), content, CRC-32 (u32) of the frame's number (u32), kind, length, content
+
+    H      header (data/header.py)
+    T      methods model and fixed: the tokenizer's encoding
+    P      methods model and fixed: the decoder's program (eval.code_size.CodeSize.packed); only in method fixed empty
+    B      methods model and fixed, block_count of them: of each rank the length of its payload (u32), and the payload
+    S      method stored: 1 if it ends its document else 0 (1 byte), then at most 1 MiB of the corpus
+    E      SHA-256 of the corpus (32 bytes), data_bits (float64)
+
+Numbers are little-endian. That a frame's number is under its checksum shows frames that are swapped, doubled or lost.
+"""
+
+import hashlib
+import math
+import struct
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.checked_frames import END_BYTES, FORMAT, CheckedFrames, frame
+from data.checked_frames import ArchiveError as ArchiveError
+from data.documents import Chunks
+from data.files import new_file
+from data.frames import MAGIC, read_frames
+from data.header import block_count, header_content, parse_header
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a verified archive says of itself. Payloads stay in the file: data.frames and documents_of read them."""
+
+    path: Path
+    header: dict[str, Any]
+    encoding: bytes
+    """The tokenizer's."""
+    program: bytes
+    offsets: "array[int]"
+    """Where each B or S frame begins in the file and, last, where the end frame does. Eight bytes a frame, since small
+    documents can make millions of them."""
+    sha256: str
+    data_bits: float
+    part_bytes: dict[str, int]
+    """Bytes of header, tokenizer, program, payload and end; framing is the rest of the file."""
+
+    @property
+    def blocks(self) -> int:
+        """Number of B or S frames."""
+        return len(self.offsets) - 1
+
+    def span(self, block: int) -> tuple[int, int]:
+        """Offset in the file and length, in bytes, of the content of B or S frame `block`, counted from 0."""
+        return self.offsets[block] + 5, self.offsets[block + 1] - self.offsets[block] - 9
+
+
+def block_content(payloads: list[bytes]) -> bytes:
+    """Content of a B frame from the payload of each rank, in order."""
+    return b"".join(len(payload).to_bytes(4, "little") + payload for payload in payloads)
+
+
+def end_content(sha256: str, data_bits: float) -> bytes:
+    """Content of the E frame, from the corpus' SHA-256 in hexadecimal and what the training loss said."""
+    return bytes.fromhex(sha256) + struct.pack("<d", data_bits)
+
+
+def stored_frames(header: dict[str, Any], chunks: Chunks) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the (kind, content) of frames that store a corpus as it is; `chunks` as data.documents.Source yields them.
+
+    Raises ValueError if they are not the bytes and documents that the header counts.
+    """
+    yield b"H", header_content(header)
+    digest, corpus_bytes, documents = hashlib.sha256(), 0, 0
+    for chunk, ends_document in chunks:
+        digest.update(chunk)
+        corpus_bytes += len(chunk)
+        documents += ends_document
+        yield b"S", bytes([ends_document]) + chunk
+    if difference := _difference(header, corpus_bytes, documents):
+        raise ValueError(f"{difference}: the corpus changed while it was read; run again")
+    yield b"E", end_content(digest.hexdigest(), 8 * corpus_bytes)
+
+
+def _difference(header: dict[str, Any], corpus_bytes: int, documents: int) -> str:
+    """How far the corpus is from what its header counts; empty where it is not."""
+    told = header["corpus"]["bytes"], header["corpus"]["documents"]
+    if told == (corpus_bytes, documents):
+        return ""
+    return f"there are {corpus_bytes} bytes in {documents} documents, not {told[0]} in {told[1]} as the header says"
+
+
+def write_archive(path: Path, frames: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write the (kind, content) of all frames, whose order is the caller's care.
+
+    If this fails, or `frames` does, nothing is left behind and `path` is as before.
+    """
+    with new_file(path) as file:
+        file.write(MAGIC)
+        for number, (kind, content) in enumerate(frames):
+            file.write(frame(number, kind, content))
+
+
+def documents_of(archive: Archive) -> Chunks:
+    """Yield (chunk of at most 1 MiB, whether it ends its document) of an archive of method stored."""
+    with archive.path.open("rb") as file:
+        for kind, content in read_frames(file):
+            if kind == b"S":
+                yield content[1:], content[:1] == b"\1"
+
+
+def open_archive(path: Path) -> Archive:
+    """Read an archive through and check all of it, in a few MiB of memory however large it is.
+
+    Raises ArchiveError on whatever we would not have written, and OSError if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return _read(CheckedFrames(path, file))
+
+
+def _read(frames: CheckedFrames) -> Archive:
+    magic = frames.read(len(MAGIC))
+    if magic[:-1] != MAGIC[:-1]:
+        raise frames.error("this is no archive of Onepass", "name one that launch/compress.py wrote")
+    if magic != MAGIC:
+        raise frames.error(f"written by format {magic[-1]}, this is {FORMAT}", "take the release that wrote it")
+    content = frames.next({b"H": "header"})[1]
+    try:
+        header = parse_header(content)
+    except ValueError as error:
+        raise frames.error(str(error)) from None
+    part_bytes = {"header": len(content), "tokenizer": 0, "program": 0, "payload": 0, "end": END_BYTES}
+    encoding, program, offsets = b"", b"", array("Q")
+    if header["method"] == "stored":
+        part_bytes["payload"] = header["corpus"]["bytes"]
+        sha256, data_bits = _read_stored(frames, header, offsets)
+    else:
+        blocks, ranks = block_count(header), header["world_size"]
+        # The least that so many empty blocks take, so that no number of tokens keeps us busy.
+        if blocks * (9 + 4 * ranks) > frames.file_bytes:
+            tokens = header["corpus"]["tokens"]
+            raise frames.error(f"{tokens} tokens make {blocks} blocks, more than {frames.file_bytes} bytes can hold")
+        encoding = frames.next({b"T": "tokenizer"})[1]
+        program = frames.next({b"P": "program"})[1]
+        if header["method"] == "model" and not program:
+            raise frames.error("it is empty, but method model needs one")
+        part_bytes |= {"tokenizer": len(encoding), "program": len(program)}
+        for block in range(blocks):
+            part_bytes["payload"] += frames.next_block(f"block {block}", ranks)
+            offsets.append(frames.offset)
+        sha256, data_bits = _read_end(frames, frames.next({b"E": "end"})[1])
+    offsets.append(frames.offset)
+    part_bytes["framing"] = frames.file_bytes - sum(part_bytes.values())
+    return Archive(frames.path, header, encoding, program, offsets, sha256, data_bits, part_bytes)
+
+
+def _read_stored(frames: CheckedFrames, header: dict[str, Any], offsets: "array[int]") -> tuple[str, float]:
+    """Check the S frames and the end frame against each other; fill `offsets`; return what _read_end does."""
+    digest, corpus_bytes, documents, flag = hashlib.sha256(), 0, 0, b"\1"
+    while True:
+        kind, content = frames.next({b"S": f"chunk {len(offsets)}", b"E": "end"})
+        if kind == b"E":
+            break
+        offsets.append(frames.offset)
+        flag = content[:1]
+        if flag not in (b"\0", b"\1"):
+            raise frames.error(f"its first byte is {flag!r}, not 0 or 1")
+        digest.update(content[1:])
+        corpus_bytes += len(content) - 1
+        documents += flag[0]
+    sha256, data_bits = _read_end(frames, content)
+    if difference := _difference(header, corpus_bytes, documents):
+        raise frames.error(difference)
+    if flag != b"\1":
+        raise frames.error("the last document does not end")
+    if sha256 != digest.hexdigest():
+        raise frames.error(f"it says SHA-256 {sha256}, but that of the chunks is {digest.hexdigest()}")
+    if data_bits != 8 * corpus_bytes:
+        raise frames.error(f"it says {data_bits} data bits, but the chunks have {8 * corpus_bytes}")
+    return sha256, data_bits
+
+
+def _read_end(frames: CheckedFrames, content: bytes) -> tuple[str, float]:
+    """SHA-256 in hexadecimal and data_bits from the content of the end frame, after which nothing may follow."""
+    if len(content) != END_BYTES:
+        raise frames.error(f"it has {len(content)} bytes, not {END_BYTES}")
+    data_bits = struct.unpack("<d", content[32:])[0]
+    if not 0 <= data_bits < math.inf:
+        raise frames.error(f"it says {data_bits} data bits")
+    if surplus := frames.file_bytes - frames.file.tell():
+        raise frames.error(f"{surplus} bytes follow it")
+    return content[:32].hex(), data_bits

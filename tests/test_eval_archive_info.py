@@ -1,0 +1,101 @@
+"""What --info prints: the header, the configuration, and a reconciliation that adds up to the file's size."""
+
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_archive import HEADER, Frames, made_up_frames, stored
+
+from data.archive import open_archive, write_archive
+from eval.archive_info import info
+from eval.code_size import canonical_text
+
+CONFIG: dict[str, Any] = {
+    "data": {"tokenizer": "bpe", "source": "secret.txt"},
+    "model": {"block": "attention", "width": 128, "ngram_orders": [1, 2]},
+    "train": {"lanes": 4},
+    "engine": {"precision": "fp32"},
+}
+
+
+def packed(text: str) -> bytes:
+    return lzma.compress(text.encode(), format=lzma.FORMAT_ALONE)
+
+
+def info_of(folder: Path, frames: Frames) -> str:
+    write_archive(folder / "archive", frames)
+    return info(open_archive(folder / "archive"))
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Words of each line by the first of them."""
+    return {words[0]: words[1:] for words in map(str.split, text.splitlines()) if words}
+
+
+def test_a_coded_archive_is_reconciled_term_by_term(tmp_path):
+    program = packed(canonical_text(CONFIG, {"model/lm.py": "x=1\n"}))
+    text = info_of(tmp_path, made_up_frames(program=program))
+    file_bytes = (tmp_path / "archive").stat().st_size
+    found = rows(text)
+    assert found["method"] == ["model"] and found["bytes"] == ["1,000"] and found["tokens"] == ["301"]
+    assert found["lanes"] == ["x", "segment", "4", "x", "10", "tokens"]
+    assert found["blocks"] == ["3", "of", "3", "steps"]
+    assert found["pins"] == ["ATEN_CPU_CAPABILITY=avx2", "MKL_CBWR=COMPATIBLE"]
+    assert found["code"] == [f"{len(program):.1f}", f"{len(program)}", "+0.0"]
+    assert HEADER["code"] in text
+    assert found["data"] == ["141.5", "141", "-0.5"] and found["tokenizer"] == ["19.0", "19", "+0.0"]
+    # 302 has 9 bits: 8 of them and 7 in Elias gamma; two coders end in 64 bits each: 143 bits are 17.875 bytes.
+    rest_bytes = file_bytes - 141 - len(program) - 19
+    assert found["side"] == ["17.9", f"{rest_bytes}", f"{rest_bytes - 17.875:+.1f}"]
+    reported_bytes = 141.5 + len(program) + 19 + 17.875
+    assert found["total"] == [f"{reported_bytes:.1f}", f"{file_bytes}", f"{file_bytes - reported_bytes:+.1f}"]
+    over = f"{file_bytes - reported_bytes:.0f} over the reported total; allowed 0.05 % + 1,024"
+    assert text.endswith(f"\nthe archive is {file_bytes} bytes, {over}\n")
+
+
+def test_the_configuration_is_shown_in_columns(tmp_path):
+    config = CONFIG | {"train": {f"field_{number}": number for number in range(30)}}
+    text = info_of(tmp_path, made_up_frames(program=packed(canonical_text(config, {}))))
+    shown = " ".join(text.split())
+    for setting in ['data.tokenizer "bpe"', "model.width 128", "model.ngram_orders [1, 2]", "train.field_29 29"]:
+        assert f" {setting} " in shown
+    assert "secret.txt" not in text
+    lines = text.splitlines()
+    assert max(map(len, lines[1:])) <= 100 and len(lines) < 40
+
+
+@pytest.mark.parametrize(
+    "program",
+    [b"junk", packed("{"), packed("[" * 100_000), packed('{"a":' * 100_000)],
+    ids=["junk", "cut", "deep list", "deep object"],
+)
+def test_a_damaged_program_is_refused(tmp_path, program):
+    with pytest.raises(ValueError, match=r"archive: program: .*; fetch the archive again"):
+        info_of(tmp_path, made_up_frames(program=program))
+
+
+def test_a_fixed_archive_without_program(tmp_path):
+    header = HEADER | {"method": "fixed", "code": "", "model": "feed" * 16}
+    text = info_of(tmp_path, made_up_frames(header, b""))
+    assert rows(text)["model"] == ["feed" * 16] and rows(text)["code"] == ["0.0", "0", "+0.0"]
+
+
+def test_a_stored_archive_is_what_it_holds_and_its_frames(tmp_path):
+    text = info_of(tmp_path, stored([[b"abc"], [b""]]))
+    file_bytes = (tmp_path / "archive").stat().st_size
+    found = rows(text)
+    assert found["method"] == ["stored"] and found["documents"] == ["2"] and found["chunks"] == ["2"]
+    assert found["corpus,"] == ["as", "it", "is", "3.0", "3", "+0.0"]
+    assert found["header"] == ["and", "framing", "0.0", f"{file_bytes - 3}", f"+{file_bytes - 3}.0"]
+    assert found["total"] == ["3.0", f"{file_bytes}", f"+{file_bytes - 3}.0"]
+
+
+def test_an_archive_cannot_send_commands_to_the_terminal(tmp_path):
+    names = {"name": "\x1b[2J\udc80\u202e", "bytes": 1000, "documents": 3, "tokens": 301}
+    program = packed(canonical_text(CONFIG | {"train": {"\x1b]0;": "\x07"}}, {}))
+    header = HEADER | {"corpus": names, "pins": {"\x1b": "\n"}, "machine": {"\r": "é"}}
+    text = info_of(tmp_path, made_up_frames(header, program))
+    text.encode()
+    assert text.replace("\n", "").isprintable()
+    assert "\\x1b[2J\\udc80\\u202e" in text and "\\x1b=\\n" in text
