@@ -30,6 +30,7 @@ from train.engine import connect, disconnect
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.optim import build_optimizer, rate_scale
+from train.run import CorpusSource
 
 
 def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int) -> Iterator[float]:
@@ -78,7 +79,8 @@ def main() -> None:
     vocabulary = corpus.tokenizer.vocabulary
     learner = Learner(config, vocabulary, first, place)
     ledger = Ledger(len(share), torch.zeros(vocabulary, dtype=torch.int64).numpy(), place)
-    ours = one_epoch(learner, lanes, lambda step: lanes.targets(step, share, corpus.tokens.read), ledger)
+    source = CorpusSource(lanes, share, corpus.tokens.read, corpus.manifest.sha256)
+    ours = one_epoch(learner, lanes, source, ledger)
     batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
     bare = bare_loop(config, vocabulary, first, batches, lanes.steps)
     loops: dict[str, Callable[[], object]] = {"onepass": lambda: next(ours), "bare": lambda: next(bare)}

@@ -6,6 +6,7 @@ Python and the installed packages are the reference machine, named by `reference
 """
 
 import ast
+import hashlib
 import importlib.metadata
 import json
 import lzma
@@ -28,7 +29,7 @@ import json, os, sys
 result = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 root, config = sys.argv[1], json.loads(sys.argv[2])
 sys.path[0] = root
-import data.tokenizer, train.loop
+import train.decoding
 from model.registry import load_block
 for name in config["model"]["block"].split():
     load_block(name)
@@ -149,17 +150,30 @@ def unpack(packed: bytes, limit_bytes: int = 16 << 20) -> tuple[dict[str, Any], 
         if strange := [name for name in sources if not re.fullmatch(r"(\w+/)*\w+\.py", name)]:
             raise ValueError(f"{strange[0]!r} is no module's path")
         return json.loads(config), sources
-    except (lzma.LZMAError, ValueError) as error:
+    except (lzma.LZMAError, ValueError, RecursionError) as error:
         raise ValueError(f"the packed decoder is damaged: {error}") from None
+
+
+def code_identity(packed: bytes) -> str:
+    """SHA-256 of the canonical sources in `CodeSize.packed`, in hexadecimal, whatever the configuration."""
+    sources = unpack(packed)[1]
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+
+
+def foreign_modules(packed: bytes, root: Path = ROOT) -> list[str]:
+    """Modules of `CodeSize.packed` that the project at `root` lacks or has otherwise; layout and comments are free."""
+    same = lambda path, source: path.is_file() and canonical_source(path.read_text("utf-8")) == canonical_source(source)  # noqa: E731
+    return [name for name, source in unpack(packed)[1].items() if not same(root / name, source)]
 
 
 def reference_machine() -> dict[str, str]:
     """What the number takes for granted: interpreter, packages and hardware that run the decoder."""
+    installed = {package.name: package.version for package in importlib.metadata.distributions()}
     packages = ("torch", "deepspeed", "numpy", "sentencepiece")
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: installed[name] for name in packages if name in installed},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": torch.cuda.get_device_name() if cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
     }

@@ -16,46 +16,43 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from data.files import write_file
+from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
-from eval.code_size import measure_code, reference_machine
+from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import Config
-from train.engine import Place, connect, deepspeed_config, disconnect
+from train.engine import PINS, Place, connect, disconnect
 from train.metrics import Metrics
-from train.run import Run, RunFailed, Stopped
+from train.ranks import after_rank_0, from_rank_0
+from train.run import CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped
+
+WrapSource = Callable[[CorpusSource, Config, Place], ResumableSource]
+Finish = Callable[[Config, Place, PreparedCorpus, CodeSize, Outcome], None]
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0 done, 1 the run failed, 2 bad arguments, 128 + signal after a clean stop."""
-    rank, begun = int(os.environ.get("RANK", 0)), False
+    return exit_status(lambda: train(parse_config(__doc__ or "", arguments)))
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """What `work()` came to: 0 done, 1 it failed, 2 bad arguments, 128 + signal after a clean stop."""
+    rank = int(os.environ.get("RANK", 0))
     try:
-        config = parse_config(__doc__ or "", arguments)
-        extra = read_deepspeed_config(config.engine.deepspeed_config)
-        place = connect(config.engine.threads, config.engine.timeout_secs)
-        config = resolve(config, place)
-        with torch.device("meta"):
-            LanguageModel(config.model, vocabulary=257)
-        deepspeed_config(config, place.world_size, extra)
-        corpus = place.after_rank_0("preparation", lambda: prepare_corpus(config, place))
-        run = Run(config, place, corpus, extra)
-        begun = True
-        train(run, config, place, corpus, extra)
-        disconnect(place)
+        work()
         return 0
     except (RunFailed, OSError, ValueError) as error:
-        if begun and isinstance(error, ValueError):
-            raise  # no longer the user's
         if rank == 0:
             print(f"onepass: {error}", file=sys.stderr)
         else:
@@ -64,15 +61,49 @@ def main(arguments: list[str]) -> int:
         return 2 if isinstance(error, ValueError) else 1
     except Stopped as stop:
         if rank == 0:
-            print(f"onepass: stopped; go on with --run.dir {config.run.dir} --run.resume", file=sys.stderr)
+            print(f"onepass: {stop}", file=sys.stderr)
         return stop.status
+
+
+def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: Finish = lambda *_: None) -> None:
+    """One epoch over the corpus, from its preparation to its report.
+
+    `wrap` may put another source of tokens around the corpus; `finish` is called, on rank 0, before the report is
+    written. Raises ValueError for what is wrong with `config`, RunFailed or OSError for what goes wrong later.
+    """
+    pin(config.engine.portable)
+    extra = read_deepspeed_config(config.engine.deepspeed_config)
+    place = connect(config.engine.threads, config.engine.timeout_secs)
+    config = resolve(config, place)
+    with torch.device("meta"):
+        LanguageModel(config.model, vocabulary=257)
+    corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
+    manifest = corpus.manifest
+    lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
+    source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, manifest.sha256)
+    run = Run(config, place, corpus.tokenizer, lanes, wrap(source, config, place), extra)
+    try:
+        if place.rank == 0:
+            keep_books(run, config, place, corpus, extra, finish)
+        else:
+            run.go(None, 0.0, manifest.bytes)
+    except ValueError as error:
+        raise RuntimeError("this is no longer about the arguments") from error
+    disconnect(place)
+
+
+def pin(portable: bool) -> None:
+    """Start again with the instruction sets pinned, if they are to be and are not: PyTorch looks when it is loaded."""
+    if portable and any(os.environ.get(name) != value for name, value in PINS.items()):
+        os.environ.update(PINS)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def resolve(config: Config, place: Place) -> Config:
     """`config` with everything that was left to the machine filled in."""
     bf16 = place.device.type == "cuda"
     name = f"{Path(config.data.source).stem}-{config.model.block.replace(' ', '+')}-{config.model.width}"
-    run_dir = config.run.dir or place.from_rank_0("run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
     engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
@@ -101,11 +132,10 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
     return corpus
 
 
-def train(run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]) -> None:
-    """The run itself, its fixed terms before and its report after. Rank 0 keeps the books."""
-    if place.rank > 0:
-        run.go(None, 0.0)
-        return
+def keep_books(
+    run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any], finish: Finish
+) -> None:
+    """The run as rank 0 sees it: its fixed terms before and its report after."""
     run_dir, manifest = Path(config.run.dir), corpus.manifest
     machine = reference_machine()
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -122,7 +152,8 @@ def train(run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra:
     sizes = baselines.sizes if baselines else {}
     hparams = {section: told[section] for section in ("model", "train")}
     metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
-    outcome = run.go(metrics, length.total_bits)
+    outcome = run.go(metrics, length.total_bits, manifest.bytes)
+    finish(config, place, corpus, code, outcome)
 
     report = build_report(
         corpus={name: getattr(manifest, name) for name in ("name", "bytes", "sha256", "documents", "tokens")},

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from eval.code_size import ROOT, canonical_source, decoder_modules, measure_code, reference_machine, unpack
+from eval.code_size import (
+    ROOT,
+    canonical_source,
+    code_identity,
+    decoder_modules,
+    foreign_modules,
+    measure_code,
+    reference_machine,
+    unpack,
+)
 from train.config import Config
 
 CONFIG: dict[str, Any] = {
@@ -91,6 +100,7 @@ def project(tmp_path: Path) -> Path:
     files = {
         "train/loop.py": 'import helper  # comes from a virtual environment\nimport train.parts\nprint("noise")\n',
         "train/parts.py": '"""Words."""\nx = 1\n',
+        "train/decoding.py": "import data.tokenizer, train.loop\n",
         "train/unused.py": "x = 1\n",
         "data/tokenizer.py": "",
         "model/__init__.py": "",
@@ -119,6 +129,7 @@ EXPECTED = [
     "model/blocks/first.py",
     "model/blocks/second.py",
     "model/registry.py",
+    "train/decoding.py",
     "train/loop.py",
     "train/parts.py",
 ]
@@ -154,6 +165,9 @@ def test_a_damaged_packed_decoder_is_refused(installed: Path) -> None:
     for damaged in (packed[:-8], packed + b"\0", b"", packed[:40] + bytes([packed[40] ^ 1]) + packed[41:]):
         with pytest.raises(ValueError, match="damaged"):
             unpack(damaged)
+    deep = lzma.compress(b"[" * 200_000, format=lzma.FORMAT_ALONE)
+    with pytest.raises(ValueError, match="damaged"):
+        unpack(deep)
     with pytest.raises(ValueError, match="does not end within 10 bytes"):
         unpack(packed, limit_bytes=10)
     outside = lzma.compress(b"{}\x00../evil.py\x00x = 1\n", format=lzma.FORMAT_ALONE)
@@ -165,13 +179,27 @@ def test_the_decoder_of_a_default_run_needs_neither_reports_nor_metrics(tmp_path
     """Our own modules, from the packed stream alone: they import in an empty directory, and nothing else is ours."""
     code = measure_code(Config().to_dict())
     assert {name.split("/")[0] for name in code.modules} <= {"data", "model", "train"}
-    assert {"train/loop.py", "data/tokenizer.py", "model/registry.py"} <= set(code.modules)
+    assert {"train/loop.py", "data/coder.py", "data/tokenizer.py", "model/registry.py"} <= set(code.modules)
+    assert not {"data/archive.py", "data/encoder.py", "train/run.py"} & set(code.modules)
     for name, source in unpack(code.packed)[1].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(source)
-    program = "import train.loop, data.tokenizer, sys; print(sys.modules['train.loop'].__file__)"
+    program = "import train.decoding, sys; print(sys.modules['train.loop'].__file__)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith(str(tmp_path / "train/loop.py"))
+
+
+def test_identity_and_foreign_modules_depend_on_code_and_on_nothing_else(installed: Path) -> None:
+    packed = measure_code(CONFIG, installed).packed
+    assert foreign_modules(packed, installed) == []
+    (installed / "train/parts.py").write_text('"""Other words."""\nx  =  1  # the same\n')
+    assert foreign_modules(packed, installed) == []
+    assert code_identity(measure_code(CONFIG | {"train": {"seed": 7}}, installed).packed) == code_identity(packed)
+    (installed / "train/parts.py").write_text("x = 2\n")
+    (installed / "data/tokenizer.py").unlink()
+    assert foreign_modules(packed, installed) == ["data/tokenizer.py", "train/parts.py"]
+    (installed / "data/tokenizer.py").write_text("")
+    assert code_identity(measure_code(CONFIG, installed).packed) != code_identity(packed)
 
 
 def test_the_reference_machine_is_named() -> None:

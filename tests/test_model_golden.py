@@ -17,6 +17,7 @@ from train.config import Config, ModelConfig, TrainConfig
 from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
+from train.run import CorpusSource
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()[:8192]
@@ -46,7 +47,8 @@ def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.
     place = Place(0, 1, torch.device("cpu"))
     learner, lanes = Learner(config, 257, 256, place), Lanes(len(TEXT), 4, 32)
     ledger, tokens = Ledger(4, np.ones(257, np.int64), place), np.frombuffer(TEXT, np.uint8)
-    for _ in one_epoch(learner, lanes, lambda step: lanes.targets(step, range(4), lambda a, b: tokens[a:b]), ledger):
+    source = CorpusSource(lanes, range(4), lambda a, b: tokens[a:b], "")
+    for _ in one_epoch(learner, lanes, source, ledger):
         pass
     bits, coded_tokens, _ = ledger.totals()
     assert coded_tokens == len(TEXT)

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "train": {"train", "model", "data"},
     "eval": {"eval", "train.config", "data"},
-    "launch": {"eval", "train", "model", "data"},
+    "launch": {"eval", "train", "model", "data", "launch.train"},
 }
 FILES = [path.relative_to(ROOT) for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 

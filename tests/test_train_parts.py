@@ -1,5 +1,6 @@
 """Optimiser, schedule, ledger, configuration: small parts against numbers worked out by hand or by PyTorch."""
 
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from model.lm import LanguageModel
-from train.command_line import build_parser, parse_config, read_deepspeed_config, save_config
+from train.command_line import OWNED_KEYS, build_parser, parse_config, read_deepspeed_config, save_config
 from train.config import Config, ModelConfig, TrainConfig, from_dict
-from train.engine import OWNED_KEYS, Place, deepspeed_config
+from train.engine import Place, deepspeed_config
 from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, orthogonalise, rate_scale
 
@@ -48,9 +49,9 @@ def test_muon_treats_other_roles_as_adam_does() -> None:
 
 def test_muon_step_by_hand() -> None:
     """At the first step the look-ahead has the gradient's direction: the update is -lr times its polar factor."""
-    weight = torch.nn.Parameter(torch.zeros(4, 2))
+    weight = torch.nn.Parameter(torch.zeros(2, 4))
     muon = Muon([{"params": [weight], "role": "matrix", "lr": 0.5}], momentum=0.9, beta2=0.95, weight_decay=0.0)
-    weight.grad = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    weight.grad = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
     muon.step()
     expected = -0.5 * math.sqrt(4 / 2) * orthogonalise(weight.grad[None])[0]
     assert torch.allclose(weight, expected, atol=1e-6)
@@ -155,10 +156,12 @@ def test_every_field_is_explained_in_help() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(OWNED_KEYS))
-def test_deepspeed_keys_that_are_ours_are_refused_by_name(key: str) -> None:
+def test_deepspeed_keys_that_are_ours_are_refused_by_name(key: str, tmp_path: Path) -> None:
     head, _, tail = key.partition(".")
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({head: {tail: 1} if tail else 1}))
     with pytest.raises(ValueError, match=f"{key}.*{OWNED_KEYS[key].split()[0]}"):
-        deepspeed_config(Config(), 1, {head: {tail: 1} if tail else 1})
+        read_deepspeed_config(str(path))
 
 
 def test_a_users_deepspeed_keys_are_merged(tmp_path: Path) -> None:

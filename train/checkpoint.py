@@ -23,8 +23,13 @@ POINTER = "latest.json"
 MAX_POINTER_BYTES = 1 << 20
 
 
-def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, elapsed_secs: float, keep: int) -> None:
-    """Save the state after `step` steps and drop all but the `keep` newest checkpoints. Every rank must call it."""
+def save_checkpoint(
+    folder: Path, learner: Learner, ledger: Ledger, source: dict[str, Any], step: int, elapsed_secs: float, keep: int
+) -> None:
+    """Save the state after `step` steps, that of the token source too, and drop all but the `keep` newest checkpoints.
+
+    Every rank must call it.
+    """
     place, tag = learner.place, f"step-{step:09d}"
     if place.rank == 0:
         # Left by a run that died while saving; its parts must not mix with ours.
@@ -38,6 +43,7 @@ def save_checkpoint(folder: Path, learner: Learner, ledger: Ledger, step: int, e
         "tokens": ledger.tokens,
         "bytes": ledger.bytes,
         "rng": torch.get_rng_state(),
+        "source": source,
     }
     try:
         learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
@@ -86,14 +92,15 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
 
 
-def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float]:
-    """Put the latest checkpoint back. Returns the steps done and the seconds they took, zeros if nothing was saved yet.
+def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float, dict[str, Any]]:
+    """Put the latest checkpoint back. Returns the steps done, the seconds they took and the token source's state; zeros
+    and nothing if nothing was saved yet.
 
     Raises ValueError if the checkpoint is damaged or of another world size.
     """
     pointer, place = read_pointer(folder), learner.place
     if pointer is None:
-        return 0, 0.0
+        return 0, 0.0, {}
     if pointer["world_size"] != place.world_size:
         raise ValueError(
             f"{folder} was saved by {pointer['world_size']} ranks and this run has {place.world_size}: resume with the "
@@ -105,4 +112,4 @@ def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int
     learner.states, learner.recent = saved["states"], saved["recent"]
     ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
     torch.set_rng_state(saved["rng"].cpu())
-    return pointer["step"], pointer["elapsed_secs"]
+    return pointer["step"], pointer["elapsed_secs"], saved["source"]

@@ -1,6 +1,7 @@
 """From the command line to a checked configuration: defaults < file < dotted overrides."""
 
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,38 @@ from data.files import write_file
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 
 CONFIG_FILE = "config.yaml"
+FLAGS = ("--run.resume", "--engine.portable")
 SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "engine": EngineConfig, "run": RunConfig}
 
 
-def build_parser(description: str, default_file: Path | None = None) -> ArgumentParser:
-    """The parser of all fields of Config; `default_file` stands between the defaults and --config."""
+OWNED_KEYS = {
+    "train_batch_size": "train.lanes",
+    "train_micro_batch_size_per_gpu": "train.lanes and train.accumulation",
+    "gradient_accumulation_steps": "train.accumulation",
+    "gradient_clipping": "engine.gradient_clipping",
+    "optimizer": "train.optimizer",
+    "scheduler": "train.flat_fraction and train.final_fraction",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "zero_optimization.stage": "engine.zero_stage",
+}
+
+
+def build_parser(
+    description: str, default_file: Path | None = None, positionals: dict[str, str] | None = None
+) -> ArgumentParser:
+    """The parser of all fields of Config and of `positionals`, which are names with their help.
+
+    `default_file` stands between the defaults and --config.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     files: list[str | PathLike[str]] = [default_file] if default_file else []
     parser = ArgumentParser(description=description, default_config_files=files, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of sections data, model, train, engine and run.")
     parser.add_argument("--local_rank", type=int, default=0, help="Set by launchers; no need to give it.")
+    for name, text in (positionals or {}).items():
+        parser.add_argument(name, type=str, help=text)
     for name, kind in SECTIONS.items():
         parser.add_class_arguments(kind, name)
     return parser
@@ -31,23 +54,59 @@ def parse_config(description: str, arguments: list[str]) -> Config:
 
     Raises ValueError with one line for what is unknown, ill-typed or contradictory.
     """
-    # A bare --run.resume means true.
-    arguments = ["--run.resume=true" if a == "--run.resume" and b not in ("true", "false") else a
-                 for a, b in zip(arguments, [*arguments[1:], ""], strict=True)]  # fmt: skip
+    return parse_named(description, arguments, {}, lambda named: "")[0]
+
+
+def parse_named(
+    description: str, arguments: list[str], positionals: dict[str, str], default_dir: Callable[[dict[str, str]], str]
+) -> tuple[Config, dict[str, str]]:
+    """The same for a command with `positionals`, and their values, from which `default_dir` makes run.dir if it is not
+    given."""
+    # A bare flag means true.
+    arguments = [f"{a}=true" if a in FLAGS and b not in ("true", "false") else a
+                 for a, b in zip(arguments, [*arguments[1:], ""], strict=False)]  # fmt: skip
     try:
-        parsed = build_parser(description).parse_args(arguments)
+        parsed = build_parser(description, None, positionals).parse_args(arguments)
+        named = {name: parsed[name] for name in positionals}
+        run_dir = parsed.run.dir or default_dir(named)
         if parsed.run.resume:
-            saved = Path(parsed.run.dir) / CONFIG_FILE
-            if not parsed.run.dir or not saved.exists():
-                raise ValueError(f"run.dir {parsed.run.dir!r} holds no run to resume: give the directory of one")
-            before = to_config(build_parser(description, saved).parse_args([]))
-            parsed = build_parser(description, saved).parse_args(arguments)
+            saved = Path(run_dir) / CONFIG_FILE
+            if not run_dir or not saved.exists():
+                raise ValueError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
+            before = to_config(build_parser("", saved).parse_args([]))
+            parsed = build_parser(description, saved, positionals).parse_args(arguments)
             refuse_changes(before, to_config(parsed), saved)
         config = to_config(parsed)
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from None
+    config.run.dir = run_dir
     check(config)
-    return config
+    return config, named
+
+
+def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The configuration that an archive carries, which is not trusted, and the user's DeepSpeed keys.
+
+    Raises ValueError for what no run could have recorded.
+    """
+    try:
+        extra = values["engine"].pop("deepspeed_config")
+        parsed = build_parser("").parse_object({name: values.get(name, {}) for name in SECTIONS})
+        config = to_config(parsed)
+    except (ArgumentError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"the configuration is none: {' '.join(str(error).split())}") from None
+    check(config)
+    refuse_text(extra)
+    return config, extra
+
+
+def refuse_text(extra: Any) -> None:
+    """Raise ValueError if DeepSpeed keys hold text: it could name files, which is not for an archive to do."""
+    if isinstance(extra, dict):
+        for value in extra.values():
+            refuse_text(value)
+    elif not isinstance(extra, (bool, int, float, type(None))):
+        raise ValueError(f"engine.deepspeed_config holds {extra!r}: only numbers, true and false can be archived")
 
 
 def to_config(parsed: Namespace) -> Config:
@@ -74,7 +133,7 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The user's own DeepSpeed keys. Raises ValueError if the file cannot be read."""
+    """The user's own DeepSpeed keys. Raises ValueError if they cannot be read, or are ours to set."""
     if not path:
         return {}
     try:
@@ -83,6 +142,10 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         raise ValueError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
     if not isinstance(keys, dict):
         raise ValueError(f"engine.deepspeed_config {path} is not a JSON object")
+    stage = keys.get("zero_optimization") or {}
+    for key, ours in OWNED_KEYS.items():
+        if key in keys or (key == "zero_optimization.stage" and "stage" in stage):
+            raise ValueError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")
     return keys
 
 

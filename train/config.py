@@ -102,6 +102,9 @@ class EngineConfig:
     """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU."""
     threads: int = 0
     """CPU threads a rank; 0 shares the cores among the ranks of this host. Part of what makes bits repeatable."""
+    portable: bool = False
+    """Use only instructions that every x86-64 CPU has (sets ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA), so that
+    other CPUs can get the same bits; slower."""
     deepspeed_config: str = ""
     """A DeepSpeed JSON file that is merged in. Keys that Onepass sets itself are refused by name."""
     timeout_secs: int = 1800

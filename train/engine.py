@@ -2,11 +2,9 @@
 
 import os
 import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +12,8 @@ from torch import distributed as dist
 
 from train.config import Config
 
-Result = TypeVar("Result")
-
-OWNED_KEYS = {
-    "train_batch_size": "train.lanes",
-    "train_micro_batch_size_per_gpu": "train.lanes and train.accumulation",
-    "gradient_accumulation_steps": "train.accumulation",
-    "gradient_clipping": "engine.gradient_clipping",
-    "optimizer": "train.optimizer",
-    "scheduler": "train.flat_fraction and train.final_fraction",
-    "fp16": "engine.precision",
-    "bf16": "engine.precision",
-    "torch_autocast": "engine.precision",
-    "zero_optimization.stage": "engine.zero_stage",
-}
+# What engine.portable sets before PyTorch is loaded.
+PINS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 
 @dataclass(frozen=True)
@@ -52,41 +38,6 @@ class Place:
         out = rows.new_empty(self.world_size * len(rows), *rows.shape[1:])
         dist.all_gather_into_tensor(out, rows.contiguous())
         return out
-
-    def from_rank_0(self, name: str, value: str) -> str:
-        """Rank 0's `value`, on every rank."""
-        if self.world_size == 1:
-            return value
-        store = dist.distributed_c10d._get_default_store()
-        if self.rank == 0:
-            store.set(f"onepass/{name}", value)
-        return store.get(f"onepass/{name}").decode()
-
-    def after_rank_0(self, name: str, work: Callable[[], Result]) -> Result:
-        """`work()` on rank 0, and then, on the other ranks, which by then find it done and cached.
-
-        They wait without a collective, which would time out. Raises ChildProcessError there if rank 0 failed.
-        """
-        if self.world_size == 1:
-            return work()
-        store, key = dist.distributed_c10d._get_default_store(), f"onepass/{name}"
-        if self.rank == 0:
-            outcome = "failed"
-            try:
-                result = work()
-                outcome = "done"
-                return result
-            finally:
-                store.set(key, outcome)
-        try:
-            while not store.check([key]):
-                time.sleep(0.1)
-            outcome = store.get(key).decode()
-        except RuntimeError:
-            outcome = "failed"
-        if outcome == "failed":
-            raise ChildProcessError(f"rank 0 failed at: {name}")
-        return work()
 
 
 def connect(threads: int, timeout_secs: int) -> Place:
@@ -123,14 +74,7 @@ def connect(threads: int, timeout_secs: int) -> Place:
 
 
 def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's configuration, with a user's `extra` keys merged in.
-
-    Raises ValueError naming a key in `extra` that is ours to set.
-    """
-    stage = dict(extra.get("zero_optimization", {}))
-    for key, ours in OWNED_KEYS.items():
-        if key in extra or (key == "zero_optimization.stage" and "stage" in stage):
-            raise ValueError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")
+    """DeepSpeed's configuration, with a user's `extra` keys merged in."""
     rows = config.train.lanes // world_size // config.train.accumulation
     bf16 = config.engine.precision == "bf16"
     return {
@@ -140,7 +84,11 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": config.train.accumulation,
         "gradient_clipping": config.engine.gradient_clipping,
-        "zero_optimization": {"overlap_comm": False, **stage, "stage": config.engine.zero_stage},
+        "zero_optimization": {
+            "overlap_comm": False,
+            **extra.get("zero_optimization", {}),
+            "stage": config.engine.zero_stage,
+        },
         # Autocast keeps parameters, and so recurrences' decays, in fp32; DeepSpeed's bf16 section would cast them.
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
     }

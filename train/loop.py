@@ -1,11 +1,11 @@
 """One epoch of learning. Every token is coded with the parameters as they are before any update has seen it.
 
-Training, compressing and decompressing run this same loop; they differ in the source of tokens.
+Training, compressing and decompressing run this same loop; they differ in the source of tokens (train/decoding.py).
 Shapes: `R` lanes of this rank, `T` time, `C` tokens of context, `V` vocabulary.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,13 @@ class Learner:
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
         self.recent = torch.full((self.rows, self.model.context), start, device=place.device)
 
+    @torch.inference_mode()
+    def predict(self, recent: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
+        """The stepwise form: probabilities [R, V] of what follows `recent` [R, C], and the states after."""
+        parts = zip(recent.chunk(len(states)), states, strict=True)
+        logits, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
+        return torch.cat(logits)[:, 0].softmax(-1), states
+
     def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
         """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.
 
@@ -62,15 +69,18 @@ class Learner:
         return torch.cat(nats)
 
 
-def one_epoch(
-    learner: Learner, lanes: Lanes, source: Callable[[int], np.ndarray], ledger: Ledger, start_step: int = 0
-) -> Iterator[int]:
-    """Run the steps of the epoch from `start_step` on. `source(step)` gives this rank's targets [R, T].
+class TokenSource(Protocol):
+    """Where the loop gets its tokens from. `segment(step, learner)` gives this rank's targets [R, T] of a step."""
 
-    Yields the number of steps done, after each.
-    """
+    def segment(self, step: int, learner: Learner) -> np.ndarray: ...
+
+
+def one_epoch(
+    learner: Learner, lanes: Lanes, source: TokenSource, ledger: Ledger, start_step: int = 0
+) -> Iterator[int]:
+    """Run the steps of the epoch from `start_step` on. Yields the number of steps done, after each."""
     for step in range(start_step, lanes.steps):
-        targets = source(step)
+        targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
         nats = learner.learn(tokens, lanes.valid_tokens(step), step / lanes.steps)
         ledger.add(nats, targets)

@@ -3,20 +3,21 @@
 import math
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data.lanes import Lanes
-from data.prepare import PreparedCorpus
+from data.tokenizer import Tokenizer
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import Config
 from train.cost import Cost
 from train.engine import Place
 from train.ledger import Ledger
-from train.loop import Learner, one_epoch
+from train.loop import Learner, TokenSource, one_epoch
 from train.metrics import Metrics
 from train.progress import Progress
 
@@ -30,8 +31,8 @@ class RunFailed(Exception):
 class Stopped(Exception):
     """A clean stop on a signal: checkpointed, resumable. `status` is the exit status to give."""
 
-    def __init__(self, status: int):
-        super().__init__(status)
+    def __init__(self, status: int, run_dir: str):
+        super().__init__(f"stopped; go on with --run.dir {run_dir} --run.resume")
         self.status = status
 
 
@@ -58,23 +59,58 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
+class ResumableSource(TokenSource, Protocol):
+    """A source of tokens whose progress can be put in a checkpoint: tensors and plain values."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, step: int, state: dict[str, Any]) -> None: ...
+
+
+class CorpusSource:
+    """Training: the tokens of a prepared corpus, read with `read(start, stop)`."""
+
+    def __init__(self, lanes: Lanes, share: range, read: Callable[[int, int], np.ndarray], sha256: str):
+        self.lanes, self.share, self.read, self.sha256 = lanes, share, read, sha256
+
+    def segment(self, step: int, learner: Learner) -> np.ndarray:
+        return self.lanes.targets(step, self.share, self.read)
+
+    def state(self) -> dict[str, Any]:
+        return {"sha256": self.sha256}
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        if state["sha256"] != self.sha256:
+            raise ValueError(
+                f"the corpus had SHA-256 {state['sha256']} when the run began and has {self.sha256} now: put it back, "
+                "or start a new run"
+            )
+
+
 class Run:
-    """One run over a prepared corpus, from its start or from the latest checkpoint in config.run.dir.
+    """One run over the `lanes` of a corpus, from its start or from the latest checkpoint in config.run.dir.
 
     `extra` are the user's DeepSpeed keys. Raises ValueError on settings that do not fit the corpus or the checkpoint.
     """
 
-    def __init__(self, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any]):
-        self.config, self.place, self.corpus = config.run, place, corpus
-        tokenizer = corpus.tokenizer
-        self.lanes = Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens)
-        self.share = self.lanes.share(place.rank, place.world_size)
+    def __init__(
+        self,
+        config: Config,
+        place: Place,
+        tokenizer: Tokenizer,
+        lanes: Lanes,
+        source: ResumableSource,
+        extra: dict[str, Any],
+    ):
+        self.config, self.place, self.lanes, self.source = config.run, place, lanes, source
         self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
-        self.ledger = Ledger(len(self.share), np.array([len(piece) for piece in tokenizer.pieces]), place)
+        self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0
         if config.run.resume:
-            self.first_step, earlier_secs = load_checkpoint(self.folder, self.learner, self.ledger)
+            self.first_step, earlier_secs, state = load_checkpoint(self.folder, self.learner, self.ledger)
+            if self.first_step:
+                source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
         self.totals = self.ledger.totals()
 
@@ -83,23 +119,21 @@ class Run:
         """Corpus bytes that were already coded when this process started; None for a new run."""
         return self.totals[2] if self.config.resume else None
 
-    def source(self, step: int) -> np.ndarray:
-        return self.lanes.targets(step, self.share, self.corpus.tokens.read)
-
     def save(self, step: int) -> None:
         """Checkpoint the state after `step` steps."""
         keep = self.config.keep_checkpoints
-        save_checkpoint(self.folder, self.learner, self.ledger, step, self.cost.elapsed_secs, keep)
+        state = self.source.state()
+        save_checkpoint(self.folder, self.learner, self.ledger, state, step, self.cost.elapsed_secs, keep)
 
-    def go(self, metrics: Metrics | None, fixed_bits: float) -> Outcome:
-        """Train to the end of the epoch. `fixed_bits` are the terms that do not grow; `metrics` is rank 0's live curve.
+    def go(self, metrics: Metrics | None, fixed_bits: float, corpus_bytes: int) -> Outcome:
+        """Run to the end of the epoch. `fixed_bits` are the terms that do not grow; `metrics` is rank 0's live curve.
 
         Raises RunFailed on a loss that is no number or a ledger that disagrees with the manifest, Stopped on a signal.
         """
-        config, lanes, manifest, stop = self.config, self.lanes, self.corpus.manifest, StopRequest()
+        config, lanes, stop = self.config, self.lanes, StopRequest()
         saved = time.monotonic()
         self.cost.begin()
-        with Progress(manifest.bytes, self.totals[2], fixed_bits, shown=metrics is not None) as progress:
+        with Progress(corpus_bytes, self.totals[2], fixed_bits, shown=self.place.rank == 0) as progress:
             for done in one_epoch(self.learner, lanes, self.source, self.ledger, self.first_step):
                 last, ordered = done == lanes.steps, done == config.stop_after_steps
                 if done % config.log_steps and not last and not ordered:
@@ -111,15 +145,15 @@ class Run:
                         f"the loss stopped being a number in the {config.log_steps} steps before step {done}, after "
                         f"{before[2]:,} coded bytes. {last_good(self.folder)} Try a lower --train.matrix_lr."
                     )
+                tokens_per_sec = self.cost.tokens_per_sec(tokens - before[1])
+                progress.show(bits, coded_bytes, tokens_per_sec)
                 if metrics:
-                    tokens_per_sec = self.cost.tokens_per_sec(tokens - before[1])
                     scalars = {
                         "optim/learning_rate": self.learner.engine.optimizer.param_groups[0]["lr"],
                         "cost/tokens_per_sec": tokens_per_sec,
                     }
                     bits_per_byte_now = (bits - before[0]) / max(coded_bytes - before[2], 1)
                     metrics.record(done, coded_bytes, tokens, bits, bits_per_byte_now, scalars)
-                    progress.show(bits, coded_bytes, tokens_per_sec)
                 # All ranks decide alike, or one would save while another goes on.
                 late = self.place.rank == 0 and time.monotonic() - saved > config.checkpoint_secs
                 signals, due = self.place.sum([stop.signal, late])
@@ -130,12 +164,12 @@ class Run:
                     self.save(done)
                     saved = time.monotonic()
                 if stopping:
-                    raise Stopped(128 + stop.signal if stop.signal else 0)
+                    raise Stopped(128 + stop.signal if stop.signal else 0, config.dir)
         bits, tokens, coded_bytes = self.totals
-        if (tokens, coded_bytes) != (manifest.tokens, manifest.bytes):
+        if (tokens, coded_bytes) != (lanes.tokens, corpus_bytes):
             raise RunFailed(
-                f"the ledger holds {tokens:,} tokens and {coded_bytes:,} bytes, the manifest {manifest.tokens:,} and "
-                f"{manifest.bytes:,}: the epoch was not exact and its number means nothing"
+                f"the ledger holds {tokens:,} tokens and {coded_bytes:,} bytes, the manifest {lanes.tokens:,} and "
+                f"{corpus_bytes:,}: the epoch was not exact and its number means nothing"
             )
         return Outcome(bits, tokens, coded_bytes, self.cost.summary())
 

@@ -1,0 +1,120 @@
+"""Compress a file: train over it for one epoch and write the archive whose size is the description length.
+
+deepspeed launch/compress.py FILE ARCHIVE                   launch/decompress.py ARCHIVE FILE brings it back
+deepspeed launch/compress.py FILE ARCHIVE --run.resume      go on after a kill
+
+Every option of launch/train.py works here too.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+
+import shutil
+from collections.abc import Iterator
+
+from data.archive import end_content, header_content, open_archive, stored_frames, write_archive
+from data.documents import Source, open_source
+from data.prepare import PreparedCorpus
+from eval.archive_info import info
+from eval.code_size import CodeSize, code_identity, reference_machine
+from launch.train import exit_status, train
+from train.command_line import parse_named, read_deepspeed_config, refuse_text
+from train.config import Config
+from train.encoding import BLOCK_STEPS, EncodingSource, block_file
+from train.engine import PINS, Place
+from train.run import CHECKPOINTS, CorpusSource, Outcome
+
+POSITIONALS = {
+    "file": "What to compress, byte for byte: a file, a folder or glob of documents, or else a data.source.",
+    "archive": "Where to write the archive; must not exist. The run's report goes to run.dir, by default ARCHIVE.run.",
+}
+BLOCKS = "blocks"
+# The code term alone is larger, so no model can help.
+SURELY_STORED_BYTES = 8192
+
+
+def main(arguments: list[str]) -> int:
+    return exit_status(lambda: compress(*parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)))
+
+
+def default_dir(named: dict[str, str]) -> str:
+    return named["archive"] + ".run"
+
+
+def compress(config: Config, named: dict[str, str]) -> None:
+    """Raises ValueError for what is wrong with the arguments, RunFailed or OSError for what goes wrong later."""
+    file, archive = Path(named["file"]).expanduser(), Path(named["archive"])
+    data_source = f"raw:{file.absolute()}" if file.exists() else named["file"]
+    if config.run.resume and config.data.source != data_source:
+        raise ValueError(f"{config.run.dir} compresses {config.data.source}, not {data_source}: name that one")
+    config.data.source = data_source
+    refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
+    if archive.exists():
+        raise ValueError(f"{archive} exists: name another archive, or remove it")
+    source = open_source(data_source, config.data.field, config.data.split)
+    if (source.expected_bytes or SURELY_STORED_BYTES + 1) <= SURELY_STORED_BYTES or source.expected_bytes == 0:
+        if int(os.environ.get("RANK", 0)) == 0:
+            store(source, archive)
+        return
+
+    def wrap(corpus: CorpusSource, config: Config, place: Place) -> EncodingSource:
+        return EncodingSource(corpus, Path(config.run.dir) / BLOCKS, place)
+
+    def finish(config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome) -> None:
+        run_dir = Path(config.run.dir)
+        write_archive(archive, coded_frames(config, place, corpus, code, outcome))
+        raw_bytes = corpus.manifest.bytes
+        if archive.stat().st_size > raw_bytes:
+            archive.unlink()
+            store(corpus.source, archive)
+        else:
+            print(info(open_archive(archive)) + "\n")
+        for done in (CHECKPOINTS, BLOCKS):
+            shutil.rmtree(run_dir / done, ignore_errors=True)
+
+    train(config, wrap, finish)
+
+
+def coded_frames(
+    config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome
+) -> Iterator[tuple[bytes, bytes]]:
+    """The frames of the archive of a finished run."""
+    manifest, folder = corpus.manifest, Path(config.run.dir) / BLOCKS
+    header = {
+        "method": "model",
+        "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
+        "tokenizer": corpus.tokenizer.kind,
+        "lanes": config.train.lanes,
+        "segment_tokens": config.train.segment_tokens,
+        "block_steps": BLOCK_STEPS,
+        "world_size": place.world_size,
+        "threads": config.engine.threads,
+        "machine": reference_machine(),
+        "pins": {name: os.environ[name] for name in PINS if name in os.environ},
+        "code": code_identity(code.packed),
+    }
+    yield b"H", header_content(header)
+    yield b"T", corpus.tokenizer.encoding
+    yield b"P", code.packed
+    steps = outcome.cost["optimizer_steps"]
+    for block in range(-(-steps // BLOCK_STEPS)):
+        yield b"B", block_file(folder, block).read_bytes()
+    yield b"E", end_content(manifest.sha256, outcome.data_bits)
+
+
+def store(source: Source, archive: Path) -> None:
+    """Write an archive that holds the documents as they are."""
+    chunks = [(len(chunk), ends) for chunk, ends in source.chunks()]
+    counts = {"bytes": sum(length for length, _ in chunks), "documents": sum(ends for _, ends in chunks), "tokens": 0}
+    header = {"method": "stored", "corpus": {"name": source.name, **counts}}
+    write_archive(archive, stored_frames(header, source.chunks()))
+    print("no model makes a shorter description than the corpus itself: stored as it is\n")
+    print(info(open_archive(archive)) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

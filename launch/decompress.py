@@ -1,0 +1,187 @@
+"""Decompress an archive: re-run the training that wrote it, decoding each token before it is learned from.
+
+python launch/decompress.py ARCHIVE FILE                    as many ranks as wrote it: deepspeed --num_accelerators N
+python launch/decompress.py ARCHIVE FILE --resume           go on after a kill
+python launch/decompress.py ARCHIVE --info                  what the archive holds, and what its size is made of
+
+The archive is verified from its first byte to its last before any work. Several documents become numbered files in the
+folder FILE. Progress is kept in FILE.partial until FILE is whole.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+
+from data.archive import Archive, documents_of, open_archive
+from data.output import write_documents
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 damaged or not decodable here, 2 bad arguments, 128 + signal after a stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="what launch/compress.py wrote")
+    parser.add_argument("file", type=Path, nargs="?", help="where the corpus goes; must not exist")
+    parser.add_argument("--info", action="store_true", help="print what the archive holds, and stop")
+    parser.add_argument("--joined", action="store_true", help="write several documents one after the other in one file")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in FILE.partial")
+    parser.add_argument("--embedded", action="store_true", help="run the code that is in the archive, in a fresh "
+                        "interpreter, instead of the installed project; only for archives that you trust")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="CPU threads a rank; must be what the archive was written with")
+    parser.add_argument("--checkpoint_secs", type=float, default=600.0, help="seconds between checkpoints")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        archive = open_archive(options.archive)
+        if options.info:
+            from eval.archive_info import info
+
+            print(info(archive))
+            return 0
+        if options.file is None:
+            parser.error("FILE is missing: say where the corpus is to go, or ask for --info")
+        if options.file.exists():
+            parser.error(f"{options.file} exists: name another file, or remove it")
+        if archive.header["method"] == "stored":
+            if rank == 0:
+                write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
+                tell(archive, options.file)
+            return 0
+        return rerun(archive, options)
+    except (OSError, ValueError) as error:
+        if rank == 0:
+            print(f"onepass: {error}", file=sys.stderr)
+        return 1
+
+
+def rerun(archive: Archive, options: argparse.Namespace) -> int:
+    """Decode by training again. Raises ValueError or OSError for what is wrong with the archive or the machine."""
+    header = archive.header
+    if header["method"] == "fixed":
+        raise ValueError(f"{archive.path} was written with a fixed model: give it to launch/evaluate.py decode")
+    refuse_other_world(header, options.threads)
+    # Before PyTorch is loaded, which looks at them just then.
+    os.environ.update(header["pins"])
+    from eval.code_size import foreign_modules, unpack
+
+    refuse_other_machine(header)
+    if options.embedded:
+        return run_embedded(unpack(archive.program)[1], options)
+    if foreign := foreign_modules(archive.program):
+        raise ValueError(
+            f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
+            "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
+        )
+    return rerun_installed(archive, options)
+
+
+def refuse_other_world(header: dict, threads: int | None) -> None:
+    """Raise ValueError unless this process was started as those were that wrote the archive."""
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size != header["world_size"]:
+        wanted = f"deepspeed --num_accelerators {header['world_size']} launch/decompress.py"
+        raise ValueError(
+            f"the archive was written by {header['world_size']} ranks and this is a run of {world_size}: start {wanted}"
+        )
+    if threads not in (None, header["threads"]):
+        raise ValueError(
+            f"the archive was written with {header['threads']} threads a rank and --threads is {threads}: the order of "
+            "sums, and so every bit, depends on it; leave it out"
+        )
+    for name, value in header["pins"].items():
+        if os.environ.get(name, value) != value:
+            raise ValueError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
+
+
+def refuse_other_machine(header: dict) -> None:
+    """Raise ValueError unless PyTorch and the processor are those that wrote the archive."""
+    from eval.code_size import reference_machine
+
+    machine = reference_machine()
+    for name, value in header["machine"].items():
+        found = machine.get(name, "missing")
+        if value == found:
+            continue
+        if name in ("torch", "system", "processor"):
+            remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
+            raise ValueError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
+
+
+def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
+    """Run the decoder that the archive carries, in a fresh interpreter that sees nothing of the installed project."""
+    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
+        for name, source in sources.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source, encoding="utf-8")
+        paths = [str(path.absolute()) for path in (options.archive, options.file)]
+        command = [sys.executable, "-m", "train.decoding", *paths]
+        return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+def rerun_installed(archive: Archive, options: argparse.Namespace) -> int:
+    from data.lanes import Lanes
+    from data.output import token_chunks
+    from data.tokenizer import load_tokenizer
+    from eval.code_size import unpack
+    from train.command_line import recorded_config
+    from train.config import RunConfig
+    from train.engine import connect, disconnect
+    from train.restoring import RestorableDecoding
+    from train.run import Run, RunFailed, Stopped
+
+    header, corpus = archive.header, archive.header["corpus"]
+    partial = options.file.with_name(options.file.name + ".partial")
+    if partial.exists() and not options.resume:
+        raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
+    config, extra = recorded_config(unpack(archive.program)[0])
+    if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
+        raise ValueError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
+    config.run = RunConfig(str(partial), options.resume, options.checkpoint_secs)
+    tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
+    place = connect(header["threads"], config.engine.timeout_secs)
+    lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
+    source = RestorableDecoding(archive, lanes, place, partial / "tokens")
+    try:
+        run = Run(config, place, tokenizer, lanes, source, extra)
+        fixed_bytes = options.archive.stat().st_size - archive.part_bytes["payload"]
+        run.go(None, 8 * fixed_bytes, corpus["bytes"])
+    except RunFailed as error:
+        raise ValueError(f"{archive.path}: {error}") from error
+    except Stopped as stop:
+        if place.rank == 0:
+            print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
+        return stop.status
+    if place.rank == 0:
+        chunks = token_chunks(source.tokens, tokenizer)
+        write_documents(chunks, options.file, single(archive, options.joined), archive.sha256)
+        shutil.rmtree(partial)
+        tell(archive, options.file)
+    disconnect(place)
+    return 0
+
+
+def single(archive: Archive, joined: bool) -> bool:
+    """Whether the output is one file."""
+    return joined or archive.header["corpus"]["documents"] == 1
+
+
+def tell(archive: Archive, file: Path) -> None:
+    corpus = archive.header["corpus"]
+    print(
+        f"{file}: {corpus['bytes']:,} bytes, documents: {corpus['documents']:,}, SHA-256 {archive.sha256} as archived"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

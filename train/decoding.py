@@ -1,0 +1,111 @@
+"""Decompressing: the loop of training, fed by a decoder. Both directions predict here, so they cannot drift apart.
+
+A decoder knows only the tokens so far, and a parallel forward pass over T tokens is not bit-identical to T single ones.
+So sender and receiver take their probabilities from the stepwise form, one token of all lanes at a time, and then run
+the same update on the finished segment.
+
+This file is also a program, `python -m train.decoding ARCHIVE OUTPUT`: it is what the code term of a description length
+is about, and an archive carries it along.
+
+Shapes: `R` lanes of this rank, `T` time, `V` vocabulary.
+"""
+
+import json
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.coder import Decoder, cumulative
+from data.frames import rank_payload, read_frames, read_header
+from data.lanes import Lanes
+from data.output import token_chunks, write_documents
+from data.tokenizer import load_tokenizer
+from train.config import Config, from_dict
+from train.engine import connect, disconnect
+from train.ledger import Ledger
+from train.loop import Learner, one_epoch
+
+Code = Callable[[np.ndarray, int], np.ndarray]
+
+
+def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: Code) -> np.ndarray:
+    """Targets [R, T] of a step. `code(bounds, t)` writes or reads the tokens at time t of the lanes that have one, as
+    symbols with these shares [rows, V + 1] of the coder's number."""
+    start, stop = lanes.segment(step)
+    targets = np.full((len(share), stop - start), -1)
+    recent, states = learner.recent, learner.states
+    for time in range(stop - start):
+        probabilities, states = learner.predict(recent, states)
+        rows = sum(lane * lanes.lane_tokens + start + time < lanes.tokens for lane in share)
+        targets[:rows, time] = code(cumulative(probabilities[:rows].numpy(force=True)), time)
+        following = torch.from_numpy(targets[:, time:][:, :1]).to(recent.device)
+        recent = torch.cat([recent[:, 1:], following.clamp(min=0)], 1)
+    return targets
+
+
+class Decoding:
+    """A token source that decodes `payloads`, one a block of `block_steps`. Rank 0 collects all ranks' tokens.
+
+    Raises ValueError where the tokens are not those that were encoded.
+    """
+
+    def __init__(self, lanes: Lanes, share: range, block_steps: int, payloads: Iterator[bytes], tokens: np.ndarray):
+        self.lanes, self.share, self.block_steps = lanes, share, block_steps
+        self.payloads, self.tokens, self.check = payloads, tokens, 0
+
+    def segment(self, step: int, learner: Learner) -> np.ndarray:
+        if step % self.block_steps == 0:
+            self.decoder, self.check = Decoder(next(self.payloads)), 0
+        targets = code_segment(step, learner, self.lanes, self.share, lambda bounds, _: self.decoder.decode(bounds))
+        self.check = zlib.crc32(targets.data, self.check)
+        ends = (step + 1) % self.block_steps == 0 or step + 1 == self.lanes.steps
+        # All ranks stop, or one would wait for the others.
+        if ends and learner.place.sum([self.decoder.state != self.check])[0]:
+            raise ValueError(f"block {step // self.block_steps} decodes to other tokens than were encoded")
+        everything = learner.place.gather(torch.from_numpy(targets).to(learner.place.device))
+        if learner.place.rank == 0:
+            for lane, row in enumerate(everything.numpy(force=True)):
+                first, stop = self.lanes.span(step, lane)
+                self.tokens[first:stop] = row[: stop - first]
+        return targets
+
+
+def told(program: bytes) -> tuple[Config, dict[str, Any]]:
+    """The configuration that a packed decoder begins with, and the user's DeepSpeed keys."""
+    values = json.loads(lzma.decompress(program).split(b"\0")[0])
+    extra = values["engine"].pop("deepspeed_config")
+    return from_dict({**values, "engine": {**values["engine"], "deepspeed_config": ""}}), extra
+
+
+def main(archive: str, output: str) -> None:
+    """Decode `archive` into `output`: a file, or a folder if there are several documents."""
+    with Path(archive).open("rb") as file:
+        frames = read_frames(file)
+        header = read_header(next(frames)[1])
+        tokenizer = load_tokenizer(header["tokenizer"], next(frames)[1])
+        config, extra = told(next(frames)[1])
+        place = connect(header["threads"], config.engine.timeout_secs)
+        learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
+        lanes = Lanes(header["corpus"]["tokens"], config.train.lanes, config.train.segment_tokens)
+        ledger = Ledger(learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
+        tokens = np.empty(lanes.tokens, np.uint32)
+        payloads = (rank_payload(content, place.rank) for _, content in frames)
+        source = Decoding(lanes, lanes.share(place.rank, place.world_size), header["block_steps"], payloads, tokens)
+        for step in one_epoch(learner, lanes, source, ledger):
+            if place.rank == 0:
+                print(f"\rstep {step:,} of {lanes.steps:,}", end="", file=sys.stderr)
+        *_, (_, end) = frames
+    if place.rank == 0:
+        single = header["corpus"]["documents"] == 1
+        write_documents(token_chunks(tokens, tokenizer), Path(output), single, end[:32].hex())
+    disconnect(place)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
