@@ -1,6 +1,7 @@
 """An archive's header: canonical JSON, deflated, read back as untrusted input."""
 
 import json
+import os
 import re
 import zlib
 from typing import Any
@@ -9,6 +10,9 @@ from data.lanes import Lanes
 
 MAX_HEADER_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 20
+
+# Environment variables that pin instruction sets, as engine.portable sets them.
+PINS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 # What a header holds: `str` is any text, `dict` an object of texts, a range its integers, a pattern its texts.
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -30,6 +34,11 @@ _METHODS = {
     "fixed": {"method": str, **_CODED, "code": re.compile(""), "model": _SHA256},
     "stored": {"method": str, "corpus": _CORPUS | {"tokens": range(1)}},
 }
+
+
+def current_pins() -> dict[str, str]:
+    """The pins of this process."""
+    return {name: os.environ[name] for name in PINS if name in os.environ}
 
 
 def block_count(header: dict[str, Any]) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from data.archive import end_content, header_content, open_archive, stored_frames, write_archive
 from data.documents import Source, open_source
+from data.header import current_pins
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
 from eval.code_size import CodeSize, code_identity, reference_machine
@@ -25,7 +26,7 @@ from launch.train import exit_status, train
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.encoding import BLOCK_STEPS, EncodingSource, block_file
-from train.engine import PINS, Place
+from train.engine import Place
 from train.run import CHECKPOINTS, CorpusSource, Outcome
 
 POSITIONALS = {
@@ -94,7 +95,7 @@ def coded_frames(
         "world_size": place.world_size,
         "threads": config.engine.threads,
         "machine": reference_machine(),
-        "pins": {name: os.environ[name] for name in PINS if name in os.environ},
+        "pins": current_pins(),
         "code": code_identity(code.packed),
     }
     yield b"H", header_content(header)

@@ -16,11 +16,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
 
 import argparse
-import shutil
+import signal
 import subprocess
 import tempfile
 
 from data.archive import Archive, documents_of, open_archive
+from data.header import PINS
 from data.output import write_documents
 
 
@@ -48,6 +49,8 @@ def main(arguments: list[str]) -> int:
             return 0
         if options.file is None:
             parser.error("FILE is missing: say where the corpus is to go, or ask for --info")
+        if options.embedded and (options.joined or options.resume):
+            parser.error("--embedded runs the archive's own code, which knows neither --joined nor --resume")
         if options.file.exists():
             parser.error(f"{options.file} exists: name another file, or remove it")
         if archive.header["method"] == "stored":
@@ -74,13 +77,23 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
     refuse_other_machine(header)
     if options.embedded:
-        return run_embedded(unpack(archive.program)[1], options)
+        status = run_embedded(unpack(archive.program)[1], options)
+        if status == 0 and int(os.environ.get("RANK", 0)) == 0:
+            tell(archive, options.file)
+        return status
     if foreign := foreign_modules(archive.program):
         raise ValueError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
             "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
         )
-    return rerun_installed(archive, options)
+    # Here, because it imports PyTorch.
+    from launch.rerun import rerun_installed
+
+    single_file = single(archive, options.joined)
+    status = rerun_installed(archive, options.file, single_file, options.resume, options.checkpoint_secs)
+    if status == 0 and int(os.environ.get("RANK", 0)) == 0:
+        tell(archive, options.file)
+    return status
 
 
 def refuse_other_world(header: dict, threads: int | None) -> None:
@@ -97,6 +110,8 @@ def refuse_other_world(header: dict, threads: int | None) -> None:
             "sums, and so every bit, depends on it; leave it out"
         )
     for name, value in header["pins"].items():
+        if name not in PINS:
+            raise ValueError(f"the archive wants {name} set in the environment, which pins no instruction set")
         if os.environ.get(name, value) != value:
             raise ValueError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
 
@@ -106,14 +121,12 @@ def refuse_other_machine(header: dict) -> None:
     from eval.code_size import reference_machine
 
     machine = reference_machine()
-    for name, value in header["machine"].items():
-        found = machine.get(name, "missing")
-        if value == found:
-            continue
-        if name in ("torch", "system", "processor"):
+    for name in ("torch", "system", "processor", "deepspeed", "numpy", "python"):
+        value, found = header["machine"].get(name, "unknown"), machine.get(name, "missing")
+        if value != found and name in ("torch", "system", "processor"):
             remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
             raise ValueError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
-        if int(os.environ.get("RANK", 0)) == 0:
+        if value != found and int(os.environ.get("RANK", 0)) == 0:
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 
 
@@ -126,49 +139,9 @@ def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
             path.write_text(source, encoding="utf-8")
         paths = [str(path.absolute()) for path in (options.archive, options.file)]
         command = [sys.executable, "-m", "train.decoding", *paths]
+        # Leaving by an exception ends the interpreter that was started, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return subprocess.run(command, cwd=folder, check=False).returncode
-
-
-def rerun_installed(archive: Archive, options: argparse.Namespace) -> int:
-    from data.lanes import Lanes
-    from data.output import token_chunks
-    from data.tokenizer import load_tokenizer
-    from eval.code_size import unpack
-    from train.command_line import recorded_config
-    from train.config import RunConfig
-    from train.engine import connect, disconnect
-    from train.restoring import RestorableDecoding
-    from train.run import Run, RunFailed, Stopped
-
-    header, corpus = archive.header, archive.header["corpus"]
-    partial = options.file.with_name(options.file.name + ".partial")
-    if partial.exists() and not options.resume:
-        raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
-    config, extra = recorded_config(unpack(archive.program)[0])
-    if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
-        raise ValueError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
-    config.run = RunConfig(str(partial), options.resume, options.checkpoint_secs)
-    tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
-    place = connect(header["threads"], config.engine.timeout_secs)
-    lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
-    source = RestorableDecoding(archive, lanes, place, partial / "tokens")
-    try:
-        run = Run(config, place, tokenizer, lanes, source, extra)
-        fixed_bytes = options.archive.stat().st_size - archive.part_bytes["payload"]
-        run.go(None, 8 * fixed_bytes, corpus["bytes"])
-    except RunFailed as error:
-        raise ValueError(f"{archive.path}: {error}") from error
-    except Stopped as stop:
-        if place.rank == 0:
-            print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
-        return stop.status
-    if place.rank == 0:
-        chunks = token_chunks(source.tokens, tokenizer)
-        write_documents(chunks, options.file, single(archive, options.joined), archive.sha256)
-        shutil.rmtree(partial)
-        tell(archive, options.file)
-    disconnect(place)
-    return 0
 
 
 def single(archive: Archive, joined: bool) -> bool:

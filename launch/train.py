@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from data.files import write_file
+from data.header import PINS
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
@@ -33,7 +34,8 @@ from eval.tables import terminal_table
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import Config
-from train.engine import PINS, Place, connect, disconnect
+from train.engine import Place, connect, disconnect
+from train.frozen import TOKENIZER_FILE
 from train.metrics import Metrics
 from train.ranks import after_rank_0, from_rank_0
 from train.run import CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped
@@ -141,6 +143,7 @@ def keep_books(
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG_FILE)
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
+    write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
     told = config.to_dict()
     told["engine"]["deepspeed_config"] = extra
     code = measure_code(told)

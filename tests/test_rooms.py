@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "train": {"train", "model", "data"},
     "eval": {"eval", "train.config", "data"},
-    "launch": {"eval", "train", "model", "data", "launch.train"},
+    "launch": {"eval", "train", "model", "data", "launch"},
 }
 FILES = [path.relative_to(ROOT) for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 
@@ -41,7 +41,7 @@ def test_imports_point_one_way(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_heavy_packages_stay_in_their_rooms(file: Path) -> None:
     tops = {name.split(".")[0] for name in imported(ROOT / file)}
-    assert "deepspeed" not in tops or file == Path("train/engine.py")
+    assert "deepspeed" not in tops or file in (Path("train/engine.py"), Path("train/saved_engine.py"))
     assert "torch" not in tops or file.parts[0] != "data"
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import distributed as dist
 
 from data.files import file_sha256, write_file
-from train.engine import load_engine
 from train.ledger import Ledger
 from train.loop import Learner
+from train.saved_engine import load_engine, load_saved
 
 POINTER = "latest.json"
 MAX_POINTER_BYTES = 1 << 20
@@ -90,6 +90,18 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
+
+
+def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The model's tensors as the latest checkpoint has them, without optimiser or engine.
+
+    Raises ValueError if there is none, or it is damaged.
+    """
+    pointer = read_pointer(folder)
+    if pointer is None:
+        raise ValueError(f"{folder} holds no checkpoint: the run needs run.checkpoint_secs above 0")
+    path = folder / pointer["tag"] / "mp_rank_00_model_states.pt"
+    return load_saved(str(path))["module"]
 
 
 def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float, dict[str, Any]]:

@@ -73,7 +73,7 @@ def parse_named(
             saved = Path(run_dir) / CONFIG_FILE
             if not run_dir or not saved.exists():
                 raise ValueError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
-            before = to_config(build_parser("", saved).parse_args([]))
+            before = load_config(saved)
             parsed = build_parser(description, saved, positionals).parse_args(arguments)
             refuse_changes(before, to_config(parsed), saved)
         config = to_config(parsed)
@@ -125,6 +125,14 @@ def refuse_changes(before: Config, after: Config, saved: Path) -> None:
                 )
 
 
+def load_config(path: Path) -> Config:
+    """The configuration that save_config wrote. Raises ValueError if it is not one."""
+    try:
+        return to_config(build_parser("", path).parse_args([]))
+    except ArgumentError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration, to be read by --config or by resuming."""
     parser = build_parser("")
@@ -162,6 +170,8 @@ def check(config: Config) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
+    if model.depth > 4096 or model.width > 1 << 20:
+        raise ValueError(f"model.depth {model.depth} and model.width {model.width}: take at most 4,096 and 1,048,576")
     if any(order < 1 for order in model.ngram_orders) or len(set(model.ngram_orders)) < len(model.ngram_orders):
         raise ValueError(f"model.ngram_orders {model.ngram_orders} must be different numbers, 1 or more")
     if not 0 <= model.ngram_rows_log2 <= 30:

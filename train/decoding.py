@@ -99,7 +99,7 @@ def main(archive: str, output: str) -> None:
         source = Decoding(lanes, lanes.share(place.rank, place.world_size), header["block_steps"], payloads, tokens)
         for step in one_epoch(learner, lanes, source, ledger):
             if place.rank == 0:
-                print(f"\rstep {step:,} of {lanes.steps:,}", end="", file=sys.stderr)
+                print(f"step {step:,} of {lanes.steps:,}", end="\r", file=sys.stderr)
         *_, (_, end) = frames
     if place.rank == 0:
         single = header["corpus"]["documents"] == 1

@@ -1,4 +1,4 @@
-"""Ranks, devices and DeepSpeed: the only file that imports it, and where device-specific lines live."""
+"""Ranks, devices and DeepSpeed (else only train/saved_engine.py imports it), and where device-specific lines live."""
 
 import os
 import socket
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from train.config import Config
-
-# What engine.portable sets before PyTorch is loaded.
-PINS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 
 @dataclass(frozen=True)
@@ -99,21 +96,6 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
     import deepspeed
 
     return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
-
-
-def load_engine(engine: Any, folder: str, tag: str) -> None:
-    """Put back what `engine.save_checkpoint(folder, tag)` saved, unpickling nothing but tensors and plain values."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    # DeepSpeed would let a checkpoint run code; PyTorch heeds this variable over what a caller asks for.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-        loaded, _ = engine.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
-    if loaded is None:
-        # DeepSpeed only warns, and would train from the start.
-        raise ValueError(f"DeepSpeed found no checkpoint {tag} in {folder}")
 
 
 def disconnect(place: Place) -> None:

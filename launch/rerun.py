@@ -1,0 +1,70 @@
+"""What launch/decompress.py does with an archive that is sound: the training, run again, with the installed project."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from data.archive import Archive
+from data.lanes import Lanes
+from data.output import token_chunks, write_documents
+from data.tokenizer import load_tokenizer
+from eval.code_size import unpack
+from model.lm import LanguageModel
+from train.command_line import recorded_config
+from train.config import ModelConfig, RunConfig
+from train.engine import connect, disconnect
+from train.restoring import RestorableDecoding
+from train.run import Run, RunFailed, Stopped
+
+
+def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, checkpoint_secs: float) -> int:
+    """Decode `archive` into `file`, or its folder. Returns the exit status.
+
+    Raises ValueError for what is wrong with the archive, or if it does not decode on this machine.
+    """
+    header, corpus = archive.header, archive.header["corpus"]
+    partial = file.with_name(file.name + ".partial")
+    if partial.exists() and not resume:
+        raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
+    config, extra = recorded_config(unpack(archive.program)[0])
+    if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
+        raise ValueError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
+    config.run = RunConfig(str(partial), resume, checkpoint_secs)
+    try:
+        tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
+    except IndexError:
+        raise ValueError(f"{archive.path}: the tokenizer's encoding is none") from None
+    refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
+    place = connect(header["threads"], config.engine.timeout_secs)
+    lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
+    source = RestorableDecoding(archive, lanes, place, partial / "tokens")
+    try:
+        run = Run(config, place, tokenizer, lanes, source, extra)
+        fixed_bytes = archive.path.stat().st_size - archive.part_bytes["payload"]
+        run.go(None, 8 * fixed_bytes, corpus["bytes"])
+    except RunFailed as error:
+        raise ValueError(f"{archive.path}: {error}") from error
+    except Stopped as stop:
+        if place.rank == 0:
+            print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
+        return stop.status
+    if place.rank == 0:
+        write_documents(token_chunks(source.tokens, tokenizer), file, single, archive.sha256)
+        shutil.rmtree(partial)
+    disconnect(place)
+    return 0
+
+
+def refuse_giant(config: ModelConfig, vocabulary: int, lanes: int) -> None:
+    """Raise ValueError if the model does not fit into this machine's memory: whoever wrote the archive chose it."""
+    with torch.device("meta"):
+        model = LanguageModel(config, vocabulary)
+        tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(lanes))]
+    needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed_bytes > memory_bytes:
+        raise ValueError(f"the model takes {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of memory")

@@ -1,0 +1,72 @@
+"""A finished model that learns no more, behind the interface of the one that does: the loop codes with it as it is."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.shards import MAX_ENCODING_BYTES
+from data.tokenizer import Tokenizer, load_tokenizer
+from model.lm import LanguageModel
+from train.checkpoint import checkpoint_tensors
+from train.command_line import CONFIG_FILE, load_config
+from train.config import Config
+from train.engine import Place
+from train.loop import Learner
+from train.run import CHECKPOINTS
+
+TOKENIZER_FILE = "tokenizer.bin"
+
+
+class FrozenLearner(Learner):
+    """A Learner whose parameters and n-gram tables stay as they are; only the state of its lanes moves on."""
+
+    def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
+        self.config, self.place, self.rows = config.train, place, lanes
+        self.model = self.engine = model.to(place.device)
+        self.states = [model.init_state(lanes)]
+        self.recent = torch.full((lanes, model.context), start, device=place.device)
+
+    @torch.no_grad()
+    def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
+        """Nats [R, T] of targets [R, T], by the parallel form."""
+        history = torch.cat([self.recent, targets.clamp(min=0)], 1)
+        self.recent = history[:, -self.model.context :]
+        logits, self.states[0] = self.model(history[:, :-1], self.states[0])
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+        return nats.view_as(targets)
+
+
+def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
+    """The model of a run as its latest checkpoint has it, with its configuration and tokenizer.
+
+    Raises ValueError if the directory does not hold them, or something in it is damaged.
+    """
+    path = run_dir / TOKENIZER_FILE
+    if not (run_dir / CONFIG_FILE).exists() or not path.exists():
+        raise ValueError(f"{run_dir} holds no run: give the run.dir of one that launch/train.py finished")
+    if path.stat().st_size > MAX_ENCODING_BYTES:
+        raise ValueError(f"{path} is larger than any tokenizer")
+    config = load_config(run_dir / CONFIG_FILE)
+    tokenizer = load_tokenizer(config.data.tokenizer, path.read_bytes())
+    model = LanguageModel(config.model, tokenizer.vocabulary)
+    tensors = checkpoint_tensors(run_dir / CHECKPOINTS)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"the checkpoint in {run_dir} does not hold the whole model ({reason}); under ZeRO stage 3 it is in pieces"
+        ) from None
+    return config, model, tokenizer
+
+
+def model_identity(model: LanguageModel) -> str:
+    """SHA-256 of a model's parameters and tables, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

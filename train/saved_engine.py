@@ -1,0 +1,31 @@
+"""What DeepSpeed saved, read back. A decoder needs none of it, and would be charged for it in train/engine.py."""
+
+import os
+from typing import Any
+
+import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+
+
+def load_engine(engine: Any, folder: str, tag: str) -> None:
+    """Put back what `engine.save_checkpoint(folder, tag)` saved, unpickling nothing but tensors and plain values."""
+    # DeepSpeed would let a checkpoint run code; PyTorch heeds this variable over what a caller asks for.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    with plain_values():
+        loaded, _ = engine.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
+    if loaded is None:
+        # DeepSpeed only warns, and would train from the start.
+        raise ValueError(f"DeepSpeed found no checkpoint {tag} in {folder}")
+
+
+def plain_values() -> Any:
+    """A context in which DeepSpeed's few harmless types may be unpickled too."""
+    return torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+
+
+def load_saved(path: str) -> dict[str, Any]:
+    """One file of a DeepSpeed checkpoint, on the CPU."""
+    with plain_values():
+        return torch.load(path, map_location="cpu", weights_only=True)
