@@ -1,11 +1,10 @@
 """The code term: how many bytes the program takes that turns the coded data back into the corpus.
 
 Charged are the project modules that a decoder of the run imports, found by importing them in a fresh interpreter, and
-the configuration that the decoder obeys. Comments, docstrings and layout are not: what remains is `ast`'s rendering.
+the configuration that the decoder obeys. Comments, docstrings, annotations and layout are not (eval/canonical.py).
 Python and the installed packages are the reference machine, named by `reference_machine` and not charged.
 """
 
-import ast
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from eval.canonical import canonical_source
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,30 +96,6 @@ def decoder_modules(config: dict[str, Any], root: Path = ROOT) -> list[str]:
             f"the decoder's modules cannot be imported from {root}, so the code term is unknown: {reason}"
         )
     return json.loads(run.stdout)
-
-
-def canonical_source(source: str) -> str:
-    """Python source that behaves as `source` does, without comments, docstrings, bare strings or its own layout."""
-    tree = _Bare().visit(ast.parse(source))
-    wide = ast.unparse(tree) + "\n"
-    narrow = re.sub("^(?: {4})+", lambda indent: " " * (len(indent[0]) // 4), wide, flags=re.MULTILINE)
-    # Lines inside a multi-line string look like indented code and may not be touched: then the wide form stays.
-    return narrow if ast.dump(ast.parse(narrow)) == ast.dump(ast.parse(wide)) else wide
-
-
-class _Bare(ast.NodeTransformer):
-    """Drops every statement that is only a string; a block that had nothing else gets `pass`."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        for name, value in ast.iter_fields(node):
-            if isinstance(value, list) and any(map(_is_bare_string, value)):
-                kept = [child for child in value if not _is_bare_string(child)]
-                setattr(node, name, kept if kept or isinstance(node, ast.Module) else [ast.Pass()])
-        return super().generic_visit(node)
-
-
-def _is_bare_string(node: Any) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:

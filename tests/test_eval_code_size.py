@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from eval.canonical import canonical_source
 from eval.code_size import (
     ROOT,
-    canonical_source,
     code_identity,
     decoder_modules,
     foreign_modules,
@@ -76,6 +76,46 @@ async def later():
     assert issubclass(names["Empty"], Exception)
     assert names["nothing"]() is None
     assert (names["branch"](True), names["branch"](False)) == (None, " False")
+
+
+def test_annotations_and_what_only_they_need_go_and_dataclass_fields_stay() -> None:
+    source = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+import json, os.path
+from train.loop import anything
+
+if TYPE_CHECKING:
+    from somewhere import Else
+
+class Module:
+    declared: Else
+    size: int = 3
+
+    def double(self, x: Else, *rest: Any, by: int = 2, **more: Any) -> Else:
+        twice: int = x * by
+        later: Any
+        later = os.path.sep
+        return twice
+
+@dataclass
+class Point:
+    x: int
+    y: int = 2
+"""
+    canonical = canonical_source(source)
+    for gone in ("TYPE_CHECKING", "Else", "Any", "json", "declared", "later:"):
+        assert gone not in canonical
+    assert "from train.loop import anything" in canonical
+    names = run(canonical.replace("from train.loop import anything\n", ""))
+    assert names["Module"]().double(5, 1, by=3, z=0) == 15
+    assert names["Module"].size == 3
+    assert names["Point"](1) == names["Point"](1, 2)
+    assert "__future__" not in canonical_source(
+        "from __future__ import annotations\ndef f(x: int) -> Nobody: return x\n"
+    )
+    assert canonical_source("def f() -> None:\n    x: int\n") == "def f():\n pass\n"
 
 
 def test_indentation_is_one_space_unless_a_string_would_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from data.frames import rank_payload, read_frames, read_header
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.tokenizer import load_tokenizer
-from train.config import Config, from_dict
 from train.engine import connect, disconnect
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
@@ -76,20 +76,16 @@ class Decoding:
         return targets
 
 
-def told(program: bytes) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a packed decoder begins with, and the user's DeepSpeed keys."""
-    values = json.loads(lzma.decompress(program).split(b"\0")[0])
-    extra = values["engine"].pop("deepspeed_config")
-    return from_dict({**values, "engine": {**values["engine"], "deepspeed_config": ""}}), extra
-
-
 def main(archive: str, output: str) -> None:
     """Decode `archive` into `output`: a file, or a folder if there are several documents."""
     with Path(archive).open("rb") as file:
         frames = read_frames(file)
         header = read_header(next(frames)[1])
         tokenizer = load_tokenizer(header["tokenizer"], next(frames)[1])
-        config, extra = told(next(frames)[1])
+        text = lzma.decompress(next(frames)[1]).split(b"\0")[0]
+        extra = json.loads(text)["engine"]["deepspeed_config"]
+        # A name a field, as in train.config, which a decoder need not have.
+        config: Any = json.loads(text, object_hook=lambda fields: SimpleNamespace(**fields))
         place = connect(header["threads"], config.engine.timeout_secs)
         learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
         lanes = Lanes(header["corpus"]["tokens"], config.train.lanes, config.train.segment_tokens)

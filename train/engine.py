@@ -1,16 +1,19 @@
 """Ranks, devices and DeepSpeed (else only train/saved_engine.py imports it), and where device-specific lines live."""
 
+from __future__ import annotations
+
 import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from train.config import Config
+if TYPE_CHECKING:
+    from train.config import Config
 
 
 @dataclass(frozen=True)

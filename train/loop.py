@@ -4,8 +4,10 @@ Training, compressing and decompressing run this same loop; they differ in the s
 Shapes: `R` lanes of this rank, `T` time, `C` tokens of context, `V` vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +16,12 @@ from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
-from train.config import Config
 from train.engine import Place, build_engine, deepspeed_config
 from train.ledger import Ledger
 from train.optim import build_optimizer, rate_scale
+
+if TYPE_CHECKING:
+    from train.config import Config
 
 
 class Learner:

@@ -1,13 +1,17 @@
 """Optimisers, and the learning rate as a function of progress. Parameters say how they want to be treated: see
 model.layers.parameter."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from train.config import TrainConfig
+if TYPE_CHECKING:
+    from train.config import TrainConfig
+
 
 # The quintic of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks"): steepest at zero.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
