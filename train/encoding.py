@@ -40,7 +40,8 @@ class EncodingSource:
             symbols, row = targets[: len(bounds), time], np.arange(len(bounds))
             starts = bounds[row, symbols]
             widths = bounds[row, symbols + 1] - starts
-            if not (widths > 0).all():
+            # What is not a number becomes the least of integers.
+            if (starts < 0).any():
                 raise RunFailed(f"the model's probabilities stopped being numbers at step {step}: try lower rates")
             self.shares.append(np.stack([starts, widths], 1))
             return symbols
