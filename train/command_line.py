@@ -162,6 +162,7 @@ def check(config: Config) -> None:
     model, train, engine = config.model, config.train, config.engine
     positive = {
         "model.depth": model.depth, "model.width": model.width, "model.head_width": model.head_width,
+        "model.conv": model.conv, "model.expand": model.expand * model.width,
         "model.window": model.window, "model.ngram_slots": model.ngram_slots, "train.lanes": train.lanes,
         "train.segment_tokens": train.segment_tokens, "train.accumulation": train.accumulation,
         "run.log_steps": config.run.log_steps, "run.keep_checkpoints": config.run.keep_checkpoints,
@@ -170,6 +171,8 @@ def check(config: Config) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
+    if not 0 <= model.state <= 4096:
+        raise ValueError(f"model.state is {model.state}: take 1 to 4,096, or 0 for what the block's paper does")
     if model.depth > 4096 or model.width > 1 << 20:
         raise ValueError(f"model.depth {model.depth} and model.width {model.width}: take at most 4,096 and 1,048,576")
     if any(order < 1 for order in model.ngram_orders) or len(set(model.ngram_orders)) < len(model.ngram_orders):

@@ -43,6 +43,12 @@ class ModelConfig:
     """Channels of the residual stream."""
     head_width: int = 32
     """Channels of one attention head; divides width."""
+    expand: float = 1.0
+    """Channels inside recurrent blocks, as a multiple of width. Attention ignores it."""
+    state: int = 0
+    """Size of the state that state-space blocks keep for each channel; 0 takes what the block's paper does."""
+    conv: int = 4
+    """Taps of the short causal convolution in front of recurrent blocks whose papers have one."""
     expansion: float = 4.0
     """Hidden channels of each MLP, as a multiple of width."""
     window: int = 128
