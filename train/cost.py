@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from data.lanes import Lanes
+from train.flops import forward_flops
 from train.loop import Learner
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -25,15 +25,6 @@ def gemm_flops_per_sec(device: torch.device, dtype: torch.dtype, size: int = 102
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
-
-
-def forward_flops(learner: Learner, segment_tokens: int) -> int:
-    """Floating-point operations of one row's forward pass over a segment, as counted by PyTorch's dispatcher."""
-    model = learner.model
-    history = torch.zeros(1, model.context - 1 + segment_tokens, dtype=torch.int64, device=learner.place.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        learner.engine.module(history, model.init_state(1))
-    return counter.get_total_flops()
 
 
 def peak_rss_bytes() -> int:
@@ -75,7 +66,7 @@ class Cost:
         elapsed_secs, place = self.elapsed_secs, self.learner.place
         segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
         segments = self.lanes.lanes * self.lanes.lane_tokens / segment
-        model_flops = 3 * forward_flops(self.learner, segment) * segments
+        model_flops = 3 * forward_flops(self.learner.model, segment, place.device) * segments
         dtype = torch.bfloat16 if self.learner.engine.torch_autocast_enabled() else torch.float32
         peak = gemm_flops_per_sec(place.device, dtype) * place.world_size
         cuda = place.device.type == "cuda"

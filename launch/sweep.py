@@ -1,0 +1,198 @@
+"""Train every cell of a grid, blocks x widths x seeds x vocabularies, each in a run directory of its own.
+
+python launch/sweep.py --dir runs/sweep --blocks attention,ssd,"ssd ssd ssd attention" --widths 64,128,256
+python launch/sweep.py --dir runs/sweep ... --emit slurm > sweep.sbatch     print a Slurm array instead
+
+Finished cells are skipped, broken ones go on: start the same command again after anything. Every block gets the MLP
+that gives it the parameters of the first block at the same width (--match). Further options are launch/train.py's, for
+all cells; the n-gram prior is left out unless --model.ngram_orders asks for it. At the end the runs are compared, as
+by launch/report.py.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import json
+import math
+import shlex
+import signal
+import socket
+import subprocess
+import time
+
+import torch
+from tqdm import tqdm
+
+from data.files import write_file
+from train.cells import Cell, grid
+from train.command_line import parse_config
+
+TRAIN = Path(sys.path[0]) / "launch/train.py"
+GRACE_SECS = 120.0
+# What a launcher that this was started by would pass on.
+LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 a cell failed, 2 bad arguments, 128 + signal after a clean stop."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dir", type=Path, required=True, help="where the run directories are made")
+    parser.add_argument("--blocks", required=True, help="names from model/registry.py, or patterns of them, by commas")
+    parser.add_argument("--widths", type=numbers, required=True, help="values of model.width, by commas")
+    parser.add_argument("--seeds", type=numbers, default=[0], help="values of train.seed, by commas (default: 0)")
+    parser.add_argument("--vocabularies", type=numbers, default=[], help="values of data.vocabulary, by commas")
+    parser.add_argument(
+        "--match",
+        choices=["parameters", "flops", "none"],
+        default="parameters",
+        help="what all blocks of a width share with the first, by the size of their MLPs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=torch.cuda.device_count() or 1,
+        help="cells at once, a GPU each if there are any (default: %(default)s)",
+    )
+    parser.add_argument("--emit", choices=["slurm"], help="print a job script of all cells, and stop")
+    parser.add_argument("--cell", type=int, help="run this cell alone, by its number from 0, as tasks of an array do")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    options, given = parser.parse_known_args(arguments)
+    try:
+        # Comparisons of architectures leave the n-gram prior out, unless they are asked not to.
+        given = ["--model.ngram_orders=[]", *given]
+        blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
+        cells = grid(
+            parse_config("", given),
+            given,
+            blocks,
+            options.widths,
+            options.seeds,
+            options.vocabularies,
+            options.match,
+            options.dir,
+        )
+        if options.jobs < 1:
+            raise ValueError(f"--jobs is {options.jobs}: it must be 1 or more")
+        if options.cell is not None and not 0 <= options.cell < len(cells):
+            raise ValueError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
+    except ValueError as error:
+        print(f"onepass: {error}", file=sys.stderr)
+        return 2
+    if options.emit:
+        print(slurm_array(arguments, len(cells)))
+        return 0
+    options.dir.mkdir(parents=True, exist_ok=True)
+    told = {
+        "format": 1,
+        "cells": len(cells),
+        "side_bits": math.log2(len(cells)),
+        "names": [cell.name for cell in cells],
+    }
+    write_file(options.dir / "sweep.json", json.dumps(told, indent=1).encode())
+    if options.cell is not None:
+        return run_cells([cells[options.cell]], 1, options.dir)
+    status = run_cells(cells, options.jobs, options.dir)
+    if any(cell.finished for cell in cells) and status in (0, 1):
+        subprocess.run([sys.executable, str(TRAIN.with_name("report.py")), str(options.dir)], check=False)
+    return status
+
+
+def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:
+    """Run what is not finished, `jobs` at once. Returns the exit status."""
+    stop: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stop.append(number))
+    waiting = [cell for cell in cells if not cell.finished]
+    running: dict[int, tuple[Cell, subprocess.Popen[bytes]]] = {}
+    failed: list[str] = []
+    with tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", desc="sweep") as bar:
+        while (waiting or running) and not stop:
+            for slot in range(jobs):
+                if slot not in running and waiting:
+                    cell = waiting.pop(0)
+                    running[slot] = cell, start(cell, slot, jobs, folder)
+            time.sleep(0.5)
+            for slot, (cell, process) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[slot]
+                bar.update()
+                # The launcher's exit status is not to be trusted; the report is.
+                if not cell.finished:
+                    failed.append(cell.name)
+                    bar.write(f"onepass: {cell.name} failed; see {log_file(cell, folder)}", file=sys.stderr)
+            bar.set_postfix_str(", ".join(f"{cell.name} {cell.coded_bytes:,} bytes" for cell, _ in running.values()))
+    for _, process in running.values():
+        end(process)
+    if stop:
+        print("onepass: stopped; start the same command again to go on", file=sys.stderr)
+        return 128 + stop[0]
+    return 1 if failed else 0
+
+
+def start(cell: Cell, slot: int, jobs: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a cell through DeepSpeed's launcher, in a process group of its own, its output going to a log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ["--include", f"localhost:{slot}"] if torch.cuda.is_available() else ["--num_accelerators", "1"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(port)]
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    own = [] if any("engine.threads" in option for option in cell.options) else [f"--engine.threads={threads}"]
+    resumed = "--run.resume" in cell.arguments
+    log = log_file(cell, folder)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [*launcher, str(TRAIN), *cell.arguments, *([] if resumed else own)],
+            env={name: value for name, value in os.environ.items() if name not in LAUNCHED},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def log_file(cell: Cell, folder: Path) -> Path:
+    return folder / "logs" / f"{cell.name}.log"
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Let all processes of a cell checkpoint and leave. The launcher does not wait for its ranks, so the group is."""
+    deadline = time.monotonic() + GRACE_SECS
+    os.killpg(process.pid, signal.SIGTERM)
+    while time.monotonic() < deadline:
+        process.poll()
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def slurm_array(arguments: list[str], cells: int) -> str:
+    """A job script with a task for each of the `cells` of a sweep that these `arguments` ask for."""
+    kept = [argument for argument in arguments if argument not in ("--emit", "slurm", "--emit=slurm")]
+    command = shlex.join([sys.executable, str(TRAIN.with_name("sweep.py")), *kept])
+    return f"""#!/bin/bash
+#SBATCH --job-name=onepass-sweep
+#SBATCH --array=0-{cells - 1}
+#SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8 --gres=gpu:1
+#SBATCH --signal=B:TERM@180
+# Submit it again after anything: finished cells end at once, broken ones go on.
+cd {shlex.quote(str(Path.cwd()))}
+exec {command} --jobs 1 --cell $SLURM_ARRAY_TASK_ID"""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

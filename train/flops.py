@@ -1,0 +1,25 @@
+"""Arithmetic of a forward pass, counted by PyTorch's dispatcher."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# The counter does not know attention's form for CPUs.
+MORE = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def forward_flops(model: nn.Module, time: int, device: torch.device | None = None) -> int:
+    """Floating-point operations of one row's forward pass over `time` tokens: those of matrix products and attention,
+    so neither elementwise recurrences nor Fourier transforms."""
+    lm: Any = model
+    history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=MORE) as counter:
+        lm(history, lm.init_state(1))
+    return counter.get_total_flops()
