@@ -56,6 +56,8 @@ def compress(config: Config, named: dict[str, str]) -> None:
     refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
     if archive.exists():
         raise ValueError(f"{archive} exists: name another archive, or remove it")
+    if not archive.parent.is_dir():
+        raise ValueError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     source = open_source(data_source, config.data.field, config.data.split)
     if (source.expected_bytes or SURELY_STORED_BYTES + 1) <= SURELY_STORED_BYTES or source.expected_bytes == 0:
         if int(os.environ.get("RANK", 0)) == 0:

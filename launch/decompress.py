@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> int:
             parser.error("--embedded runs the archive's own code, which knows neither --joined nor --resume")
         if options.file.exists():
             parser.error(f"{options.file} exists: name another file, or remove it")
+        if not options.file.absolute().parent.is_dir():
+            parser.error(f"{options.file.parent} is no folder: make it first")
         if archive.header["method"] == "stored":
             if rank == 0:
                 write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)

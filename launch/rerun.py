@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from data.archive import Archive
+from data.files import file_sha256, write_file
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.tokenizer import load_tokenizer
@@ -30,6 +31,9 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     partial = file.with_name(file.name + ".partial")
     if partial.exists() and not resume:
         raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
+    identity, mark = file_sha256(archive.path), partial / "archive.sha256"
+    if resume and partial.exists() and (not mark.exists() or mark.read_text() != identity):
+        raise ValueError(f"{partial} is not of {archive.path}: name the archive that it is of, or remove it")
     config, extra = recorded_config(unpack(archive.program)[0])
     if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
         raise ValueError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
@@ -41,12 +45,15 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
     place = connect(header["threads"], config.engine.timeout_secs)
     lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
+    if place.rank == 0:
+        partial.mkdir(exist_ok=True)
+        write_file(mark, identity.encode())
     source = RestorableDecoding(archive, lanes, place, partial / "tokens")
     try:
         run = Run(config, place, tokenizer, lanes, source, extra)
         fixed_bytes = archive.path.stat().st_size - archive.part_bytes["payload"]
         run.go(None, 8 * fixed_bytes, corpus["bytes"])
-    except RunFailed as error:
+    except (RunFailed, ValueError) as error:
         raise ValueError(f"{archive.path}: {error}") from error
     except Stopped as stop:
         if place.rank == 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain_engine import PlainEngine
 
 from data.lanes import Lanes
 from model.registry import BLOCKS
@@ -23,25 +24,8 @@ GOLDEN = Path(__file__).parent / "golden"
 TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()[:8192]
 
 
-class PlainEngine:
-    """A DeepSpeed engine's four verbs for one rank, so that golden losses need no process group."""
-
-    def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer):
-        self.module, self.optimizer = module, optimizer
-
-    def __call__(self, *inputs: object) -> object:
-        return self.module(*inputs)
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-
-    def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
 def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr("train.loop.build_engine", lambda model, optimizer, _: PlainEngine(model, optimizer))
+    monkeypatch.setattr("train.loop.build_engine", PlainEngine)
     torch.set_num_threads(1)
     config = Config(model=model, train=TrainConfig(lanes=4, segment_tokens=32, optimizer=optimizer))  # type: ignore[arg-type]
     place = Place(0, 1, torch.device("cpu"))

@@ -40,8 +40,8 @@ class EncodingSource:
             symbols, row = targets[: len(bounds), time], np.arange(len(bounds))
             starts = bounds[row, symbols]
             widths = bounds[row, symbols + 1] - starts
-            # What is not a number becomes the least of integers.
-            if (starts < 0).any():
+            # What is not a number has become the least of integers.
+            if (starts < 0).any() or (widths <= 0).any():
                 raise RunFailed(f"the model's probabilities stopped being numbers at step {step}: try lower rates")
             self.shares.append(np.stack([starts, widths], 1))
             return symbols

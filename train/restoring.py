@@ -13,6 +13,7 @@ from data.frames import rank_payload, read_frames
 from data.lanes import Lanes
 from train.decoding import Decoding
 from train.engine import Place
+from train.loop import Learner
 
 
 class RestorableDecoding(Decoding):
@@ -34,6 +35,13 @@ class RestorableDecoding(Decoding):
             blocks = (content for kind, content in read_frames(file) if kind == b"B")
             for content in itertools.islice(blocks, first_block, None):
                 yield rank_payload(content, self.place.rank)
+
+    def segment(self, step: int, learner: Learner) -> np.ndarray:
+        try:
+            return super().segment(step, learner)
+        except ValueError as error:
+            offset = self.archive.offsets[step // self.block_steps]
+            raise ValueError(f"{error} (it is at byte {offset}): this machine computes otherwise") from None
 
     def state(self) -> dict[str, Any]:
         if isinstance(self.tokens, np.memmap):

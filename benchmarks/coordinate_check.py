@@ -1,0 +1,98 @@
+"""Do activations keep their scale when the width grows? (Yang et al. 2022, arXiv:2203.03466, appendix D.1)
+
+    python benchmarks/coordinate_check.py [--blocks attention,ssd] [--widths 64,128,256,512,1024] [--steps 10]
+                                          [--png FILE] [any option of launch/train.py]
+
+Trains each block at each width for a few steps on the same text (the licence, as bytes) and prints, for the last step,
+the root mean square of what every part adds to the residual stream, of the stream and of the logits; and, last, the
+slope of its logarithm in the logarithm of the width. Scales that are flat have slopes near 0; under standard
+parametrisation they grow with slopes of 0.5 to 1.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import torch
+from matplotlib import pyplot
+
+from data.lanes import Lanes
+from model.registry import BLOCKS
+from train.command_line import parse_config
+from train.config import Config
+from train.engine import Place, connect, disconnect
+from train.loop import Learner
+from train.run import CorpusSource
+
+VOCABULARY = 257
+
+
+def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
+    """Root mean square of each part's output in the last of `steps` steps."""
+    tokens = np.frombuffer((ROOT / "LICENSE").read_bytes(), np.uint8).astype(np.int64)
+    lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
+    source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], "")
+    learner = Learner(config, VOCABULARY, VOCABULARY - 1, place)
+    found: dict[str, float] = {}
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def note(_: object, __: object, output: object) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            found[name] = value.detach().double().square().mean().sqrt().item()  # type: ignore[union-attr]
+
+        module.register_forward_hook(note)
+
+    for depth, layer in enumerate(learner.model.layers):
+        watch(f"block {depth}", layer.block)  # type: ignore[arg-type]
+        watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
+        watch(f"stream {depth}", layer)
+    watch("logits", learner.model)
+    for step in range(steps):
+        targets = torch.from_numpy(source.segment(step, learner))
+        learner.learn(targets, lanes.valid_tokens(step), 0.0)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", default=",".join(sorted(BLOCKS)))
+    parser.add_argument("--widths", default="64,128,256,512,1024")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--png", help="draw the logits' and the stream's scales here")
+    options, rest = parser.parse_known_args()
+    config = parse_config("", ["--model.ngram_orders=[]", "--train.lanes=4", *rest])
+    place = connect(config.engine.threads, config.engine.timeout_secs)
+    config = replace(config, engine=replace(config.engine, precision="fp32"))
+    widths = [int(width) for width in options.widths.split(",")]
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for block in options.blocks.split(","):
+        rows = []
+        for width in widths:
+            model = replace(config.model, block=block, width=width)
+            rows.append(scales(replace(config, model=model), place, options.steps))
+        print(f"\n{block:12}" + "".join(f"{width:>10}" for width in widths) + "     slope")
+        slopes = {}
+        for name in rows[0]:
+            values = np.array([row[name] for row in rows])
+            slopes[name] = float(np.polyfit(np.log(widths), np.log(values), 1)[0])
+            print(f"  {name:10}" + "".join(f"{value:10.4f}" for value in values) + f"{slopes[name]:+10.3f}")
+        worst = max(slopes, key=lambda name: abs(slopes[name]))
+        print(f"  steepest: {worst}, {slopes[worst]:+.3f}", flush=True)
+        last = f"stream {config.model.depth - 1}"
+        for axis, name in zip(axes, (last, "logits"), strict=True):
+            axis.loglog(widths, [row[name] for row in rows], "o-", label=block)
+            axis.set(title=name, xlabel="width", ylabel="root mean square")
+    if options.png:
+        axes[1].legend()
+        figure.savefig(options.png, dpi=120)
+    disconnect(place)
+
+
+if __name__ == "__main__":
+    main()
