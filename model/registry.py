@@ -5,6 +5,14 @@ from typing import Any
 
 BLOCKS = {
     "attention": "Attention",
+    "gated_delta": "GatedDelta",
+    "gru": "GRU",
+    "lstm": "LSTM",
+    "mamba": "Mamba",
+    "rglru": "RGLRU",
+    "s4": "S4",
+    "s4d": "S4D",
+    "ssd": "SSD",
 }
 
 

@@ -1,0 +1,65 @@
+"""Griffin's recurrent block: a real-gated linear recurrent unit (RG-LRU).
+
+Paper: De et al. 2024 (arXiv:2402.19427), sections 2.3 and 2.4, eq. 1-4:
+
+    r = sigmoid(u W_a + b_a),  i = sigmoid(u W_x + b_x),  a = sigmoid(Lambda)^(8 r)
+    h[t] = a h[t-1] + sqrt(1 - a^2) (i u)
+
+| here          | paper           | meaning                                               |
+|---------------|-----------------|-------------------------------------------------------|
+| u             | x[t]            | the recurrence's input, after the short convolution   |
+| r, i          | r[t], i[t]      | recurrence and input gates                            |
+| gates, bias   | W_a, W_x, b     | what makes them                                       |
+| decay         | -Lambda         | how fast each channel forgets; a = sigmoid(Lambda)    |
+| log_a         | log a[t]        | logarithm of the recurrent weight                     |
+
+What we changed: gates see all channels, not a block of them (one matrix, which can be orthogonalised); no bias in the
+convolution, as the gates have theirs; Lambda with the other sign, as -log sigmoid(Lambda) = softplus(-Lambda).
+
+Shapes: `B` rows, `T` time, `D` width, `H` inner channels, `K` taps.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.layers import Linear, parameter, precise
+from model.recurrence import causal_conv, conv_taps, linear_scan
+
+State = tuple[Tensor, Tensor]
+
+
+class RGLRU(nn.Module):
+    """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (hidden [B, H], past inputs [B, K - 1, H]).
+
+    Config fields read: width, expand, conv.
+    """
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.inner, self.past = round(config.expand * config.width), config.conv - 1
+        inner = self.inner
+        self.inputs = Linear(config.width, 2 * inner)
+        self.taps = conv_taps(inner, config.conv)
+        self.gates = Linear(inner, 2 * inner)
+        self.bias = parameter(torch.zeros(2 * inner), "vector")
+        # a^8 is uniform in [0.9, 0.999] (section 2.4). The rate is small: a time scale is exponential in it.
+        softplus = torch.empty(inner).uniform_(0.9, 0.999).log() / -8
+        self.decay = parameter(softplus.expm1().log(), "vector", lr=0.1)
+        self.out = Linear(inner, config.width, gain=0.0)
+
+    def init_state(self, batch: int) -> State:
+        return self.taps.new_zeros(batch, self.inner), self.taps.new_zeros(batch, self.past, self.inner)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, past = state
+        branch, u = self.inputs(x).chunk(2, 2)
+        u, past = causal_conv(u, self.taps, past)
+        r, i = torch.sigmoid(precise(self.gates(u)) + self.bias).chunk(2, 2)
+        log_a = r * (-8 * F.softplus(precise(self.decay)))
+        # A shut gate (a = 1) would have an infinite slope.
+        scale = (-torch.expm1(2 * log_a)).clamp_min(1e-12).sqrt()
+        h = linear_scan(log_a.exp(), scale * i * precise(u), hidden)
+        return self.out(F.gelu(branch) * h), (h[:, -1].clone(), past)
