@@ -1,1 +1,1 @@
-"""What the numbers mean: description length, code size, baselines, reports."""
+"""What the numbers mean: description length, code size, baselines, scaling, reports."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from eval.tables import duration
+from eval.tables import duration, verdict
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -20,7 +20,9 @@ _TEMPLATES = jinja2.Environment(
 def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any) -> bytes:
     """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
     uris = {name: {theme: _data_uri(png) for theme, png in themes.items()} for name, themes in pictures.items()}
-    return _TEMPLATES.get_template(template).render(pictures=uris, duration=duration, **context).encode()
+    return (
+        _TEMPLATES.get_template(template).render(pictures=uris, duration=duration, verdict=verdict, **context).encode()
+    )
 
 
 def _data_uri(png: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Figures of runs, as PNG bytes, for a light or a dark page. Every x axis is corpus bytes coded."""
+"""Figures of a run, as PNG bytes, for a light or a dark page, and what all figures share. x is corpus bytes coded."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from eval.curve import Curve
 DOTS_PER_INCH = 200
 WIDTH_INCHES = 9.0
 # The margin of the y axis' labels; what an end label takes: its line, and a letter of it.
-LEFT_INCHES, LABEL_INCHES, LETTER_INCHES = 0.65, 0.17, 0.068
+LEFT_INCHES, LABEL_INCHES, LETTER_INCHES = 0.65, 0.17, 0.073
 LONGEST_LABEL = 40
 
 
@@ -24,6 +24,7 @@ LONGEST_LABEL = 40
 class Theme:
     """Colors of a page and of what is drawn on it; the style sheet of eval/templates has the same."""
 
+    page: str
     ink: str
     faint: str
     grid: str
@@ -33,20 +34,20 @@ class Theme:
 
 
 LIGHT = Theme(
-    "#1c2024", "#6b7280", "#e7e8ea", "#1f5fbf", "#d9722e",
-    ("#1f5fbf", "#d9722e", "#2f8f5b", "#8a55b5", "#b8860b", "#c2415d", "#2b8c9e", "#4a4fb0"),
+    "#ffffff", "#1c2024", "#6b7280", "#e7e8ea", "#1f5fbf", "#d9722e",
+    ("#1f5fbf", "#d9722e", "#2f8f5b", "#8a55b5", "#c2415d", "#2b8c9e", "#b8860b", "#7a4a2b", "#4a4fb0", "#5c6470"),
 )  # fmt: skip
 DARK = Theme(
-    "#e8e9eb", "#98a0ab", "#2a2f37", "#72a7f5", "#f0a06a",
-    ("#72a7f5", "#f0a06a", "#74c69d", "#bd9be6", "#e0bb55", "#f08aa0", "#6cc5d3", "#9aa0f0"),
+    "#15181d", "#e8e9eb", "#98a0ab", "#2a2f37", "#72a7f5", "#f0a06a",
+    ("#72a7f5", "#f0a06a", "#74c69d", "#bd9be6", "#f08aa0", "#6cc5d3", "#e0bb55", "#c99b78", "#9aa0f0", "#b4bac4"),
 )  # fmt: skip
 THEMES = {"light": LIGHT, "dark": DARK}
 
 
 def description_length_figure(curve: Curve, baselines: dict[str, int], theme: Theme) -> bytes:
     """Description length so far against corpus bytes, the baselines as lines: where ours ends is the number."""
-    with _styled(theme):
-        figure, axes = _canvas("bytes of description so far", 1 + len(baselines))
+    with styled(theme):
+        figure, axes = canvas("bytes of description so far", 1 + len(baselines))
         coded_bytes = np.append(0, curve.coded_bytes)
         total_bytes = np.append(curve.total_bits[0] - curve.data_bits[0], curve.total_bits) / 8
         fixed_bytes = total_bytes[0]
@@ -55,48 +56,36 @@ def description_length_figure(curve: Curve, baselines: dict[str, int], theme: Th
         axes.plot(coded_bytes, total_bytes, color=theme.data, lw=2.2)
         axes.plot(coded_bytes[-1], total_bytes[-1], "o", color=theme.data, ms=5)
         labels = [("onepass", float(total_bytes[-1]), theme.data)]
-        labels += _baseline_lines(axes, baselines, theme)
-        _byte_axes(axes, coded_bytes[-1], max(value for _, value, _ in labels))
-        _end_labels(axes, figure, labels)
-        return _png(figure)
+        labels += baseline_lines(axes, baselines, theme)
+        byte_axes(axes, coded_bytes[-1], max(value for _, value, _ in labels))
+        end_labels(axes, figure, labels)
+        return png(figure)
 
 
 def rate_figure(curve: Curve, theme: Theme) -> bytes:
     """Bits per byte now, which falls as the model learns, and the mean of all so far."""
-    with _styled(theme):
-        figure, axes = _canvas("bits per byte", 2)
+    with styled(theme):
+        figure, axes = canvas("bits per byte", 2)
         middle, now = curve.rate()
         mean = curve.data_bits / curve.coded_bytes
         axes.plot(middle, now, color=theme.data, lw=1.8)
         axes.plot(curve.coded_bytes, mean, color=theme.faint, lw=1.2)
         # The first windows are as dear as bytes that nothing is known about; the rest is what there is to see.
         axes.set_xlim(0, curve.coded_bytes[-1])
-        axes.xaxis.set_major_formatter(_bytes_formatter(curve.coded_bytes[-1]))
+        axes.xaxis.set_major_formatter(bytes_formatter(curve.coded_bytes[-1]))
         axes.set_ylim(0.8 * float(now.min()), 1.4 * float(np.quantile(mean, 0.8)))
-        _end_labels(
+        end_labels(
             axes, figure, [("now", float(now[-1]), theme.data), ("mean so far", float(mean[-1]), theme.faint)], "{:.3f}"
         )
-        return _png(figure)
+        return png(figure)
 
 
-def overlay_figure(curves: dict[str, Curve], baselines: dict[str, int], theme: Theme) -> bytes:
-    """The description lengths so far of several runs over one corpus, each under its name."""
-    with _styled(theme):
-        figure, axes = _canvas("bytes of description so far", len(curves) + len(baselines))
-        labels = _baseline_lines(axes, baselines, theme)
-        for index, (name, curve) in enumerate(curves.items()):
-            color = theme.series[index % len(theme.series)]
-            axes.plot(curve.coded_bytes, curve.total_bits / 8, color=color, lw=1.8)
-            labels.append((name, float(curve.total_bits[-1] / 8), color))
-        _byte_axes(axes, max(curve.coded_bytes[-1] for curve in curves.values()), max(value for _, value, _ in labels))
-        _end_labels(axes, figure, labels)
-        return _png(figure)
-
-
-def _styled(theme: Theme) -> Any:
+def styled(theme: Theme) -> Any:
     colors = {"text.color": theme.ink, "axes.edgecolor": theme.grid, "axes.labelcolor": theme.faint}
     colors |= {"xtick.color": theme.faint, "ytick.color": theme.faint, "grid.color": theme.grid}
     sizes = {
+        # Names may hold dollar signs.
+        "text.parse_math": False,
         "font.size": 9.5,
         "axes.linewidth": 1.0,
         "xtick.major.size": 0,
@@ -106,8 +95,8 @@ def _styled(theme: Theme) -> Any:
     return matplotlib.rc_context(colors | sizes)
 
 
-def _canvas(caption: str, labels: int) -> tuple[Figure, Axes]:
-    """A figure high enough for so many end labels; `_end_labels` sets its margins."""
+def canvas(caption: str, labels: int) -> tuple[Figure, Axes]:
+    """A figure high enough for so many end labels; `end_labels` sets its margins."""
     figure = Figure(figsize=(WIDTH_INCHES, max(4.0, 0.9 + LABEL_INCHES * labels)), dpi=DOTS_PER_INCH)
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
@@ -122,28 +111,28 @@ def _canvas(caption: str, labels: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _byte_axes(axes: Axes, corpus_bytes: float, most_bytes: float) -> None:
+def byte_axes(axes: Axes, corpus_bytes: float, most_bytes: float) -> None:
     axes.set_xlim(0, corpus_bytes)
-    axes.xaxis.set_major_formatter(_bytes_formatter(corpus_bytes))
+    axes.xaxis.set_major_formatter(bytes_formatter(corpus_bytes))
     axes.set_ylim(0, 1.05 * most_bytes)
-    axes.yaxis.set_major_formatter(_bytes_formatter(most_bytes))
+    axes.yaxis.set_major_formatter(bytes_formatter(most_bytes))
 
 
-def _bytes_formatter(most_bytes: float) -> FuncFormatter:
+def bytes_formatter(most_bytes: float) -> FuncFormatter:
     """Tick labels in the largest decimal unit that leaves the axis' end above 1."""
     unit, size = next(
         (u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if most_bytes >= s or s == 1
     )
-    return FuncFormatter(lambda value, _: f"{value / size:g} {unit}" if value else "0")
+    return FuncFormatter(lambda value, _: f"{value / size:g} {unit}".replace("-", "−") if value else "0")
 
 
-def _baseline_lines(axes: Axes, baselines: dict[str, int], theme: Theme) -> list[tuple[str, float, str]]:
+def baseline_lines(axes: Axes, baselines: dict[str, int], theme: Theme) -> list[tuple[str, float, str]]:
     for size_bytes in baselines.values():
         axes.axhline(size_bytes, color=theme.faint, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
     return [(name, float(size_bytes), theme.faint) for name, size_bytes in baselines.items()]
 
 
-def _end_labels(axes: Axes, figure: Figure, labels: list[tuple[str, float, str]], form: str = "{:,.0f}") -> None:
+def end_labels(axes: Axes, figure: Figure, labels: list[tuple[str, float, str]], form: str = "{:,.0f}") -> None:
     """Name and value of each line, at the right edge, moved apart where they would overlap."""
     labels = sorted(labels, key=lambda label: label[1])
     texts = [f"{name[:LONGEST_LABEL]}  {form.format(value)}" for name, value, _ in labels]
@@ -178,7 +167,7 @@ def _placed(group: list[float], gap: float) -> np.ndarray:
     return np.mean(group) + gap * (np.arange(len(group)) - (len(group) - 1) / 2)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", transparent=True)
     return stream.getvalue()

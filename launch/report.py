@@ -1,4 +1,4 @@
-"""Compare finished runs over one corpus: a table here, and comparison.html, .png and .csv in RUNS_DIR.
+"""Compare finished runs over one corpus: a table here, and comparison.html with its pictures and tables in RUNS_DIR.
 
     python launch/report.py runs                    every finished run at or below runs/, shortest description first
     python launch/report.py runs/sweep --out docs   the files go to docs/ instead
@@ -6,6 +6,11 @@
 Runs are compared by the total description length in their report.json; the picture overlays their live curves
 (curve.csv) and the baselines. Runs that are not finished are left out. Runs over different corpora are refused: their
 lengths say nothing about each other. Exit status 2: bad arguments, nothing written.
+
+Where runs differ in width, as those of launch/sweep.py do, the page also shows how their lengths change with it: power
+laws with 95 % intervals, the best width of each architecture and vocabulary, and where architectures cross. That is in
+scaling.png, scaling.csv (a row a cell), scaling.json (fits), and for TensorBoard in RUNS_DIR/tensorboard. Runs that
+differ in anything but width and seed are never put on one line.
 """
 
 import sys
@@ -16,7 +21,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import argparse
 from typing import NoReturn
 
-from eval.compare import comparison_table, load_runs, write_comparison
+from eval.compare import comparison_table, load_runs, selection_of, write_comparison
+from eval.scaling_analysis import analyse
+from eval.scaling_files import scaling_text
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -32,12 +39,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where comparison.* are written (default: RUNS_DIR)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
     options = parser.parse_args(arguments)
     try:
         runs = load_runs(options.runs_dir)
-        print(comparison_table(runs))
-        for path in write_comparison(runs, options.out or options.runs_dir):
+        selection = selection_of(options.runs_dir, runs)
+        print(comparison_table(runs, selection))
+        scaling = analyse([run.point for run in runs])
+        if scaling:
+            print(scaling_text(scaling))
+        for path in write_comparison(runs, options.out or options.runs_dir, scaling, selection):
             print(f"wrote {path}")
     except (OSError, ValueError) as error:
         print(f"onepass: {error}", file=sys.stderr)

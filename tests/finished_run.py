@@ -1,13 +1,18 @@
 """A finished run with round numbers, for the tests of reports: 1,000 bytes described in 500, by a straight curve."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import yaml
 
 from eval.baselines import Baselines
 from eval.code_size import CodeSize
 from eval.description_length import DescriptionLength
 from eval.report import build_report, write_report
 from eval.schema import Report
+from train.config import Config
 from train.metrics import Metrics
 
 SIZES = {"gzip-9": 1000, "bzip2-9": 625, "xz-9e": 500, "zstd-22": 550, "brotli-11": 520, "ppmd": 400}
@@ -55,5 +60,48 @@ def finished_run(run_dir: Path, **changes: Any) -> Report:
     report = build_report(**arguments)
     metrics.end({**report})
     metrics.close()
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(Config().to_dict()))
     write_report(run_dir, report, CODE.module_bytes)
     return report
+
+
+def finished_cell(
+    run_dir: Path,
+    data_bytes: float,
+    width: int,
+    parameters: int,
+    block: str = "attention",
+    vocabulary: int = 2048,
+    seed: int = 0,
+    tokenizer_bytes: float = 15.0,
+    **settings: dict[str, Any],
+) -> None:
+    """Write what a comparison reads of a run directory. `parameters` are those beside the embedding; `settings` are
+    changes to sections of the configuration."""
+    config = Config().to_dict()
+    config["model"] |= {"block": block, "width": width}
+    config["data"] |= {"vocabulary": vocabulary}
+    config["train"] |= {"seed": seed}
+    for name, changes in settings.items():
+        config[name] |= changes
+    arguments = sections()
+    arguments["corpus"]["bytes"] = arguments["coded"]["bytes"] = 10_000_000
+    arguments["model"] = {
+        "block": block,
+        "width": width,
+        "depth": config["model"]["depth"],
+        "parameters": parameters + vocabulary * width,
+        "parameters_non_embedding": parameters,
+    }
+    arguments["cost"]["model_flops"] = 6.0 * 300 * parameters
+    arguments["baselines"] = None
+    length = DescriptionLength(8 * float(data_bytes), CODE.code_bits, 8 * tokenizer_bytes, 8.0 * 5)
+    report = build_report(**arguments | {"description_length": length})
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    (run_dir / "report.json").write_text(json.dumps(report))
+    fixed_bits = length.total_bits - length.data_bits
+    coded_bytes = np.linspace(0, 10_000_000, 21)[1:]
+    data_bits = length.data_bits * (coded_bytes / coded_bytes[-1]) ** 0.9
+    rows = [f"{x:.0f},{y!r},{y + fixed_bits!r}" for x, y in zip(coded_bytes, data_bits.tolist(), strict=True)]
+    (run_dir / "curve.csv").write_text("\n".join(["coded_bytes,data_bits,total_bits", *rows]) + "\n")

@@ -1,17 +1,21 @@
 """Several runs side by side: the curves, their figures, the comparison, and launch/report.py as a person calls it."""
 
 import csv
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_run import SIZES, finished_run
+from finished_run import SIZES, finished_cell, finished_run
 
-from eval.compare import comparison_table, load_runs, write_comparison
+from eval.compare import comparison_table, load_runs, selection_of, write_comparison
+from eval.comparison_plots import behind_figure, overlay_figure
 from eval.curve import Curve, load_curve
-from eval.plots import DARK, LIGHT, description_length_figure, overlay_figure, rate_figure, spread
+from eval.lines import lines_of
+from eval.plots import DARK, LIGHT, description_length_figure, rate_figure, spread
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +69,7 @@ def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "sweep/small" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison-behind.png",
         "comparison.csv",
         "comparison.html",
         "comparison.png",
@@ -147,19 +152,53 @@ def test_labels_are_moved_apart_and_no_further() -> None:
 
 
 @pytest.mark.parametrize("points", [1, 2, 500])
-def test_figures_can_be_drawn_of_any_curve(points: int) -> None:
+def test_figures_can_be_drawn_of_any_curve(points: int, runs_dir: Path) -> None:
     coded_bytes = np.linspace(10, 5e9, points)
     curve = Curve(coded_bytes, 2 * coded_bytes, 2 * coded_bytes + 100)
-    for theme in (LIGHT, DARK):
-        figures = [
-            description_length_figure(curve, SIZES, theme),
-            rate_figure(curve, theme),
-            overlay_figure({f"run-{number}": curve for number in range(30)}, {}, theme),
-        ]
-        assert all(figure.startswith(b"\x89PNG") for figure in figures)
+    point = load_runs(runs_dir)[0].point
+    alike = [replace(point, name=f"run-{number}") for number in range(30)]
+    alike[0] = replace(alike[0], name="$\\not$ mathematics")
+    grid = [replace(one, block=f"b{i % 6}", width=2 ** (i // 6)) for i, one in enumerate(alike)]
+    curves = {one.name: curve for one in alike}
+    figures = [
+        description_length_figure(curve, SIZES, DARK),
+        rate_figure(curve, LIGHT),
+        overlay_figure(curves, {}, lines_of(alike), LIGHT),
+        overlay_figure(curves, SIZES, lines_of(grid), DARK),
+        behind_figure(curves, lines_of(grid), LIGHT),
+    ]
+    assert all(figure.startswith(b"\x89PNG") for figure in figures)
 
 
 def test_write_comparison_names_its_files(runs_dir: Path, tmp_path: Path) -> None:
     paths = write_comparison(load_runs(runs_dir), tmp_path)
-    assert [path.name for path in paths] == ["comparison.html", "comparison.png", "comparison.csv"]
+    names = ["comparison.html", "comparison.png", "comparison.csv", "comparison-behind.png"]
+    assert [path.name for path in paths] == names
     assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_of_a_sweep_pays_for_being_chosen(tmp_path: Path) -> None:
+    for name, data_bytes in (("a", 400.0), ("b", 500.0), ("earlier", 600.0)):
+        finished_cell(tmp_path / name, data_bytes, 64, 1000)
+    runs = load_runs(tmp_path)
+    assert selection_of(tmp_path, runs) is None
+    names = [*"abcdefg"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "cells": 7, "side_bits": 2.8, "names": names}))
+    chosen = selection_of(tmp_path, runs)
+    assert chosen is not None
+    # The 7 of sweep.json, and the one that was there before.
+    assert (chosen.run, chosen.cells, chosen.selection_bits) == ("a", 8, 3.0)
+    assert (chosen.side_bits, chosen.total_bits) == (43.0, 4003.0)
+    text = " ".join(comparison_table(runs, chosen).split())
+    assert "a is the best of 8 cells of a sweep: log2(8) = 3.00 bits are charged to its side information" in text
+    assert "its total with them is 500.38 bytes" in text
+    write_comparison(runs, tmp_path / "out", None, chosen)
+    assert "log2(8) = 3.00 bits" in (tmp_path / "out/comparison.html").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2, "cells": 3}', '{"format": 1, "cells": 0}'])
+def test_a_damaged_sweep_is_refused(tmp_path: Path, content: str) -> None:
+    finished_cell(tmp_path / "a", 400.0, 64, 1000)
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ValueError, match=r"sweep\.json"):
+        selection_of(tmp_path, load_runs(tmp_path))

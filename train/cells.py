@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.command_line import CONFIG_FILE
 from train.config import Config
-from train.matching import match
+from train.matching import layer_parameters, match
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def grid(
                 if measure != "none" and block != blocks[0]:
                     reference = type(config.model)(**vars(model) | {"block": blocks[0]})
                     model = match(model, reference, vocabulary, measure)
+                # Names and widths that do not go together are refused now, not in the middle of the night.
+                layer_parameters(model, vocabulary)
                 for seed in seeds:
                     name = f"{block.replace(' ', '+')}-{width}"
                     name += f"-vocabulary{vocabulary}" if len(vocabularies) > 1 else ""
