@@ -49,42 +49,38 @@ def _count_words(chunks: Iterable[bytes], sample_bytes: int) -> Counter[bytes]:
 
 
 def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> list[bytes]:
-    """Learn vocabulary - 257 pieces of two bytes or more, by byte-pair encoding over the first sample_bytes.
-
-    Raises ValueError where the vocabulary is not one that this sample can fill.
-    """
+    """Learn vocabulary - 257 pieces of two bytes or more, by byte-pair encoding over the first sample_bytes; fewer if
+    the sample does not give as many. Raises ValueError where the vocabulary is out of range."""
     if not 258 <= vocabulary <= MAX_VOCABULARY:
         remedy = f"use 258 (256 bytes, document end, one piece) to {MAX_VOCABULARY}, or the bytes tokenizer"
         raise ValueError(f"data.vocabulary {vocabulary} is out of range: {remedy}")
     words = _count_words(chunks, sample_bytes)
     model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(f"{_characters(word)}\t{count}" for word, count in words.items()),
-            input_format="tsv",
-            model_writer=model,
-            model_type="bpe",
-            # sentencepiece counts the unknown and those bytes that occur; we count the document end and every byte.
-            vocab_size=vocabulary - 256 + len(set(b"".join(words))),
-            character_coverage=1.0,
-            unk_piece=UNKNOWN,
-            bos_id=-1,
-            eos_id=-1,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            # WORD has said where pieces end.
-            split_by_whitespace=False,
-            split_by_unicode_script=False,
-            split_by_number=False,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        fills = re.search(r"value <= (\d+)", str(error))
-        most = f"at most {int(fills[1]) + 256 - len(set(b''.join(words)))}" if fills else "a smaller one"
-        remedy = f"choose {most}, or the bytes tokenizer"
-        raise ValueError(f"data.vocabulary {vocabulary} is too large for this corpus: {remedy}") from error
+    if not words:
+        return []
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(f"{_characters(word)}\t{count}" for word, count in words.items()),
+        input_format="tsv",
+        model_writer=model,
+        model_type="bpe",
+        # sentencepiece counts the unknown and those bytes that occur; we count the document end and every byte.
+        vocab_size=vocabulary - 256 + len(set(b"".join(words))),
+        # A corpus that does not give as many pieces gives fewer.
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        unk_piece=UNKNOWN,
+        bos_id=-1,
+        eos_id=-1,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        # WORD has said where pieces end.
+        split_by_whitespace=False,
+        split_by_unicode_script=False,
+        split_by_number=False,
+        num_threads=1,
+        minloglevel=2,
+    )
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [trained.id_to_piece(index) for index in range(1, trained.vocab_size())]
     return [bytes(map(_byte_of.__getitem__, piece)) for piece in pieces if len(piece) > 1]

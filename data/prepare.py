@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,6 +92,9 @@ def prepare(
                 if journal is None:
                     sample = _sample(documents, tokenizer_sample_bytes, progress and tokenizer == "bpe")
                     model = train_tokenizer(tokenizer, sample, vocabulary, tokenizer_sample_bytes)
+                    if progress and tokenizer == "bpe" and model.vocabulary < vocabulary:
+                        found = f"the corpus gives {model.vocabulary:,} symbols"
+                        tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
                     journal = _Journal(fingerprint, describe_tokenizer(model))
                 _write_shards(directory, documents, journal, workers, progress, shard_tokens)
             except ValueError:

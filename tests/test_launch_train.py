@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(corpus: Path, cach
 
 BAD = [
     (["--data.source=/nowhere/at/all"], "/nowhere/at/all"),
-    (["--data.tokenizer=bpe", "--data.vocabulary=60000"], "60000"),
+    (["--data.tokenizer=bpe", "--data.vocabulary=200"], "data.vocabulary 200"),
     (["--train.lanes=30000"], "train.lanes 30000"),
     (["--model.head_width=12"], "model.head_width 12"),
     (["--model.block=mamba9"], "mamba9"),

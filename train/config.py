@@ -22,7 +22,8 @@ class DataConfig:
     tokenizer: Literal["bytes", "bpe"] = "bpe"
     """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
     vocabulary: int = 2048
-    """Symbols of the bpe tokenizer, bytes and end-of-document included. Ignored by `bytes`."""
+    """Symbols of the bpe tokenizer, bytes and end-of-document included; fewer where the corpus does not give as many.
+    Ignored by `bytes`."""
     tokenizer_sample_bytes: int = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
     cache_dir: str = "~/.cache/onepass"
