@@ -15,7 +15,6 @@ sys.path[0] = str(ROOT)
 
 import argparse
 import hashlib
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from matplotlib import image
 
 from data.archive import open_archive
 from eval.description_length import side_bits
+from train.engine import free_port
 
 MADE = ("empty", "one", "chords.wav", "figure.ppm", "random", "zeros")
 
@@ -52,11 +52,8 @@ def timed(ranks: int, program: str, *arguments: str) -> float:
     """Seconds that a program of ours took. Raises RuntimeError with what it said if it failed."""
     command = [sys.executable, str(ROOT / program), *arguments]
     if ranks > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         launcher = [sys.executable, "-m", "deepspeed.launcher.runner", f"--num_accelerators={ranks}"]
-        command = [*launcher, f"--master_port={port}", *command[1:]]
+        command = [*launcher, f"--master_port={free_port()}", *command[1:]]
     start = time.monotonic()
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:

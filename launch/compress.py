@@ -14,18 +14,18 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
 
 import shutil
-from collections.abc import Iterator
 
-from data.archive import end_content, header_content, open_archive, stored_frames, write_archive
+from data.archive import open_archive, stored_frames, write_archive
 from data.documents import Source, open_source
-from data.header import current_pins
+from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
-from eval.code_size import CodeSize, code_identity, reference_machine
+from eval.code_size import CodeSize, code_identity
+from launch.coded_archive import coded_frames
 from launch.train import exit_status, train
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
-from train.encoding import BLOCK_STEPS, EncodingSource, block_file
+from train.encoding import EncodingSource
 from train.engine import Place
 from train.run import CHECKPOINTS, CorpusSource, Outcome
 
@@ -59,7 +59,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
     if not archive.parent.is_dir():
         raise ValueError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     source = open_source(data_source, config.data.field, config.data.split)
-    if (source.expected_bytes or SURELY_STORED_BYTES + 1) <= SURELY_STORED_BYTES or source.expected_bytes == 0:
+    if source.expected_bytes is not None and source.expected_bytes <= SURELY_STORED_BYTES:
         if int(os.environ.get("RANK", 0)) == 0:
             store(source, archive)
         return
@@ -69,9 +69,19 @@ def compress(config: Config, named: dict[str, str]) -> None:
 
     def finish(config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome) -> None:
         run_dir = Path(config.run.dir)
-        write_archive(archive, coded_frames(config, place, corpus, code, outcome))
-        raw_bytes = corpus.manifest.bytes
-        if archive.stat().st_size > raw_bytes:
+        manifest = corpus.manifest
+        about = {
+            "method": "model",
+            "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
+            "code": code_identity(code.packed),
+        }
+        lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
+        frames = coded_frames(
+            about, lanes, config.engine.threads, place.world_size, corpus.tokenizer, code.packed, run_dir / BLOCKS,
+            manifest.sha256, outcome.data_bits,
+        )  # fmt: skip
+        write_archive(archive, frames)
+        if archive.stat().st_size > manifest.bytes:
             archive.unlink()
             store(corpus.source, archive)
         else:
@@ -80,33 +90,6 @@ def compress(config: Config, named: dict[str, str]) -> None:
             shutil.rmtree(run_dir / done, ignore_errors=True)
 
     train(config, wrap, finish)
-
-
-def coded_frames(
-    config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome
-) -> Iterator[tuple[bytes, bytes]]:
-    """The frames of the archive of a finished run."""
-    manifest, folder = corpus.manifest, Path(config.run.dir) / BLOCKS
-    header = {
-        "method": "model",
-        "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
-        "tokenizer": corpus.tokenizer.kind,
-        "lanes": config.train.lanes,
-        "segment_tokens": config.train.segment_tokens,
-        "block_steps": BLOCK_STEPS,
-        "world_size": place.world_size,
-        "threads": config.engine.threads,
-        "machine": reference_machine(),
-        "pins": current_pins(),
-        "code": code_identity(code.packed),
-    }
-    yield b"H", header_content(header)
-    yield b"T", corpus.tokenizer.encoding
-    yield b"P", code.packed
-    steps = outcome.cost["optimizer_steps"]
-    for block in range(-(-steps // BLOCK_STEPS)):
-        yield b"B", block_file(folder, block).read_bytes()
-    yield b"E", end_content(manifest.sha256, outcome.data_bits)
 
 
 def store(source: Source, archive: Path) -> None:

@@ -56,11 +56,14 @@ def main(arguments: list[str]) -> int:
         if not options.file.absolute().parent.is_dir():
             parser.error(f"{options.file.parent} is no folder: make it first")
         if archive.header["method"] == "stored":
+            status = 0
             if rank == 0:
                 write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
-                tell(archive, options.file)
-            return 0
-        return rerun(archive, options)
+        else:
+            status = rerun(archive, options)
+        if status == 0 and rank == 0:
+            tell(archive, options.file)
+        return status
     except (OSError, ValueError) as error:
         if rank == 0:
             print(f"onepass: {error}", file=sys.stderr)
@@ -79,10 +82,7 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
     refuse_other_machine(header)
     if options.embedded:
-        status = run_embedded(unpack(archive.program)[1], options)
-        if status == 0 and int(os.environ.get("RANK", 0)) == 0:
-            tell(archive, options.file)
-        return status
+        return run_embedded(unpack(archive.program)[1], options)
     if foreign := foreign_modules(archive.program):
         raise ValueError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
@@ -92,10 +92,7 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     from launch.rerun import rerun_installed
 
     single_file = single(archive, options.joined)
-    status = rerun_installed(archive, options.file, single_file, options.resume, options.checkpoint_secs)
-    if status == 0 and int(os.environ.get("RANK", 0)) == 0:
-        tell(archive, options.file)
-    return status
+    return rerun_installed(archive, options.file, single_file, options.resume, options.checkpoint_secs)
 
 
 def refuse_other_world(header: dict, threads: int | None) -> None:

@@ -17,31 +17,30 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 import zstandard
 
-from data.archive import end_content, header_content, open_archive, write_archive
+from data.archive import open_archive, write_archive
 from data.batches import Position, encode_source
 from data.documents import open_source
-from data.frames import rank_payload, read_frames
-from data.header import current_pins
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer
-from eval.code_size import measure_code, reference_machine
+from eval.code_size import measure_code
+from launch.coded_archive import coded_frames
+from launch.decompress import refuse_other_machine
 from launch.train import exit_status
 from model.lm import LanguageModel
 from train.config import Config
-from train.decoding import Decoding
-from train.encoding import BLOCK_STEPS, EncodingSource, block_file
+from train.encoding import EncodingSource
 from train.engine import Place, connect, disconnect
 from train.frozen import FrozenLearner, load_frozen, model_identity
 from train.ledger import Ledger
 from train.loop import TokenSource, one_epoch
 from train.progress import Progress
+from train.restoring import RestorableDecoding
 from train.run import CorpusSource, RunFailed
 
 
@@ -72,35 +71,19 @@ def encode(file: Path, archive: Path, run_dir: Path) -> None:
         parts.append(part.astype(np.uint32))
     tokens = np.concatenate(parts)
     lanes = Lanes(len(tokens), min(config.train.lanes, len(tokens)), config.train.segment_tokens)
-    identity = model_identity(model)
-    header = {
+    about = {
         "method": "fixed",
         "corpus": {"name": source.name, "bytes": end.bytes, "documents": end.documents, "tokens": len(tokens)},
-        "tokenizer": tokenizer.kind,
-        "lanes": lanes.lanes,
-        "segment_tokens": lanes.segment_tokens,
-        "block_steps": BLOCK_STEPS,
-        "world_size": 1,
-        "threads": torch.get_num_threads(),
-        "machine": reference_machine(),
-        "pins": current_pins(),
         "code": "",
-        "model": identity,
+        "model": model_identity(model),
     }
     read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
-    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-        corpus = CorpusSource(lanes, lanes.share(0, 1), read, end.sha256)
-        data_bits = run(config, model, tokenizer, lanes, EncodingSource(corpus, Path(folder), place), place, end.bytes)
-
-        def frames() -> Iterator[tuple[bytes, bytes]]:
-            yield b"H", header_content(header)
-            yield b"T", tokenizer.encoding
-            yield b"P", b""
-            for block in range(-(-lanes.steps // BLOCK_STEPS)):
-                yield b"B", block_file(Path(folder), block).read_bytes()
-            yield b"E", end_content(end.sha256, data_bits)
-
-        write_archive(archive, frames())
+    with tempfile.TemporaryDirectory(prefix="onepass-") as name:
+        folder = Path(name)
+        coding = EncodingSource(CorpusSource(lanes, lanes.share(0, 1), read, end.sha256), folder, place)
+        data_bits = run(config, model, tokenizer, lanes, coding, place, end.bytes)
+        threads = torch.get_num_threads()
+        write_archive(archive, coded_frames(about, lanes, threads, 1, tokenizer, b"", folder, end.sha256, data_bits))
     told = config.to_dict()
     told["engine"]["deepspeed_config"] = {}
     tell(archive, end.bytes, model, measure_code(told).xz_bytes)
@@ -121,21 +104,18 @@ def decode(file: Path, path: Path, run_dir: Path) -> None:
             f"{path} was written with model {header['model'][:16]}, {run_dir} holds {identity[:16]}: name the run that "
             "wrote it"
         )
-    machine = reference_machine() | {"threads": str(config.engine.threads)}
-    for name, value in {**header["machine"], "threads": str(header["threads"])}.items():
-        if name in ("torch", "system", "processor", "threads") and machine.get(name) != value:
-            raise ValueError(f"{path} was written with {name} {value} and here it is {machine.get(name)}")
+    if header["threads"] != config.engine.threads:
+        raise ValueError(f"{path} was written with threads {header['threads']} and here it is {config.engine.threads}")
+    refuse_other_machine(header)
     place = connect_alone(header["threads"])
     lanes = Lanes(header["corpus"]["tokens"], header["lanes"], header["segment_tokens"])
-    tokens = np.empty(lanes.tokens, np.uint32)
-    with path.open("rb") as opened:
-        payloads = (rank_payload(content, 0) for kind, content in read_frames(opened) if kind == b"B")
-        source = Decoding(lanes, lanes.share(0, 1), header["block_steps"], payloads, tokens)
+    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
+        source = RestorableDecoding(archive, lanes, place, Path(folder, "tokens"))
         try:
             run(config, model, tokenizer, lanes, source, place, header["corpus"]["bytes"])
         except ValueError as error:
             raise RunFailed(f"{path}: {error}") from error
-    write_documents(token_chunks(tokens, tokenizer), file, True, archive.sha256)
+        write_documents(token_chunks(source.tokens, tokenizer), file, True, archive.sha256)
     print(f"{file}: {header['corpus']['bytes']:,} bytes, SHA-256 {archive.sha256} as it was")
     disconnect(place)
 

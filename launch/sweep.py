@@ -20,7 +20,6 @@ import json
 import math
 import shlex
 import signal
-import socket
 import subprocess
 import time
 
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from data.files import write_file
 from train.cells import Cell, grid
 from train.command_line import parse_config
+from train.engine import free_port
 
 TRAIN = Path(sys.path[0]) / "launch/train.py"
 GRACE_SECS = 120.0
@@ -70,6 +70,10 @@ def main(arguments: list[str]) -> int:
     try:
         # Comparisons of architectures leave the n-gram prior out, unless they are asked not to.
         given = ["--model.ngram_orders=[]", *given]
+        if options.jobs < 1:
+            raise ValueError(f"--jobs is {options.jobs}: it must be 1 or more")
+        if not any("engine.threads" in option for option in given):
+            given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // options.jobs)}")
         blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
         cells = grid(
             parse_config("", given),
@@ -81,8 +85,6 @@ def main(arguments: list[str]) -> int:
             options.match,
             options.dir,
         )
-        if options.jobs < 1:
-            raise ValueError(f"--jobs is {options.jobs}: it must be 1 or more")
         if options.cell is not None and not 0 <= options.cell < len(cells):
             raise ValueError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     except ValueError as error:
@@ -120,7 +122,7 @@ def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:
             for slot in range(jobs):
                 if slot not in running and waiting:
                     cell = waiting.pop(0)
-                    running[slot] = cell, start(cell, slot, jobs, folder)
+                    running[slot] = cell, start(cell, slot, folder)
             time.sleep(0.5)
             for slot, (cell, process) in list(running.items()):
                 if process.poll() is None:
@@ -140,21 +142,15 @@ def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:
     return 1 if failed else 0
 
 
-def start(cell: Cell, slot: int, jobs: int, folder: Path) -> subprocess.Popen[bytes]:
+def start(cell: Cell, slot: int, folder: Path) -> subprocess.Popen[bytes]:
     """Start a cell through DeepSpeed's launcher, in a process group of its own, its output going to a log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     where = ["--include", f"localhost:{slot}"] if torch.cuda.is_available() else ["--num_accelerators", "1"]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(port)]
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    own = [] if any("engine.threads" in option for option in cell.options) else [f"--engine.threads={threads}"]
-    resumed = "--run.resume" in cell.arguments
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(free_port())]
     log = log_file(cell, folder)
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
         return subprocess.Popen(
-            [*launcher, str(TRAIN), *cell.arguments, *([] if resumed else own)],
+            [*launcher, str(TRAIN), *cell.arguments],
             env={name: value for name, value in os.environ.items() if name not in LAUNCHED},
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -1,9 +1,8 @@
 """The cells of a sweep: which runs there are, how each is started, and how far it is."""
 
 import csv
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.command_line import CONFIG_FILE
@@ -41,11 +40,6 @@ class Cell:
         except (OSError, ValueError, TypeError, KeyError):
             return 0
 
-    @property
-    def corpus_bytes(self) -> int:
-        """Bytes of the corpus, known once the run is finished."""
-        return json.loads((self.run_dir / "report.json").read_text())["corpus"]["bytes"]
-
 
 def grid(
     config: Config,
@@ -67,10 +61,9 @@ def grid(
         for width in widths:
             for block in blocks:
                 # Both vary with the cell, whatever the options said.
-                model = type(config.model)(**vars(config.model) | {"width": width, "block": block})
+                model = replace(config.model, width=width, block=block)
                 if measure != "none" and block != blocks[0]:
-                    reference = type(config.model)(**vars(model) | {"block": blocks[0]})
-                    model = match(model, reference, vocabulary, measure)
+                    model = match(model, replace(model, block=blocks[0]), vocabulary, measure)
                 # Names and widths that do not go together are refused now, not in the middle of the night.
                 layer_parameters(model, vocabulary)
                 for seed in seeds:

@@ -40,6 +40,13 @@ class Place:
         return out
 
 
+def free_port() -> int:
+    """A port of this host that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def connect(threads: int, timeout_secs: int) -> Place:
     """Join the ranks that a launcher (deepspeed, torchrun) started; alone if none did. Pins what bits depend on."""
     import deepspeed
@@ -50,9 +57,7 @@ def connect(threads: int, timeout_secs: int) -> Place:
     rank, local_rank, world_size = int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
     if world_size == 1:
         # Nobody else has to find it, so two runs on one machine need not quarrel over the launcher's default port.
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(probe.getsockname()[1])
+        env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(free_port())
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, parameter, precise
-from model.recurrence import causal_conv, conv_taps, linear_scan
+from model.recurrence import causal_conv, conv_taps
 
 State = tuple[Tensor, Tensor]
 
@@ -63,3 +63,38 @@ class RGLRU(nn.Module):
         scale = (-torch.expm1(2 * log_a)).clamp_min(1e-12).sqrt()
         h = linear_scan(log_a.exp(), scale * i * precise(u), hidden)
         return self.out(F.gelu(branch) * h), (h[:, -1].clone(), past)
+
+
+def linear_scan(decay: Tensor, inputs: Tensor, hidden: Tensor) -> Tensor:
+    """h[t] = decay[t] h[t - 1] + inputs[t] for t = 0 .. T - 1, with h[-1] = hidden.
+
+    decay and inputs [B, T, ...], hidden [B, ...]; returns h [B, T, ...]. One operation a step each way: elementwise
+    recurrences have no faster form on a CPU.
+    """
+    if inputs.shape[1] == 1:
+        return torch.addcmul(inputs, decay, hidden[:, None])
+    return LinearScan.apply(decay, inputs, hidden)
+
+
+class LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor, hidden: Tensor) -> Tensor:
+        out = torch.empty_like(inputs)
+        before = hidden
+        for a, b, h in zip(decay.unbind(1), inputs.unbind(1), out.unbind(1), strict=True):
+            before = torch.addcmul(b, a, before, out=h)
+        ctx.save_for_backward(decay, hidden, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        decay, hidden, out = ctx.saved_tensors
+        total = torch.empty_like(out)
+        total[:, -1] = gradient[:, -1]
+        rows = [part.unbind(1) for part in (gradient, decay, total)]
+        for t in range(out.shape[1] - 2, -1, -1):
+            torch.addcmul(rows[0][t], rows[1][t + 1], rows[2][t + 1], out=rows[2][t])
+        by_decay = torch.empty_like(out)
+        torch.mul(total[:, 1:], out[:, :-1], out=by_decay[:, 1:])
+        torch.mul(total[:, 0], hidden, out=by_decay[:, 0])
+        return by_decay, total, total[:, 0] * decay[:, 0]
