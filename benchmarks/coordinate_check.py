@@ -25,12 +25,10 @@ from matplotlib import pyplot
 from data.lanes import Lanes
 from model.registry import BLOCKS
 from train.command_line import parse_config
-from train.config import Config
+from train.config import BYTE_SYMBOLS, Config
 from train.engine import Place, connect, disconnect
 from train.loop import Learner
 from train.run import CorpusSource
-
-VOCABULARY = 257
 
 
 def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
@@ -38,7 +36,7 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     tokens = np.frombuffer((ROOT / "LICENSE").read_bytes(), np.uint8).astype(np.int64)
     lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
     source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], "")
-    learner = Learner(config, VOCABULARY, VOCABULARY - 1, place)
+    learner = Learner(config, BYTE_SYMBOLS, BYTE_SYMBOLS - 1, place)
     found: dict[str, float] = {}
 
     def watch(name: str, module: torch.nn.Module) -> None:

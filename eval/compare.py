@@ -6,7 +6,7 @@ import os
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
@@ -35,7 +35,7 @@ class Sweep(TypedDict):
 
     format: Annotated[int, Field(ge=1, le=1)]
     cells: Annotated[int, Field(ge=1)]
-    names: NotRequired[list[str]]
+    names: list[str]
 
 
 _SWEEP = TypeAdapter(Sweep)
@@ -100,6 +100,12 @@ def load_runs(runs_dir: Path) -> list[Run]:
     return sorted(runs, key=lambda run: run.total_bytes)
 
 
+def read_sweep(path: Path) -> Sweep:
+    """A sweep.json. Raises ValueError, one line, if it is damaged."""
+    sweep: Sweep = read_json(path, _SWEEP, SWEEP_LIMIT_BYTES)
+    return sweep
+
+
 def selection_of(runs_dir: Path, runs: list[Run]) -> Selection | None:
     """What choosing the best of the runs costs, if they are of the sweep that a sweep.json in `runs_dir` tells of.
 
@@ -109,8 +115,8 @@ def selection_of(runs_dir: Path, runs: list[Run]) -> Selection | None:
     path = runs_dir / "sweep.json"
     if not path.exists():
         return None
-    sweep: Sweep = read_json(path, _SWEEP, SWEEP_LIMIT_BYTES)
-    cells = max(sweep["cells"], len({*sweep.get("names", []), *(run.name for run in runs)}))
+    sweep = read_sweep(path)
+    cells = max(sweep["cells"], len({*sweep["names"], *(run.name for run in runs)}))
     best = runs[0].report
     tokens, ranks = best["corpus"]["tokens"], best["cost"]["world_size"]
     added_bits = side_bits(tokens, ranks, sweep_cells=cells) - side_bits(tokens, ranks)

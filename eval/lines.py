@@ -8,11 +8,9 @@ import numpy as np
 import yaml
 
 from eval.schema import Report
-from train.config import Config
+from train.config import BYTE_SYMBOLS, Config
 
 LIMIT_BYTES = 1 << 20
-# Of the `bytes` tokenizer: all bytes and an end-of-document.
-BYTE_SYMBOLS = 257
 # Points have these by themselves; or the corpus' checksum stands for them; or they say where and how fast a run ran.
 NOT_COMPARED = {
     *("model.block", "model.width", "train.seed", "train.accumulation"),

@@ -3,8 +3,9 @@
 python launch/sweep.py --dir runs/sweep --blocks attention,ssd,"ssd ssd ssd attention" --widths 64,128,256
 python launch/sweep.py --dir runs/sweep ... --emit slurm > sweep.sbatch     print a Slurm array instead
 
-Finished cells are skipped, broken ones go on: start the same command again after anything. Every block gets the MLP
-that gives it the parameters of the first block at the same width (--match). Further options are launch/train.py's, for
+Finished cells are skipped, broken ones go on: start the same command again after anything, or one with more blocks,
+widths, seeds or vocabularies. Every block gets the MLP that gives it the parameters of the first block at the same
+width (--match). Further options are launch/train.py's, for
 all cells; the n-gram prior is left out unless --model.ngram_orders asks for it. At the end the runs are compared, as
 by launch/report.py.
 """
@@ -22,13 +23,14 @@ import shlex
 import signal
 import subprocess
 import time
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from data.files import write_file
+from eval.compare import read_sweep
 from train.cells import Cell, grid
-from train.command_line import parse_config
 from train.engine import free_port
 
 TRAIN = Path(sys.path[0]) / "launch/train.py"
@@ -41,6 +43,10 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def vocabulary_sizes(text: str) -> list[int | Literal["bytes"]]:
+    return ["bytes" if part == "bytes" else int(part) for part in text.split(",")]
+
+
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 a cell failed, 2 bad arguments, 128 + signal after a clean stop."""
     parser = argparse.ArgumentParser(
@@ -50,7 +56,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--blocks", required=True, help="names from model/registry.py, or patterns of them, by commas")
     parser.add_argument("--widths", type=numbers, required=True, help="values of model.width, by commas")
     parser.add_argument("--seeds", type=numbers, default=[0], help="values of train.seed, by commas (default: 0)")
-    parser.add_argument("--vocabularies", type=numbers, default=[], help="values of data.vocabulary, by commas")
+    parser.add_argument(
+        "--vocabularies", type=vocabulary_sizes, default=[], help="values of data.vocabulary, or `bytes`, by commas"
+    )
     parser.add_argument(
         "--match",
         choices=["parameters", "flops", "none"],
@@ -76,7 +84,6 @@ def main(arguments: list[str]) -> int:
             given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // options.jobs)}")
         blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
         cells = grid(
-            parse_config("", given),
             given,
             blocks,
             options.widths,
@@ -94,19 +101,22 @@ def main(arguments: list[str]) -> int:
         print(slurm_array(arguments, len(cells)))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
-    told = {
-        "format": 1,
-        "cells": len(cells),
-        "side_bits": math.log2(len(cells)),
-        "names": [cell.name for cell in cells],
-    }
-    write_file(options.dir / "sweep.json", json.dumps(told, indent=1).encode())
+    tell(options.dir, [cell.name for cell in cells])
     if options.cell is not None:
         return run_cells([cells[options.cell]], 1, options.dir)
     status = run_cells(cells, options.jobs, options.dir)
     if any(cell.finished for cell in cells) and status in (0, 1):
         subprocess.run([sys.executable, str(TRAIN.with_name("report.py")), str(options.dir)], check=False)
     return status
+
+
+def tell(folder: Path, names: list[str]) -> None:
+    """Write sweep.json: all cells that were ever asked for here, since the best of them is one of so many."""
+    path = folder / "sweep.json"
+    before = read_sweep(path)["names"] if path.exists() else []
+    names = list(dict.fromkeys([*before, *names]))
+    told = {"format": 1, "cells": len(names), "side_bits": math.log2(len(names)), "names": names}
+    write_file(path, json.dumps(told, indent=1).encode())
 
 
 def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:

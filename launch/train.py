@@ -33,7 +33,7 @@ from eval.report import build_report, write_report
 from eval.tables import terminal_table
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
-from train.config import Config
+from train.config import BYTE_SYMBOLS, Config
 from train.engine import Place, connect, disconnect
 from train.frozen import TOKENIZER_FILE
 from train.metrics import Metrics
@@ -78,7 +78,7 @@ def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: 
     place = connect(config.engine.threads, config.engine.timeout_secs)
     config = resolve(config, place)
     with torch.device("meta"):
-        LanguageModel(config.model, vocabulary=257)
+        LanguageModel(config.model, BYTE_SYMBOLS)
     corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
     manifest = corpus.manifest
     lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)

@@ -9,7 +9,7 @@ import pytest
 from model.lm import LanguageModel
 from model.registry import BLOCKS
 from train.cells import Cell, grid
-from train.command_line import parse_config
+from train.command_line import parse_config, save_config
 from train.config import ModelConfig
 from train.flops import forward_flops
 from train.matching import layer_flops, layer_parameters, match
@@ -24,6 +24,9 @@ def test_sizes_are_those_worked_out_by_hand() -> None:
     products = 2 * time * (2 * 12 * 64 * 64 + 64 * 300)
     scores = 2 * 2 * 2 * time * (time + 31) * 64
     assert forward_flops(LanguageModel(SMALL, 300), time) == products + scores
+    # An LSTM's gates 8 D^2, output D^2, MLP 8 D^2.
+    products = 2 * time * (2 * 17 * 64 * 64 + 64 * 300)
+    assert forward_flops(LanguageModel(replace(SMALL, block="lstm"), 300), time) == products
 
 
 @pytest.mark.parametrize("measure", ["parameters", "flops"])
@@ -44,8 +47,8 @@ def test_what_cannot_be_matched_is_refused_with_both_numbers() -> None:
 def cells(folder: Path, **changes: object) -> list[Cell]:
     given = ["--model.head_width=16"]
     plan: dict[str, object] = {
-        "config": parse_config("", given), "given": given, "blocks": ["attention"], "widths": [32, 64], "seeds": [0],
-        "vocabularies": [], "measure": "parameters", "folder": folder,
+        "given": given, "blocks": ["attention"], "widths": [32, 64], "seeds": [0], "vocabularies": [],
+        "measure": "parameters", "folder": folder,
     }  # fmt: skip
     return grid(**{**plan, **changes})  # type: ignore[arg-type]
 
@@ -53,12 +56,37 @@ def cells(folder: Path, **changes: object) -> list[Cell]:
 def test_a_grid_has_a_cell_for_each_combination_with_a_name_of_its_own(tmp_path: Path) -> None:
     found = cells(tmp_path, seeds=[0, 1], vocabularies=[512, 1024])
     assert len(found) == len({cell.name for cell in found}) == len({cell.run_dir for cell in found}) == 8
-    assert found[0].name == "attention-32-vocabulary512-seed0"
+    assert [found[0].name, found[1].name] == ["attention-32-512", "attention-32-512-seed1"]
     config = parse_config("", found[-1].arguments)
     assert (config.model.width, config.train.seed, config.data.vocabulary) == (64, 1, 1024)
     assert (config.model.head_width, config.model.expansion) == (16, 4.0)
     assert Path(config.run.dir) == found[-1].run_dir
     assert [cell.name for cell in cells(tmp_path)] == ["attention-32", "attention-64"]
+
+
+def test_bytes_are_a_vocabulary_of_their_own(tmp_path: Path) -> None:
+    bare, pieces = cells(tmp_path, widths=[32], vocabularies=["bytes", 512])
+    assert (bare.name, pieces.name) == ("attention-32-bytes", "attention-32-512")
+    assert parse_config("", bare.arguments).data.tokenizer == "bytes"
+    (given,) = cells(tmp_path, widths=[32], given=["--model.head_width=16", "--data.tokenizer=bytes"])
+    assert parse_config("", given.arguments).data.tokenizer == "bytes"
+
+
+def test_a_grid_can_grow(tmp_path: Path) -> None:
+    small = cells(tmp_path, widths=[32], vocabularies=[512])
+    large = cells(tmp_path, widths=[32, 64], seeds=[0, 1], vocabularies=[512, "bytes"])
+    assert small[0] in large
+
+
+def test_a_directory_of_another_run_is_not_taken_for_the_cells(tmp_path: Path) -> None:
+    cell = cells(tmp_path)[0]
+    cell.run_dir.mkdir(parents=True)
+    config = parse_config("", cell.arguments)
+    config.engine.threads, config.engine.precision = 2, "fp32"
+    save_config(config, cell.run_dir / "config.yaml")
+    assert cells(tmp_path)[0] == cell
+    with pytest.raises(ValueError, match=r"model\.depth was 3 in .*attention-32/config\.yaml and is now 2"):
+        cells(tmp_path, given=["--model.head_width=16", "--model.depth=2"])
 
 
 def test_a_pattern_of_blocks_is_one_cell(tmp_path: Path) -> None:

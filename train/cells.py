@@ -4,9 +4,10 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from train.command_line import CONFIG_FILE
-from train.config import Config
+from train.command_line import CONFIG_FILE, load_config, parse_config, refuse_changes
+from train.config import BYTE_SYMBOLS
 from train.matching import layer_parameters, match
 
 
@@ -42,41 +43,57 @@ class Cell:
 
 
 def grid(
-    config: Config,
     given: Sequence[str],
     blocks: Sequence[str],
     widths: Sequence[int],
     seeds: Sequence[int],
-    vocabularies: Sequence[int],
+    vocabularies: Sequence[int | Literal["bytes"]],
     measure: str,
     folder: Path,
 ) -> list[Cell]:
     """All cells. The first block is the reference whose parameters or flops the others match; `measure` "none" leaves
-    them as they are. `given` are options that all cells share, and `config` what they come to.
+    them as they are. `given` are options that all cells share. A cell's name does not depend on what other cells there
+    are, so a grid can be cut in parts and grow.
 
-    Raises ValueError if a block cannot be matched.
+    Raises ValueError if a block cannot be matched, or if a cell's directory holds a run with other settings.
     """
+    config = parse_config("", list(given))
     cells = []
-    for vocabulary in vocabularies or [config.data.vocabulary]:
+    for vocabulary in vocabularies or [config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"]:
+        symbols = BYTE_SYMBOLS if vocabulary == "bytes" else vocabulary
+        tokenizer = ["bytes"] if vocabulary == "bytes" else ["bpe", f"--data.vocabulary={vocabulary}"]
         for width in widths:
             for block in blocks:
                 # Both vary with the cell, whatever the options said.
                 model = replace(config.model, width=width, block=block)
                 if measure != "none" and block != blocks[0]:
-                    model = match(model, replace(model, block=blocks[0]), vocabulary, measure)
+                    model = match(model, replace(model, block=blocks[0]), symbols, measure)
                 # Names and widths that do not go together are refused now, not in the middle of the night.
-                layer_parameters(model, vocabulary)
+                layer_parameters(model, symbols)
                 for seed in seeds:
                     name = f"{block.replace(' ', '+')}-{width}"
-                    name += f"-vocabulary{vocabulary}" if len(vocabularies) > 1 else ""
-                    name += f"-seed{seed}" if len(seeds) > 1 else ""
+                    name += f"-{vocabulary}" if vocabularies else ""
+                    name += f"-seed{seed}" if seed else ""
                     options = (
                         *given,
                         f"--model.block={block}",
                         f"--model.width={width}",
                         f"--model.expansion={model.expansion!r}",
-                        f"--data.vocabulary={vocabulary}",
+                        f"--data.tokenizer={tokenizer[0]}",
+                        *tokenizer[1:],
                         f"--train.seed={seed}",
                     )
-                    cells.append(Cell(name, folder / name, options))
+                    cell = Cell(name, folder / name, options)
+                    refuse_other_run(cell)
+                    cells.append(cell)
     return cells
+
+
+def refuse_other_run(cell: Cell) -> None:
+    """Raise ValueError if a run with other settings than the cell's was begun in its directory."""
+    saved = cell.run_dir / CONFIG_FILE
+    if saved.exists():
+        before, after = load_config(saved), parse_config("", list(cell.options))
+        # What was left to the machine is filled in there.
+        after.engine.precision, after.engine.threads = before.engine.precision, before.engine.threads
+        refuse_changes(before, after, saved)

@@ -7,6 +7,9 @@ the canonical source of a decoder drops docstrings.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+# Of the `bytes` tokenizer: all bytes and an end-of-document.
+BYTE_SYMBOLS = 257
+
 
 @dataclass
 class DataConfig:
