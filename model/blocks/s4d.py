@@ -51,6 +51,7 @@ class S4D(nn.Module):
         channels, states = round(config.expand * config.width), config.state or 64
         if states % 2:
             raise ValueError(f"model.state {states} is odd, but states come in conjugate pairs: make it even")
+        self.channels, self.states = channels, states
         odd = torch.arange(1, states, 2)
         self.input = Linear(config.width, channels).weight
         self.readout = parameter(torch.randn(channels, states // 2, 2) * states**-0.5, "vector")
@@ -62,7 +63,7 @@ class S4D(nn.Module):
         self.out = Linear(channels, 2 * config.width, gain=0.0)
 
     def init_state(self, batch: int) -> tuple[Tensor]:
-        return (self.readout.new_zeros(len(self.readout), batch, self.readout[0].numel()),)
+        return (self.readout.new_zeros(self.channels, batch, self.states),)
 
     def forward(self, x: Tensor, state: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
         batch, time, _ = x.shape
