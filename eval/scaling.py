@@ -4,8 +4,8 @@ Lengths are in bits and, as sizes (parameters or widths) are, positive. Shapes: 
 samples.
 
 The power law and its logarithmic residuals: J. Hoffmann et al., "Training Compute-Optimal Large Language Models"
-(2022), arXiv:2203.15556, appendix D.3. Bootstrap of residuals: B. Efron and R. Tibshirani, "An Introduction to the
-Bootstrap" (1993), chapter 9.
+(2022), arXiv:2203.15556, section 3.3 and appendix D.2. Bootstrap of residuals: B. Efron and R. Tibshirani, "An
+Introduction to the Bootstrap" (1993), chapter 9.
 """
 
 import itertools

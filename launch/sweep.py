@@ -127,6 +127,8 @@ def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:
     waiting = [cell for cell in cells if not cell.finished]
     running: dict[int, tuple[Cell, subprocess.Popen[bytes]]] = {}
     failed: list[str] = []
+    # A log file gets a line a minute.
+    shown, pause_secs = 0.0, 0.5 if sys.stderr.isatty() else 60.0
     with tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", desc="sweep") as bar:
         while (waiting or running) and not stop:
             for slot in range(jobs):
@@ -143,7 +145,10 @@ def run_cells(cells: list[Cell], jobs: int, folder: Path) -> int:
                 if not cell.finished:
                     failed.append(cell.name)
                     bar.write(f"onepass: {cell.name} failed; see {log_file(cell, folder)}", file=sys.stderr)
-            bar.set_postfix_str(", ".join(f"{cell.name} {cell.coded_bytes:,} bytes" for cell, _ in running.values()))
+            if time.monotonic() - shown > pause_secs:
+                shown = time.monotonic()
+                progress = ", ".join(f"{cell.name} {cell.coded_bytes:,} bytes" for cell, _ in running.values())
+                bar.set_postfix_str(progress)
     for _, process in running.values():
         end(process)
     if stop:

@@ -28,7 +28,8 @@ def conv_taps(channels: int, taps: int) -> nn.Parameter:
 
 
 def step_bias(channels: int) -> nn.Parameter:
-    """What softplus takes to step sizes log-uniform in [0.001, 0.1] (Gu & Dao 2023, arXiv:2312.00752, section 3.6).
+    """What softplus takes to step sizes log-uniform in [0.001, 0.1]: the range is that of Gu & Dao 2023
+    (arXiv:2312.00752), section 3.6, and the logarithm that of their code.
 
     Its learning rate is small: a time scale is exponential in it.
     """

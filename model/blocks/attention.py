@@ -8,7 +8,7 @@ normalised: Henry et al. 2020 (arXiv:2010.04245).
 |------------------|----------------|------------------------------------------------------|
 | queries          | Q              | what a position looks for, unit root mean square     |
 | keys, values     | K, V           | what positions offer, the window's past in front     |
-| temperature      | (sqrt d_k)     | learned sharpness of each head                       |
+| temperature      | g / sqrt d_k   | learned sharpness of each head (g of Henry et al.)   |
 | angles           | m theta_i      | rotation of channel pair i at position m             |
 
 What we changed: every token sees exactly the `window` latest tokens, itself included, wherever segments are cut,

@@ -1,6 +1,7 @@
 """Gated DeltaNet: an associative memory that forgets and corrects what it recalls.
 
-Papers: Yang et al. 2024 (arXiv:2412.06464), eq. 10; the chunked form: Yang et al. 2024 (arXiv:2406.06484), section 3:
+Papers: Yang, Kautz & Hatamizadeh 2024 (arXiv:2412.06464), eq. 10; the chunked form: its section 3.3, after DeltaNet's,
+Yang et al. 2024 (arXiv:2406.06484):
 
     S[t] = alpha S[t-1] + beta k (v - alpha S[t-1]^T k)^T,    o[t] = S[t]^T q
 
@@ -11,7 +12,7 @@ Papers: Yang et al. 2024 (arXiv:2412.06464), eq. 10; the chunked form: Yang et a
 | log_alpha     | log alpha[t]      | decay, -exp(log_rate) softplus(a + step)                    |
 | memory        | S[t] transposed   | S above: what is remembered, keys x values                  |
 | decay         | Gamma             | products of alpha from one token of a chunk to another      |
-| news          | u tilde           | what each token of a chunk writes                           |
+| news          | U tilde - W S^T   | what each token of a chunk writes, S before the chunk       |
 
 What we changed: the triangular system (the UT transform) is solved for `news` alone, chunk after chunk, instead of
 for the two factors of the WY form; one matrix makes q, k, v, gate, beta and alpha; no gains in the output norm, as the

@@ -1,6 +1,6 @@
 """Gated recurrent unit.
 
-Paper: Cho et al. 2014 (arXiv:1406.1078), eq. 5-8, in the variant of torch.nn.GRU:
+Paper: Cho et al. 2014 (arXiv:1406.1078), section 2.3, in the variant of torch.nn.GRU:
 
     r, z = sigmoid(x[t] W_rz + b_rz + h[t-1] U_rz)
     n = tanh(x[t] W_n + b_n + r e),  e = h[t-1] U_n + b_e

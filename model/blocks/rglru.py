@@ -2,16 +2,16 @@
 
 Paper: De et al. 2024 (arXiv:2402.19427), sections 2.3 and 2.4, eq. 1-4:
 
-    r = sigmoid(u W_a + b_a),  i = sigmoid(u W_x + b_x),  a = sigmoid(Lambda)^(8 r)
-    h[t] = a h[t-1] + sqrt(1 - a^2) (i u)
+    r = sigmoid(u W_a + b_a),  i = sigmoid(u W_x + b_x),  a[t] = a^(8 r),  a = sigmoid(Lambda)
+    h[t] = a[t] h[t-1] + sqrt(1 - a[t]^2) (i u)
 
-| here          | paper           | meaning                                               |
-|---------------|-----------------|-------------------------------------------------------|
-| u             | x[t]            | the recurrence's input, after the short convolution   |
-| r, i          | r[t], i[t]      | recurrence and input gates                            |
-| gates, bias   | W_a, W_x, b     | what makes them                                       |
-| decay         | -Lambda         | how fast each channel forgets; a = sigmoid(Lambda)    |
-| log_a         | log a[t]        | logarithm of the recurrent weight                     |
+| here          | paper              | meaning                                               |
+|---------------|--------------------|-------------------------------------------------------|
+| u             | x[t]               | the recurrence's input, after the short convolution   |
+| r, i          | r[t], i[t]         | recurrence and input gates                            |
+| gates, bias   | W_a, W_x, b_a, b_x | what makes them                                       |
+| decay         | -Lambda            | how fast each channel forgets                         |
+| log_a         | log a[t]           | logarithm of the recurrent weight                     |
 
 What we changed: gates see all channels, not a block of them (one matrix, which can be orthogonalised); no bias in the
 convolution, as the gates have theirs; Lambda with the other sign, as -log sigmoid(Lambda) = softplus(-Lambda).
@@ -59,7 +59,7 @@ class RGLRU(nn.Module):
         u, past = causal_conv(u, self.taps, past)
         r, i = torch.sigmoid(precise(self.gates(u)) + self.bias).chunk(2, 2)
         log_a = r * (-8 * F.softplus(precise(self.decay)))
-        # A shut gate (a = 1) would have an infinite slope.
+        # A shut gate (a[t] = 1) would have an infinite slope.
         scale = (-torch.expm1(2 * log_a)).clamp_min(1e-12).sqrt()
         h = linear_scan(log_a.exp(), scale * i * precise(u), hidden)
         return self.out(F.gelu(branch) * h), (h[:, -1].clone(), past)

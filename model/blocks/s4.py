@@ -2,15 +2,16 @@
 
 Papers: Gu, Goel & Ré 2022, "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv:2111.00396):
 eq. 2 the HiPPO-LegS matrix, eq. 3 the bilinear discretisation, theorem 1 its normal plus low-rank form, theorem 2 the
-recurrence, theorem 3 and algorithm 1 the kernel. P = Q for stability: Goel et al. 2022 (arXiv:2202.09729), section 4.
+recurrence, theorem 3 and algorithm 1 the kernel. P = Q for stability: Goel et al. 2022 (arXiv:2202.09729), under
+"Stabilizing S4 for Recurrence".
 
-| here      | paper                | meaning                                                          |
-|-----------|----------------------|------------------------------------------------------------------|
-| feedback  | P = Q                | A = Lambda - P P*; a state's phase is free, so P is real         |
-| readout   | 2^(1/2) P C          | C for states in units of 2^(1/2) P                               |
-| sense     | P* R                 | what the feedback takes of the states before a token             |
-| direct    | P* R P               | what it takes of the token itself; R = (2 / Delta - Lambda)^-1   |
-| inverse   | (1 + P* R(z) P)^-1   | Woodbury's correction, as a matrix over the tokens of a chunk    |
+| here      | paper                | meaning                                                                |
+|-----------|----------------------|------------------------------------------------------------------------|
+| feedback  | P = Q                | A = Lambda - P P*; a state's phase is free, so P is real               |
+| readout   | 2^(1/2) P C          | C for states in units of 2^(1/2) P                                     |
+| sense     | 2 P* R / Delta       | what the feedback takes of the states before a token, in their units   |
+| direct    | P* R P               | what it takes of the token itself; R = R(0) = (2 / Delta - Lambda)^-1  |
+| inverse   | (1 + P* R(z) P)^-1   | Woodbury's correction, as a matrix over the tokens of a chunk          |
 
 What we changed. HiPPO has B = 2^(1/2) P, and we keep that: C is free for every channel, so that B and P free apart
 would give no other filters. Then states in units of 2^(1/2) P obey S4D's equation for the input less the feedback,

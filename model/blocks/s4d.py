@@ -2,8 +2,8 @@
 
 Paper: Gu, Gupta, Goel & Ré 2022, "On the Parameterization and Initialization of Diagonal State Space Models"
 (arXiv:2206.11893): eq. 1 the system; section 3 its bilinear discretisation, the kernel as a Vandermonde product and
-conjugate pairs; section 4 the initialisation S4D-Inv. The layer around it, GELU and a gated linear unit: Gu, Goel & Ré
-2022 (arXiv:2111.00396), section 3.4, and its code.
+conjugate pairs; section 4 the initialisation S4D-Inv. The layer around it: Gu, Goel & Ré 2022 (arXiv:2111.00396),
+section 3.4; GELU and the gated linear unit are those of its code.
 
 | here      | paper           | meaning                                                             |
 |-----------|-----------------|---------------------------------------------------------------------|

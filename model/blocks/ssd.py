@@ -9,8 +9,8 @@ keys and queries section 7.2.
 | values         | X           | what is written, a vector a head                                     |
 | keys, queries  | B, C        | where it is written and read, shared by the heads                    |
 | step           | Delta       | how much of a token is taken in: softplus of its projection and bias |
-| rate           | A = -e^rate | speed of forgetting                                                  |
-| fade           | log a       | step * A, the logarithm of a token's decay                           |
+| rate           | A = -e^rate | speed of forgetting: Mamba's A, before discretisation                |
+| fade           | log a       | step * A, the logarithm of a token's decay (a is A[t] of eq. 2)      |
 | left           | L o C B^T   | the recurrence as one masked matrix                                  |
 | hidden         | h           | the state, [N, P] a head                                             |
 | skip           | D           | weight of the token itself                                           |
