@@ -46,7 +46,7 @@ def main() -> None:
     if lanes.steps < options.steps * options.rounds:
         parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
     share, tokenizer = lanes.share(0, 1), corpus.tokenizer
-    reader = CorpusSource(lanes, share, corpus.tokens.read, corpus.manifest.sha256)
+    reader = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
     decoded = np.full(lanes.tokens, tokenizer.vocabulary, np.uint32)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     """Root mean square of each part's output in the last of `steps` steps."""
     tokens = np.frombuffer((ROOT / "LICENSE").read_bytes(), np.uint8).astype(np.int64)
     lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
-    source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], "")
+    source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], {})
     learner = Learner(config, BYTE_SYMBOLS, BYTE_SYMBOLS - 1, place)
     found: dict[str, float] = {}
 

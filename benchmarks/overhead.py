@@ -79,7 +79,7 @@ def main() -> None:
     vocabulary = corpus.tokenizer.vocabulary
     learner = Learner(config, vocabulary, first, place)
     ledger = Ledger(len(share), torch.zeros(vocabulary, dtype=torch.int64).numpy(), place)
-    source = CorpusSource(lanes, share, corpus.tokens.read, corpus.manifest.sha256)
+    source = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
     ours = one_epoch(learner, lanes, source, ledger)
     batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
     bare = bare_loop(config, vocabulary, first, batches, lanes.steps)

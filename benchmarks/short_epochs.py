@@ -30,7 +30,7 @@ def matched(model: ModelConfig, block: str, width: int) -> ModelConfig:
 def bits_per_byte(config: Config, tokens: np.ndarray, place: Place, carry: bool = True) -> float:
     """Bits of one epoch over the bytes `tokens`, a byte; without `carry`, every segment starts from an empty state."""
     lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
-    source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], "")
+    source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], {})
     learner = Learner(config, BYTE_SYMBOLS, BYTE_SYMBOLS - 1, place)
     ledger = Ledger(config.train.lanes, np.ones(BYTE_SYMBOLS, np.int64), place)
     for _ in tqdm(one_epoch(learner, lanes, source, ledger), total=lanes.steps, leave=False, unit="step", disable=None):

@@ -42,7 +42,7 @@ def current_pins() -> dict[str, str]:
 
 
 def block_count(header: dict[str, Any]) -> int:
-    """Number of blocks of a coded corpus. Raises ValueError if there are more lanes than tokens."""
+    """Number of blocks of a coded corpus."""
     steps = Lanes(header["corpus"]["tokens"], header["lanes"], header["segment_tokens"]).steps
     return -(-steps // header["block_steps"])
 

@@ -13,22 +13,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Lanes:
-    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`.
-
-    Raises ValueError if a lane would be without a token.
-    """
+    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`: numbers of 1 or more."""
 
     tokens: int
     lanes: int
     segment_tokens: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.lanes <= self.tokens:
-            raise ValueError(
-                f"train.lanes {self.lanes} does not fit a corpus of {self.tokens} tokens: take 1 to {self.tokens}"
-            )
-        if self.segment_tokens < 1:
-            raise ValueError(f"train.segment_tokens {self.segment_tokens} must be 1 or more")
+        if min(self.tokens, self.lanes, self.segment_tokens) < 1:
+            given = f"{self.tokens} tokens, train.lanes {self.lanes} and train.segment_tokens {self.segment_tokens}"
+            raise ValueError(f"{given} must be 1 or more")
 
     @property
     def lane_tokens(self) -> int:

@@ -70,7 +70,7 @@ def encode(file: Path, archive: Path, run_dir: Path) -> None:
         end = position
         parts.append(part.astype(np.uint32))
     tokens = np.concatenate(parts)
-    lanes = Lanes(len(tokens), min(config.train.lanes, len(tokens)), config.train.segment_tokens)
+    lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
     about = {
         "method": "fixed",
         "corpus": {"name": source.name, "bytes": end.bytes, "documents": end.documents, "tokens": len(tokens)},
@@ -80,7 +80,7 @@ def encode(file: Path, archive: Path, run_dir: Path) -> None:
     read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="onepass-") as name:
         folder = Path(name)
-        coding = EncodingSource(CorpusSource(lanes, lanes.share(0, 1), read, end.sha256), folder, place)
+        coding = EncodingSource(CorpusSource(lanes, lanes.share(0, 1), read, {"corpus": end.sha256}), folder, place)
         data_bits = run(config, model, tokenizer, lanes, coding, place, end.bytes)
         threads = torch.get_num_threads()
         write_archive(archive, coded_frames(about, lanes, threads, 1, tokenizer, b"", folder, end.sha256, data_bits))

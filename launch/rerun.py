@@ -18,6 +18,7 @@ from model.lm import LanguageModel
 from train.command_line import recorded_config
 from train.config import ModelConfig, RunConfig
 from train.engine import connect, disconnect
+from train.ranks import meet_apart
 from train.restoring import RestorableDecoding
 from train.run import Run, RunFailed, Stopped
 
@@ -43,6 +44,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     except IndexError:
         raise ValueError(f"{archive.path}: the tokenizer's encoding is none") from None
     refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
+    meet_apart()
     place = connect(header["threads"], config.engine.timeout_secs)
     lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
     if place.rank == 0:

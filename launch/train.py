@@ -14,6 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 # anything else runs on the machine. It has to be said before PyTorch is loaded (docs/measurements.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -27,7 +28,14 @@ from data.header import PINS
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
-from eval.code_size import CodeSize, measure_code, reference_machine
+from eval.code_size import (
+    CodeSize,
+    code_identity,
+    foreign_modules,
+    measure_code,
+    reference_machine,
+    unpack,
+)
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
@@ -37,8 +45,11 @@ from train.config import BYTE_SYMBOLS, Config
 from train.engine import Place, connect, disconnect
 from train.frozen import TOKENIZER_FILE
 from train.metrics import Metrics
-from train.ranks import after_rank_0, from_rank_0
-from train.run import CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped
+from train.ranks import after_rank_0, from_rank_0, meet_apart
+from train.run import LOCK_FILE, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped
+
+# In a run directory: the packed code that the run began with.
+CODE_FILE = "code.lzma"
 
 WrapSource = Callable[[CorpusSource, Config, Place], ResumableSource]
 Finish = Callable[[Config, Place, PreparedCorpus, CodeSize, Outcome], None]
@@ -75,6 +86,7 @@ def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: 
     """
     pin(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
+    meet_apart()
     place = connect(config.engine.threads, config.engine.timeout_secs)
     config = resolve(config, place)
     with torch.device("meta"):
@@ -82,7 +94,7 @@ def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: 
     corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
     manifest = corpus.manifest
     lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
-    source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, manifest.sha256)
+    source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identity(corpus))
     run = Run(config, place, corpus.tokenizer, lanes, wrap(source, config, place), extra)
     try:
         if place.rank == 0:
@@ -115,8 +127,12 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
     """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
     data, run_dir = config.data, Path(config.run.dir)
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
-    if place.rank == 0 and not config.run.resume and run_dir.exists() and any(run_dir.iterdir()):
+    # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
+    stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
+    if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
         raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
+    if place.rank == 0 and config.run.resume:
+        refuse_other_code(run_dir)
     corpus = prepare(
         source=data.source,
         field=data.field,
@@ -134,19 +150,46 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
     return corpus
 
 
+def identity(corpus: PreparedCorpus) -> dict[str, str]:
+    """SHA-256 of all that a resumed run must find as it was."""
+    shards = "".join(shard.sha256 for shard in corpus.manifest.shards)
+    tokenizer = corpus.tokenizer.encoding
+    return {
+        "corpus": corpus.manifest.sha256,
+        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        "token stream": hashlib.sha256(shards.encode()).hexdigest(),
+    }
+
+
+def refuse_other_code(run_dir: Path) -> None:
+    """Raise ValueError unless the run was begun by this code, as far as a decoder needs it."""
+    path = run_dir / CODE_FILE
+    if not path.exists():
+        raise ValueError(f"{run_dir} does not say with what code it began: start a new run")
+    begun = path.read_bytes()
+    if foreign := foreign_modules(begun):
+        here = measure_code(unpack(begun)[0])
+        raise ValueError(
+            f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
+            f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"
+        )
+
+
 def keep_books(
     run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any], finish: Finish
 ) -> None:
     """The run as rank 0 sees it: its fixed terms before and its report after."""
     run_dir, manifest = Path(config.run.dir), corpus.manifest
     machine = reference_machine()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, run_dir / CONFIG_FILE)
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
     write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
     told = config.to_dict()
     told["engine"]["deepspeed_config"] = extra
     code = measure_code(told)
+    if not config.run.resume:
+        write_file(run_dir / CODE_FILE, code.packed)
+    # What can be resumed has a configuration, so that is written last.
+    save_config(config, run_dir / CONFIG_FILE)
     baselines = measure(corpus) if config.run.baselines else None
     tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
     length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side_bits(manifest.tokens, place.world_size))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.lanes import Lanes
@@ -12,12 +12,9 @@ from data.lanes import Lanes
     tokens=st.integers(1, 400), rows=st.integers(1, 5), world=st.integers(1, 4), accumulation=st.integers(1, 3),
     segment=st.integers(1, 60),
 )  # fmt: skip
+@example(tokens=1, rows=5, world=3, accumulation=1, segment=32)
 def test_every_token_is_shown_exactly_once(tokens: int, rows: int, world: int, accumulation: int, segment: int) -> None:
     lanes_number = rows * world * accumulation
-    if lanes_number > tokens:
-        with pytest.raises(ValueError, match=f"train.lanes {lanes_number} does not fit a corpus of {tokens} tokens"):
-            Lanes(tokens, lanes_number, segment)
-        return
     plan, corpus = Lanes(tokens, lanes_number, segment), np.arange(tokens)
     shown = []
     for step in range(plan.steps):
@@ -57,6 +54,7 @@ def test_ranks_that_cannot_share_the_lanes_are_refused() -> None:
         Lanes(1000, 16, 8).share(0, 3)
 
 
-def test_empty_segments_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.segment_tokens 0"):
-        Lanes(1000, 16, 0)
+@pytest.mark.parametrize("numbers", [(1000, 16, 0), (1000, 0, 8), (0, 16, 8)])
+def test_empty_plans_are_refused(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=r"train\.lanes .* and train\.segment_tokens .* must be 1 or more"):
+        Lanes(*numbers)

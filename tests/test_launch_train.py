@@ -3,15 +3,19 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dist import ROOT, command, run, start, wait_until
+from filelock import FileLock
 
+from eval.code_size import code_identity, measure_code, unpack
 from model.registry import BLOCKS
 
 TRAIN = "launch/train.py"
@@ -130,6 +134,30 @@ def test_zero_stages_agree_and_resume(undisturbed: Path, corpus: Path, cache: Pa
     assert bits[0] == pytest.approx(bits[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_number_of_ranks_may_change_on_the_way(undisturbed: Path, corpus: Path, cache: Path, stage: int) -> None:
+    run_dir, plain = undisturbed.with_name(f"regrouped-{stage}"), undisturbed
+    more = ["--run.baselines=false", "--run.stop_after_steps=30"]
+    if stage:
+        plain = undisturbed.with_name("zero-0")
+        if not plain.exists():
+            assert run(TRAIN, *arguments(corpus, cache, plain, "--train.optimizer=adamw")).returncode == 0
+        more += [f"--engine.zero_stage={stage}", "--train.optimizer=adamw"]
+    first = run(TRAIN, *arguments(corpus, cache, run_dir, *more), ranks=2)
+    assert first.returncode == 0, first.stderr
+    again = [f"--run.dir={run_dir}", "--run.resume"]
+    second = run(TRAIN, *again, "--run.stop_after_steps=50")
+    assert second.returncode == 0, second.stderr
+    third = run(TRAIN, *again, "--run.stop_after_steps=0", ranks=2)
+    assert third.returncode == 0, third.stderr
+    assert report(run_dir)["coded"] == {"tokens": 20_012, "bytes": 20_011}
+    assert len(curve(run_dir)) == len(curve(plain))
+    for ours, theirs in zip(curve(run_dir)[1:], curve(plain)[1:], strict=True):
+        assert ours[:3] == theirs[:3]
+        assert float(ours[3]) == pytest.approx(float(theirs[3]), rel=1e-5)
+    assert not list(run_dir.glob("checkpoints/*universal*"))
+
+
 def test_every_block_learns_the_same_in_shards(corpus: Path, cache: Path, tmp_path: Path) -> None:
     pattern = " ".join(sorted(BLOCKS))
     small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}", "--train.optimizer=adamw"]
@@ -167,14 +195,17 @@ def test_cuda_run_learns_as_the_cpu_does(undisturbed: Path, corpus: Path, cache:
     assert bits[0] == pytest.approx(bits[1], rel=0.02)
 
 
-def test_sigterm_checkpoints_and_says_how_to_go_on(undisturbed: Path, corpus: Path, cache: Path) -> None:
-    run_dir = undisturbed.with_name("terminated")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_checkpoints_and_says_how_to_go_on(
+    undisturbed: Path, corpus: Path, cache: Path, number: signal.Signals
+) -> None:
+    run_dir = undisturbed.with_name(number.name)
     process = start(TRAIN, *arguments(corpus, cache, run_dir))
     path = run_dir / "curve.csv"
     wait_until(lambda: path.exists() and len(path.read_text().splitlines()) >= 3, process)
-    process.terminate()
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + number, err
     assert f"--run.dir {run_dir} --run.resume" in err
     resumed = run(TRAIN, f"--run.dir={run_dir}", "--run.resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -214,7 +245,8 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(corpus: Path, cach
 BAD = [
     (["--data.source=/nowhere/at/all"], "/nowhere/at/all"),
     (["--data.tokenizer=bpe", "--data.vocabulary=200"], "data.vocabulary 200"),
-    (["--train.lanes=30000"], "train.lanes 30000"),
+    (["--train.lanes=0"], "train.lanes is 0"),
+    (["--train.lanes=6", "--train.accumulation=4"], "train.lanes 6"),
     (["--model.head_width=12"], "model.head_width 12"),
     (["--model.block=mamba9"], "mamba9"),
     (["--model.widht=12"], "widht"),
@@ -250,11 +282,72 @@ def test_another_runs_directory_is_refused(undisturbed: Path, corpus: Path, cach
     assert (undisturbed / "report.json").read_bytes() == before
 
 
+def test_a_directory_that_is_in_use_is_refused(undisturbed: Path) -> None:
+    with FileLock(undisturbed / ".lock"):
+        done = run(TRAIN, f"--run.dir={undisturbed}", "--run.resume")
+    assert done.returncode == 2, done.stderr
+    assert f"{undisturbed} is in use by another process" in done.stderr
+
+
 def test_resuming_with_another_configuration_is_refused(undisturbed: Path) -> None:
     done = run(TRAIN, f"--run.dir={undisturbed}", "--run.resume", "--model.width=48")
     assert done.returncode == 2
     assert "model.width was 32" in done.stderr
     assert "48" in done.stderr
+
+
+def test_resuming_with_other_code_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    for room in ("data", "model", "train"):
+        shutil.copytree(ROOT / room, tmp_path / "project" / room)
+    path = tmp_path / "project/train/optim.py"
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed, run_dir)
+    begun = unpack((run_dir / "code.lzma").read_bytes())[0]
+    (run_dir / "code.lzma").write_bytes(measure_code(begun, tmp_path / "project").packed)
+    done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume")
+    assert done.returncode == 2, done.stderr
+    identities = [code_identity((path / "code.lzma").read_bytes())[:16] for path in (run_dir, undisturbed)]
+    assert f"begun by code {identities[0]} and here is {identities[1]}, which differs in train/optim.py" in done.stderr
+
+
+def test_a_run_that_died_before_it_began_can_be_started_again(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / ".lock").touch()
+    (run_dir / "code.lzma").write_bytes(b"half of it")
+    done = run(TRAIN, *arguments(corpus, cache, run_dir, "--run.stop_after_steps=1", "--run.log_steps=1"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_three_ranks_code_a_corpus_that_most_of_them_see_nothing_of(cache: Path, tmp_path: Path) -> None:
+    """Two documents of one byte each, four tokens, on three ranks of five lanes."""
+    (tmp_path / "documents").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "documents" / name).write_bytes(name.encode())
+    run_dir = tmp_path / "run"
+    given = arguments(tmp_path / "documents", cache, run_dir, "--train.lanes=15", "--run.baselines=false")
+    done = run(TRAIN, *given, ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert report(run_dir)["coded"] == {"tokens": 4, "bytes": 2}
+    # One step, from an untrained model.
+    assert report(run_dir)["description_length"]["data_bits"] == pytest.approx(4 * 8.00562454919388, rel=1e-6)
+
+
+def test_two_runs_of_two_ranks_start_side_by_side(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    """As users start them: the launcher gives both the same port."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators=2", TRAIN]
+    few = ["--run.stop_after_steps=12", "--run.baselines=false"]
+    processes = [
+        subprocess.Popen(
+            [*launcher, *arguments(corpus, cache, tmp_path / name, *few)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert curve(tmp_path / "one") == curve(tmp_path / "two")
 
 
 def test_deepspeed_keys_that_are_ours_are_refused(corpus: Path, cache: Path, tmp_path: Path) -> None:

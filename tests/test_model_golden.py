@@ -31,7 +31,7 @@ def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.
     place = Place(0, 1, torch.device("cpu"))
     learner, lanes = Learner(config, 257, 256, place), Lanes(len(TEXT), 4, 32)
     ledger, tokens = Ledger(4, np.ones(257, np.int64), place), np.frombuffer(TEXT, np.uint8)
-    source = CorpusSource(lanes, range(4), lambda a, b: tokens[a:b], "")
+    source = CorpusSource(lanes, range(4), lambda a, b: tokens[a:b], {})
     for _ in one_epoch(learner, lanes, source, ledger):
         pass
     bits, coded_tokens, _ = ledger.totals()

@@ -125,7 +125,7 @@ def new_ledger(case: Case) -> Ledger:
 
 
 def corpus_source(case: Case) -> CorpusSource:
-    return CorpusSource(case.lanes, range(case.train.lanes), lambda a, b: case.corpus[a:b], sha256(case))
+    return CorpusSource(case.lanes, range(case.train.lanes), lambda a, b: case.corpus[a:b], {"corpus": sha256(case)})
 
 
 def sha256(case: Case) -> str:
@@ -207,7 +207,7 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
     """Lanes 4 to 7 of nine tokens in eight lanes: one token, then none."""
     lanes, share = Lanes(9, 8, 1), range(4, 8)
     case = Case(9, train=replace(TRAIN, lanes=4, segment_tokens=1))
-    corpus = CorpusSource(lanes, share, lambda a, b: case.corpus[a:b], "")
+    corpus = CorpusSource(lanes, share, lambda a, b: case.corpus[a:b], {})
     learner, source = new_learner(case), EncodingSource(corpus, tmp_path, PLACE, 1)
     coded = []
     for step in range(lanes.steps):
@@ -226,7 +226,7 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
 def test_probabilities_that_are_no_numbers_fail_at_once(corpus: np.ndarray, tmp_path: Path) -> None:
     learner = new_learner(PLAIN)
     learner.model.gate_bias.data.fill_(math.nan)
-    reader = CorpusSource(PLAIN.lanes, range(PLAIN.train.lanes), lambda a, b: corpus[a:b], "")
+    reader = CorpusSource(PLAIN.lanes, range(PLAIN.train.lanes), lambda a, b: corpus[a:b], {})
     source = EncodingSource(reader, tmp_path, PLACE, PLAIN.block_steps)
     with np.errstate(invalid="ignore"), pytest.raises(RunFailed, match="stopped being numbers at step 0: try lower"):
         source.segment(0, learner)

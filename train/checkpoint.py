@@ -17,6 +17,7 @@ from torch import distributed as dist
 from data.files import file_sha256, write_file
 from train.ledger import Ledger
 from train.loop import Learner
+from train.regrouping import load_regrouped_engine, regroup
 from train.saved_engine import load_engine, load_saved
 
 POINTER = "latest.json"
@@ -88,7 +89,7 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
                 raise ValueError(f"{name} does not match its SHA-256")
         kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
 
 
@@ -104,23 +105,33 @@ def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return load_saved(str(path))["module"]
 
 
-def load_checkpoint(folder: Path, learner: Learner, ledger: Ledger) -> tuple[int, float, dict[str, Any]]:
+def load_checkpoint(
+    folder: Path, learner: Learner, ledger: Ledger, any_world: bool
+) -> tuple[int, float, dict[str, Any]]:
     """Put the latest checkpoint back. Returns the steps done, the seconds they took and the token source's state; zeros
     and nothing if nothing was saved yet.
 
-    Raises ValueError if the checkpoint is damaged or of another world size.
+    Raises ValueError if the checkpoint is damaged, or, unless `any_world`, of another world size.
     """
     pointer, place = read_pointer(folder), learner.place
     if pointer is None:
         return 0, 0.0, {}
-    if pointer["world_size"] != place.world_size:
+    tag, world_size = pointer["tag"], pointer["world_size"]
+
+    def part(rank: int) -> dict[str, Any]:
+        return torch.load(folder / tag / f"rank-{rank:05d}.pt", map_location=place.device, weights_only=True)
+
+    if world_size == place.world_size:
+        load_engine(learner.engine, str(folder), tag)
+        saved = part(place.rank)
+    elif any_world:
+        load_regrouped_engine(learner, folder, tag)
+        saved = regroup([part(rank) for rank in range(world_size)], learner)
+    else:
         raise ValueError(
-            f"{folder} was saved by {pointer['world_size']} ranks and this run has {place.world_size}: resume with the "
-            "same number"
+            f"{folder} was saved by {world_size} ranks and this run has {place.world_size}: an archive is written and "
+            "read by one number of ranks; resume with that"
         )
-    load_engine(learner.engine, str(folder), pointer["tag"])
-    path = folder / pointer["tag"] / f"rank-{place.rank:05d}.pt"
-    saved = torch.load(path, map_location=place.device, weights_only=True)
     learner.states, learner.recent = saved["states"], saved["recent"]
     ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
     torch.set_rng_state(saved["rng"].cpu())

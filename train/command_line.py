@@ -1,6 +1,7 @@
 """From the command line to a checked configuration: defaults < file < dotted overrides."""
 
 import json
+import math
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,8 @@ from data.files import write_file
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 
 CONFIG_FILE = "config.yaml"
+# What the parser lets through from a hostile file: an alias of itself, numbers that no float holds.
+FROM_YAML = (RecursionError, OverflowError)
 FLAGS = ("--run.resume", "--engine.portable")
 SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "engine": EngineConfig, "run": RunConfig}
 
@@ -77,7 +80,7 @@ def parse_named(
             parsed = build_parser(description, saved, positionals).parse_args(arguments)
             refuse_changes(before, to_config(parsed), saved)
         config = to_config(parsed)
-    except ArgumentError as error:
+    except (ArgumentError, *FROM_YAML) as error:
         raise ValueError(" ".join(str(error).split())) from None
     config.run.dir = run_dir
     check(config)
@@ -110,7 +113,19 @@ def refuse_text(extra: Any) -> None:
 
 
 def to_config(parsed: Namespace) -> Config:
-    return from_dict({name: parsed[name].as_dict() for name in SECTIONS})
+    """The configuration that was parsed. Raises ValueError for what the parser lets through: a section that holds no
+    fields, a field that is null or not finite."""
+    tree = {}
+    for section in SECTIONS:
+        if not isinstance(parsed[section], Namespace):
+            raise ValueError(
+                f"section {section} is {parsed[section]!r}: it must hold fields; leave it out to take all defaults"
+            )
+        tree[section] = parsed[section].as_dict()
+        for name, value in tree[section].items():
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"{section}.{name} is {value!r}: give it a value, or leave it out to take its default")
+    return from_dict(tree)
 
 
 def refuse_changes(before: Config, after: Config, saved: Path) -> None:
@@ -129,7 +144,7 @@ def load_config(path: Path) -> Config:
     """The configuration that save_config wrote. Raises ValueError if it is not one."""
     try:
         return to_config(build_parser("", path).parse_args([]))
-    except ArgumentError as error:
+    except (ArgumentError, *FROM_YAML) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
@@ -146,11 +161,13 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         return {}
     try:
         keys = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
     if not isinstance(keys, dict):
         raise ValueError(f"engine.deepspeed_config {path} is not a JSON object")
-    stage = keys.get("zero_optimization") or {}
+    stage = keys.get("zero_optimization", {})
+    if not isinstance(stage, dict):
+        raise ValueError(f"engine.deepspeed_config {path}: zero_optimization is not a JSON object")
     for key, ours in OWNED_KEYS.items():
         if key in keys or (key == "zero_optimization.stage" and "stage" in stage):
             raise ValueError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")

@@ -1,14 +1,48 @@
-"""Ranks that wait for rank 0: to prepare a corpus, to name a directory."""
+"""Ranks that wait for rank 0: to find it, to prepare a corpus, to name a directory."""
 
+import atexit
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 from torch import distributed as dist
 
-from train.engine import Place
+from data.files import write_file
+from train.engine import Place, free_port
+
+PORT_SECS = 120.0
 
 Result = TypeVar("Result")
+
+
+def meet_apart() -> None:
+    """Let the ranks that one `deepspeed` started on this host alone meet at a port of their own.
+
+    The launcher names the same port every time, so that two runs on one host would get into each other's way.
+    """
+    env, parent = os.environ, Path(f"/proc/{os.getppid()}/stat")
+    chosen = env.get("MASTER_PORT") != str(TORCH_DISTRIBUTED_DEFAULT_PORT)
+    if chosen or env.get("CROSS_SIZE") != "1" or env["WORLD_SIZE"] == "1" or not parent.exists():
+        return
+    # The ranks share their parent, the launcher, which its number and its start (field 22) tell from any other. Rank 0
+    # leaves the port where the others look.
+    start = parent.read_text().rpartition(")")[2].split()[19]
+    note = Path(tempfile.gettempdir()) / f"onepass-{os.getppid()}-{start}"
+    if env["RANK"] == "0":
+        env["MASTER_PORT"] = str(free_port())
+        write_file(note, env["MASTER_PORT"].encode())
+        atexit.register(note.unlink, missing_ok=True)
+        return
+    deadline = time.monotonic() + PORT_SECS
+    while not note.exists() or note.stat().st_uid != os.getuid():
+        if time.monotonic() > deadline:
+            raise OSError(f"rank 0 left no port in {note} within {PORT_SECS} s: it has not come up")
+        time.sleep(0.05)
+    env["MASTER_PORT"] = note.read_text()
 
 
 def from_rank_0(place: Place, name: str, value: str) -> str:

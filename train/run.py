@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
@@ -22,6 +24,7 @@ from train.metrics import Metrics
 from train.progress import Progress
 
 CHECKPOINTS = "checkpoints"
+LOCK_FILE = ".lock"
 
 
 class RunFailed(Exception):
@@ -47,11 +50,12 @@ class Outcome:
 
 
 class StopRequest:
-    """SIGTERM and SIGINT as a flag that the loop looks at; a second signal kills as usual."""
+    """SIGTERM, SIGINT, and SIGUSR1, which Slurm is often told to send before the time is up, as a flag that the loop
+    looks at; a second signal kills as usual."""
 
     def __init__(self) -> None:
         self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self.note)
 
     def note(self, number: int, frame: Any) -> None:
@@ -70,21 +74,23 @@ class ResumableSource(TokenSource, Protocol):
 class CorpusSource:
     """Training: the tokens of a prepared corpus, read with `read(start, stop)`."""
 
-    def __init__(self, lanes: Lanes, share: range, read: Callable[[int, int], np.ndarray], sha256: str):
-        self.lanes, self.share, self.read, self.sha256 = lanes, share, read, sha256
+    def __init__(self, lanes: Lanes, share: range, read: Callable[[int, int], np.ndarray], identity: dict[str, str]):
+        """`identity` holds the SHA-256 of what must not change on the way, such as the corpus, by name."""
+        self.lanes, self.share, self.read, self.identity = lanes, share, read, identity
 
     def segment(self, step: int, learner: Learner) -> np.ndarray:
         return self.lanes.targets(step, self.share, self.read)
 
     def state(self) -> dict[str, Any]:
-        return {"sha256": self.sha256}
+        return {"identity": self.identity}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        if state["sha256"] != self.sha256:
-            raise ValueError(
-                f"the corpus had SHA-256 {state['sha256']} when the run began and has {self.sha256} now: put it back, "
-                "or start a new run"
-            )
+        for name, sha256 in self.identity.items():
+            if (before := state["identity"].get(name)) != sha256:
+                raise ValueError(
+                    f"the {name} had SHA-256 {before} when the run began and has {sha256} now: put it back, or start "
+                    "a new run"
+                )
 
 
 class Run:
@@ -103,12 +109,15 @@ class Run:
         extra: dict[str, Any],
     ):
         self.config, self.place, self.lanes, self.source = config.run, place, lanes, source
+        self.lock = claim(Path(config.run.dir)) if place.rank == 0 else None
         self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
         self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0
         if config.run.resume:
-            self.first_step, earlier_secs, state = load_checkpoint(self.folder, self.learner, self.ledger)
+            self.first_step, earlier_secs, state = load_checkpoint(
+                self.folder, self.learner, self.ledger, isinstance(source, CorpusSource)
+            )
             if self.first_step:
                 source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
@@ -172,6 +181,19 @@ class Run:
                 f"{corpus_bytes:,}: the epoch was not exact and its number means nothing"
             )
         return Outcome(bits, tokens, coded_bytes, self.cost.summary())
+
+
+def claim(folder: Path) -> FileLock:
+    """Make `folder` this process' own until it ends, however it ends. Raises ValueError if it is another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{folder} is in use by another process: wait for its end, or name another folder") from None
+    except NotImplementedError:
+        print(f"onepass: no file in {folder} can be locked: see to it that no two runs use it at once", file=sys.stderr)
+    return lock
 
 
 def last_good(folder: Path) -> str:

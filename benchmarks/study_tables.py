@@ -1,0 +1,66 @@
+"""The tables of docs/architectures.md, as Markdown, from what launch/report.py wrote.
+
+    python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8
+
+Of each folder and vocabulary: total bytes of every block and width (mean over seeds), the power law of the data term
+with the 95 % interval of its exponent, what the smaller widths predicted for the largest and by how much they erred;
+and, where there are several seeds, how far apart they are.
+"""
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+
+def tables(folder: Path) -> None:
+    study = json.loads((folder / "scaling.json").read_text())
+    totals: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (folder / "scaling.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            cell = totals[int(row["vocabulary"]), row["block"]]
+            cell[int(row["width"])].append(float(row["total_bits"]) / 8)
+    corpus = study["corpus"]
+    for vocabulary in sorted({vocabulary for vocabulary, _ in totals}):
+        lines = sorted((line for line in study["lines"] if line["vocabulary"] == vocabulary), key=shortest_bits)
+        widths = sorted({width for line in lines for width in line["widths"]})
+        print(f"\n{corpus['name']}, {corpus['bytes']:,} bytes, {vocabulary:,} symbols: total bytes\n")
+        head = [*(f"width {width}" for width in widths), "data bytes by N", "held out", "off by"]
+        print("| | " + " | ".join(head) + " |\n|---|" + "---:|" * len(widths) + "---|---:|---:|")
+        for line in lines:
+            cells = totals[vocabulary, line["block"]]
+            values = [f"{mean(cells[width]):,.0f}" if cells[width] else "" for width in widths]
+            print(f"| {line['block']} | " + " | ".join([*values, *law_of(line["data"])]) + " |")
+        seeds = {
+            (block, width): found
+            for (size, block), cells in totals.items()
+            for width, found in cells.items()
+            if size == vocabulary and len(found) > 1
+        }
+        for (block, width), found in seeds.items():
+            apart, values = (max(found) - min(found)) / mean(found), ", ".join(f"{value:,.0f}" for value in found)
+            print(f"  {block}, width {width}: {len(found)} seeds {values}: {apart:.2%} apart")
+
+
+def shortest_bits(line: dict) -> float:
+    return line["shortest"]["bits"]
+
+
+def law_of(trend: dict) -> list[str]:
+    """The power law, the prediction for the largest width, and its error."""
+    law = f"none: {trend['why_no_fit']}"
+    if trend["fit"]:
+        found, (low, high) = trend["fit"]["law"], trend["fit"]["exponent_interval"]
+        floor_bytes, scale_bytes = found["floor_bits"] / 8, found["scale_bits"] / 8
+        law = f"{floor_bytes:,.0f} + {scale_bytes:.2g} N^-{found['exponent']:.2f} ({low:.2f} to {high:.2f})"
+    if not trend["prediction"]:
+        return [law, "", ""]
+    predicted, measured = (trend["prediction"][f"{name}_bits"] / 8 for name in ("predicted", "measured"))
+    return [law, f"{predicted:,.0f}", f"{predicted / measured - 1:+.2%}"]
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        tables(Path(name))
