@@ -57,6 +57,25 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     return found
 
 
+def draw(found: dict[str, list[dict[str, float]]], widths: list[int], path: str) -> None:
+    """What the last block adds, the stream after it and the logits by width, beside a slope of 1/2."""
+    last = max(name.split()[1] for name in next(iter(found.values()))[0] if " " in name)
+    panels = {f"added by block {last}": f"block {last}", "residual stream": f"stream {last}", "logits": "logits"}
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    for axis, (title, name) in zip(axes, panels.items(), strict=True):
+        values = np.array([[row[name] for row in rows] for rows in found.values()])
+        for block, scale in zip(found, values, strict=True):
+            axis.loglog(widths, scale, "o-", ms=3, label=block)
+        middle = np.exp(np.log(values).mean())
+        axis.loglog(widths, middle * np.sqrt(np.array(widths) / widths[0]), "k:", label="slope 1/2")
+        axis.set(title=title, xlabel="width", ylim=(middle / 8, middle * 8))
+        axis.set_xticks(widths, [str(width) for width in widths])
+        axis.minorticks_off()
+    axes[0].set_ylabel("root mean square")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", default=",".join(sorted(BLOCKS)))
@@ -68,7 +87,7 @@ def main() -> None:
     place = connect(config.engine.threads, config.engine.timeout_secs)
     config = replace(config, engine=replace(config.engine, precision="fp32"))
     widths = [int(width) for width in options.widths.split(",")]
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    found = {}
     for block in options.blocks.split(","):
         rows = []
         for width in widths:
@@ -82,13 +101,9 @@ def main() -> None:
             print(f"  {name:10}" + "".join(f"{value:10.4f}" for value in values) + f"{slopes[name]:+10.3f}")
         worst = max(slopes, key=lambda name: abs(slopes[name]))
         print(f"  steepest: {worst}, {slopes[worst]:+.3f}", flush=True)
-        last = f"stream {config.model.depth - 1}"
-        for axis, name in zip(axes, (last, "logits"), strict=True):
-            axis.loglog(widths, [row[name] for row in rows], "o-", label=block)
-            axis.set(title=name, xlabel="width", ylabel="root mean square")
+        found[block] = rows
     if options.png:
-        axes[1].legend()
-        figure.savefig(options.png, dpi=120)
+        draw(found, widths, options.png)
     disconnect(place)
 
 
