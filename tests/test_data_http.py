@@ -136,6 +136,12 @@ def test_what_does_not_continue_the_same_file_is_refused(server, manner, words):
     refused(server.url("file.bin"), f"{server.url('file.bin')}, byte 100,000", *words)
 
 
+def test_chunks_that_end_before_the_length_that_was_stated_are_refused(server):
+    server.faults = [Manner(etag='"x"', body_bytes=100_000)]
+    server.manner = Manner(etag='"x"', ranges=False, chunked=True, content=CONTENT[:200_000])
+    refused(server.url("file.bin"), "byte 200,000", "changed", "300,000 bytes", "200,000 bytes")
+
+
 def test_ranges_that_hold_more_than_they_say_are_refused(server):
     server.faults = [Manner(body_bytes=100_000)]
     server.manner = Manner(headers={"Content-Range": "bytes 100000-199999/300000"})
