@@ -1,4 +1,4 @@
-"""Where documents come from: files, directories, globs, .jsonl, .parquet, Hugging Face datasets, the embedded Bible.
+"""Where documents come from: files and URLs, .jsonl, .parquet, Hugging Face datasets, the embedded Bible.
 
 A corpus is a list of documents, a document is bytes, and those bytes are the user's: nothing here decodes text,
 mends line ends or drops a byte. What cannot be read exactly is refused, with the record's number and the remedy.
@@ -10,10 +10,14 @@ import importlib.metadata
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.http import RemoteFile
 
 CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
@@ -41,20 +45,23 @@ class Source:
             raise ValueError(f"data.source {self.name}: cannot be read ({_one_line(error)})") from error
 
     def fingerprint(self) -> str:
-        """Identity of the input: paths, sizes, modification times, field and split, hashed."""
+        """Identity of the input: paths, sizes, modification times (ETags), field and split, hashed."""
         return hashlib.sha256(json.dumps(self._identify()).encode()).hexdigest()
 
 
 def open_source(source: str, field: str = "text", split: str = "train") -> Source:
     """Open a corpus by name (see `data.source` in train/config.py). Raises ValueError when there is nothing to read.
 
-    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix.
+    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. Of a
+    URL (http, https), whose {000..099} stands for a count of shards, the server is asked on reading, not here.
     """
     if source == "kjv":
         return _kjv()
     if source.startswith("hf:"):
         return _hugging_face(source, field, split)
     raw = source.startswith("raw:")
+    if re.match("(raw:)?https?://", source):
+        return _remote(source.removeprefix("raw:"), field, raw)
     given = Path(source.removeprefix("raw:")).expanduser()
     if given.is_dir():
         paths = sorted(path for path in given.rglob("*") if path.is_file())
@@ -76,6 +83,21 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
     )
 
 
+def _remote(url: str, field: str, raw: bool) -> Source:
+    """Files on web servers, streamed. Their size is not known until they are asked, which each reading does anew."""
+    from data.http import open_urls, url_name  # urllib3 takes a while to import, and most corpora do not need it
+
+    name = url_name(url)
+    files = open_urls(url, random_access=not raw and name.endswith(".parquet"))
+    structured = not raw and name.endswith(RECORD_SUFFIXES)
+    return Source(
+        name=name,
+        expected_bytes=None,
+        _read=lambda: itertools.chain.from_iterable(_read_file(file, field, raw) for file in files),
+        _identify=lambda: ["http", raw, structured and field, *(file.identity() for file in files)],
+    )
+
+
 def _identity(path: Path) -> list:
     status = path.stat()
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
@@ -85,7 +107,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _read_file(path: Path, field: str, raw: bool) -> Chunks:
+def _read_file(path: "Path | RemoteFile", field: str, raw: bool) -> Chunks:
     """One file's documents: a record each where the suffix says so, else the whole file."""
     if raw or not path.name.endswith(RECORD_SUFFIXES):
         return _raw_chunks(path)
@@ -93,7 +115,7 @@ def _read_file(path: Path, field: str, raw: bool) -> Chunks:
     return itertools.chain.from_iterable(map(_cut, records))
 
 
-def _raw_chunks(path: Path) -> Chunks:
+def _raw_chunks(path: "Path | RemoteFile") -> Chunks:
     with path.open("rb") as file:
         chunk = file.read(CHUNK_BYTES)
         while following := file.read(CHUNK_BYTES):
@@ -121,7 +143,7 @@ def _document(record: Any, field: str, where: str) -> bytes:
     raise ValueError(f"{where}: field {field!r} is {kind}, not text or bytes; {fields}: choose with --data.field")
 
 
-def _jsonl_records(path: Path, field: str) -> Iterator[bytes]:
+def _jsonl_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
     """Parse line by line with json. `datasets` is not exact here: strings that look like ISO dates come back as
     timestamps (with explicit features "2020-01-01" still becomes "2020-01-01 00:00:00"), and lone surrogates fail."""
     import pyarrow  # slow to import, and most corpora do not need it
@@ -130,7 +152,7 @@ def _jsonl_records(path: Path, field: str) -> Iterator[bytes]:
     with path.open("rb") as file:
         # Arrow's streams refuse truncated input; zstandard's end silently.
         stream = pyarrow.CompressedInputStream(file, compression) if compression else file
-        if compression and not path.stat().st_size:
+        if compression and not file.peek(1):
             raise ValueError(f"{path} is empty, which no {compression} file is; fetch it again")
         try:
             for number, line in enumerate(io.BufferedReader(stream, CHUNK_BYTES), 1):
@@ -140,7 +162,7 @@ def _jsonl_records(path: Path, field: str) -> Iterator[bytes]:
             raise ValueError(f"{path}: cannot be read to its end ({_one_line(error)}); fetch it again") from error
 
 
-def _parse(line: bytes, path: Path, number: int) -> Any:
+def _parse(line: bytes, path: "Path | RemoteFile", number: int) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -148,7 +170,7 @@ def _parse(line: bytes, path: Path, number: int) -> Any:
         raise ValueError(f"{path}: record {number} is not JSON ({reason}); raw:{path} reads bare bytes") from error
 
 
-def _parquet_records(path: Path, field: str) -> Iterator[bytes]:
+def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
     """Read with Arrow, as `datasets` does, but a page and a few rows at a time instead of a row group, and as bytes, so
     that strings that are not valid UTF-8 come through."""
     import pyarrow
@@ -156,7 +178,10 @@ def _parquet_records(path: Path, field: str) -> Iterator[bytes]:
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES) as file:
+        with (
+            path.open("rb") as opened,
+            pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=CHUNK_BYTES) as file,
+        ):
             schema = file.schema_arrow
             blank = dict.fromkeys(schema.names)
             if field not in blank or not _is_text(schema.field(field).type):
