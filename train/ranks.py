@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from deepspeed.constants import TORCH_DISTRIBUTED_DEFAULT_PORT
 from torch import distributed as dist
 
 from data.files import write_file
 from train.engine import Place, free_port
 
+# What the launcher gives to every run that asks for no other.
+LAUNCHERS_PORT = "29500"
 PORT_SECS = 120.0
 
 Result = TypeVar("Result")
@@ -25,7 +26,7 @@ def meet_apart() -> None:
     The launcher names the same port every time, so that two runs on one host would get into each other's way.
     """
     env, parent = os.environ, Path(f"/proc/{os.getppid()}/stat")
-    chosen = env.get("MASTER_PORT") != str(TORCH_DISTRIBUTED_DEFAULT_PORT)
+    chosen = env.get("MASTER_PORT") != LAUNCHERS_PORT
     if chosen or env.get("CROSS_SIZE") != "1" or env["WORLD_SIZE"] == "1" or not parent.exists():
         return
     # The ranks share their parent, the launcher, which its number and its start (field 22) tell from any other. Rank 0

@@ -1,20 +1,16 @@
 """Resuming with another number of ranks: DeepSpeed's shards become a universal checkpoint, lanes change hands."""
 
-import contextlib
-import io
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from train.loop import Learner
 from train.ranks import after_rank_0
-from train.saved_engine import load_engine, load_saved, plain_values
+from train.saved_engine import load_engine, load_saved, make_universal
 
 
 def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
@@ -51,11 +47,7 @@ def convert(saved: Path, universal: Path) -> None:
         return
     partial = universal.with_name(f"{universal.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
-    with plain_values(), contextlib.redirect_stdout(io.StringIO()):
-        ds_to_universal.main(
-            Namespace(input_folder=str(saved), output_folder=str(partial), inject_missing_state=True, **options)
-        )
+    make_universal(str(saved), str(partial))
     partial.rename(universal)
     # DeepSpeed's own pointer; ours is latest.json.
     (saved.parent / "latest_universal").unlink(missing_ok=True)
