@@ -104,15 +104,18 @@ def point_of(name: str, report: Report, settings: dict[str, Any]) -> Point:
     model, length = report["model"], report["description_length"]
     compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not k.startswith("run.")}
     compared["model.depth"] = model["depth"]
-    if settings["data.tokenizer"] == "bytes":
-        # It ignores both, so they must not tell runs apart.
-        compared |= {"data.vocabulary": BYTE_SYMBOLS, "data.tokenizer_sample_bytes": 0}
+    vocabulary = settings["data.vocabulary"]
+    # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.
+    if compared.pop("data.tokenizer") == "bytes":
+        vocabulary = BYTE_SYMBOLS
+        sample_bytes = Config().data.tokenizer_sample_bytes
+        compared |= {"data.vocabulary": "bytes", "data.tokenizer_sample_bytes": sample_bytes}
     return Point(
         name=name,
         block=model["block"],
         width=model["width"],
         seed=settings["train.seed"],
-        vocabulary=compared["data.vocabulary"],
+        vocabulary=vocabulary,
         parameters=model["parameters"],
         parameters_non_embedding=model["parameters_non_embedding"],
         flops=report["cost"]["model_flops"],
@@ -136,7 +139,7 @@ def lines_of(points: list[Point]) -> list[Line]:
         follows = len(expansions) == len({point.width for point in group})
         for point in group:
             own = names if follows else [*names, FOLLOWS_WIDTH]
-            family = _label(point, [name for name in own if name not in ("data.vocabulary", "data.tokenizer")])
+            family = _label(point, [name for name in own if name != "data.vocabulary"])
             label = _label(point, own)
             lines.setdefault(label, Line(label, family, [])).points.append(point)
     for line in lines.values():

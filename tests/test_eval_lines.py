@@ -83,6 +83,10 @@ def test_bytes_ignore_the_vocabulary(tmp_path: Path) -> None:
         finished_cell(tmp_path / str(width), 5e5, width, 1000, vocabulary=vocabulary, data={"tokenizer": "bytes"})
     (line,) = lines_through(tmp_path)
     assert (line.label, line.vocabulary) == ("attention", 257)
+    finished_cell(tmp_path / "pieces", 5e5, 32, 1000, vocabulary=1024)
+    lines = lines_through(tmp_path)
+    assert {line.label for line in lines} == {"attention, vocabulary bytes", "attention, vocabulary 1024"}
+    assert {line.family for line in lines} == {"attention"}
 
 
 def test_an_expansion_that_follows_the_width_stays_on_the_line(tmp_path: Path) -> None:
