@@ -164,6 +164,14 @@ class TwoHosts:
             return 0
         return int(children[0]) if children else 0
 
+    def enter(self, name: str) -> list[str]:
+        """The command that runs what is written after it on a host."""
+        return ["nsenter", "--net", "--pid", "--uts", "--mount", f"--target={self.first(name)}", f"--wd={ROOT}"]
+
+    def inside(self, name: str, *words: str) -> None:
+        """Run a command on a host."""
+        subprocess.run([*self.enter(name), *words], check=True)
+
     def launch(self, on: str, program: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start `program` with one rank a host, rank 0 on `one`, by DeepSpeed's launcher on host `on`, over pdsh."""
         set_by_launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -172,12 +180,11 @@ class TwoHosts:
             "PATH": search_path(),
             "PDSH_SSH_ARGS_APPEND": f"-F {self.folder}/ssh_config {KEEPALIVE}",
         }
-        enter = ["nsenter", "--net", "--pid", "--uts", "--mount", f"--target={self.first(on)}", f"--wd={ROOT}"]
         launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(self.folder / "hostfile")]
         # DeepSpeed's check of ssh would take the configuration of whoever runs this.
         launcher += ["--launcher", "pdsh", "--no_ssh_check", "--master_addr", ADDRESSES["one"], *options]
         process = subprocess.Popen(
-            [*enter, *launcher, program, *arguments], env=env, text=True, start_new_session=True,
+            [*self.enter(on), *launcher, program, *arguments], env=env, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.launched.append(process)
