@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,11 +43,12 @@ from eval.tables import terminal_table
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import BYTE_SYMBOLS, Config
-from train.engine import Place, connect, disconnect
+from train.engine import Place, disconnect
 from train.frozen import TOKENIZER_FILE
+from train.hosts import Seat, hosts_without, join, naming_lost, refuse_unshared
 from train.metrics import Metrics
 from train.ranks import after_rank_0, from_rank_0, meet_apart
-from train.run import LOCK_FILE, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped
+from train.run import CHECKPOINTS, LOCK_FILE, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped, last_good
 
 # In a run directory: the packed code that the run began with.
 CODE_FILE = "code.lzma"
@@ -66,11 +68,14 @@ def exit_status(work: Callable[[], None]) -> int:
         work()
         return 0
     except (RunFailed, OSError, ValueError) as error:
-        if rank == 0:
+        # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first. Another host adds
+        # a line, for it may lack what rank 0's has; and whoever lost its peers may be the only one left to say so.
+        if rank == 0 or isinstance(error, ConnectionError):
             print(f"onepass: {error}", file=sys.stderr)
         else:
-            # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first.
             time.sleep(3)
+            if int(os.environ["LOCAL_RANK"]) == 0:
+                print(f"onepass: rank {rank} on {socket.gethostname()}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except Stopped as stop:
         if rank == 0:
@@ -87,15 +92,37 @@ def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: 
     pin(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
     meet_apart()
-    place = connect(config.engine.threads, config.engine.timeout_secs)
+    place, seats = join(config.engine.threads, config.engine.timeout_secs)
     config = resolve(config, place)
+    with naming_lost(place, seats, lambda: remedy(config.run.dir)):
+        run_epoch(config, place, seats, extra, wrap, finish)
+
+
+def remedy(run_dir: str) -> str:
+    """What is left of a run that lost its ranks, and how to go on."""
+    again = f" --run.dir {run_dir} --run.resume" if (Path(run_dir) / CONFIG_FILE).exists() else ""
+    return f"{last_good(Path(run_dir) / CHECKPOINTS)} Start all ranks again{again and ' with'}{again}"
+
+
+def run_epoch(
+    config: Config, place: Place, seats: list[Seat], extra: dict[str, Any], wrap: WrapSource, finish: Finish
+) -> None:
+    """The same, once the ranks have met. `extra` are the user's DeepSpeed keys."""
     with torch.device("meta"):
         LanguageModel(config.model, BYTE_SYMBOLS)
     corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
     manifest = corpus.manifest
+    told = f"{manifest.sha256} {manifest.tokenizer['sha256']}"
+    if odd := hosts_without(place, seats, told == from_rank_0(place, "corpus", told)):
+        raise ValueError(
+            f"data.source {config.data.source} has other bytes or another tokenizer on {odd} than on {seats[0].host}: "
+            "copy the source, or name a data.cache_dir that all hosts share"
+        )
     lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
     source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identity(corpus))
     run = Run(config, place, corpus.tokenizer, lanes, wrap(source, config, place), extra)
+    if config.run.checkpoint_secs:
+        refuse_unshared(place, seats, Path(config.run.dir), "run.dir")
     try:
         if place.rank == 0:
             keep_books(run, config, place, corpus, extra, finish)
@@ -142,7 +169,8 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
         tokenizer_sample_bytes=data.tokenizer_sample_bytes,
         cache_dir=data.cache_dir,
         workers=data.workers,
-        progress=place.rank == 0,
+        # On a host that does not share rank 0's cache, all is prepared again.
+        progress=int(os.environ["LOCAL_RANK"]) == 0,
     )
     if place.rank == 0 and config.run.baselines:
         # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.

@@ -15,6 +15,7 @@ import torch
 from torch import distributed as dist
 
 from data.files import file_sha256, write_file
+from train.hosts import about_peers
 from train.ledger import Ledger
 from train.loop import Learner
 from train.regrouping import load_regrouped_engine, regroup
@@ -50,6 +51,8 @@ def save_checkpoint(
         learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         torch.save(rank_state, folder / tag / f"rank-{place.rank:05d}.pt")
     except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and about_peers(error):
+            raise
         # PyTorch reports a full disk as a RuntimeError about positions.
         shutil.rmtree(folder / tag, ignore_errors=True)
         reason = str(error).splitlines()[0]

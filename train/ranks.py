@@ -79,5 +79,5 @@ def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
     except RuntimeError:
         outcome = "failed"
     if outcome == "failed":
-        raise ChildProcessError(f"rank 0 failed at: {name}")
+        raise ChildProcessError(f"rank 0 failed, or was lost, at: {name}")
     return work()

@@ -1,5 +1,6 @@
 """A run: the loop, watched. Progress bar, live curve, checkpoints, clean stops, and the final reckoning."""
 
+import json
 import math
 import signal
 import sys
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
-from train.checkpoint import load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, load_checkpoint, save_checkpoint
 from train.config import Config
 from train.cost import Cost
 from train.engine import Place
@@ -197,6 +198,8 @@ def claim(folder: Path) -> FileLock:
 
 
 def last_good(folder: Path) -> str:
-    """A sentence that names the last good checkpoint."""
-    saved = sorted(folder.glob("step-*"))
-    return f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint had been saved yet."
+    """A sentence that names the last good checkpoint. One that was being written does not count."""
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return "No checkpoint had been saved yet."
+    return f"The last good checkpoint is {folder / json.loads(pointer.read_text())['tag']}."
