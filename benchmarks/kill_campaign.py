@@ -1,15 +1,16 @@
 """Kill runs at random moments, resume them, and compare with runs that nobody disturbed.
 
     python benchmarks/kill_campaign.py [--kills 50] [--seed 0] [--stages 0,1,2,3] [--ranks 1,2]
-                                       [--signals KILL,TERM,USR1]
+                                       [--signals KILL,TERM,USR1] [--moments any,preparing,saving,flushing]
 
-For each ZeRO stage and number of ranks a small run goes undisturbed; another is killed, as a whole process group and at
-a moment drawn from the time that a run takes, again and again, and each time resumed, or started as before when it was
-killed before it had written its configuration. Documents are prepared in it, checkpoints are written every few
-steps, and TensorBoard's events are flushed all the while, so that kills fall into all of it. At its end its ledger
-(report.json), curve.csv, parameters, optimiser state and carried states must be the undisturbed run's, bit for bit, and
-its TensorBoard events one curve without a fold. Appends a row a configuration to benchmarks/results/kill_campaign.csv;
-exit status 1 if anything differed. About 20 s a kill.
+For each ZeRO stage and number of ranks a small run goes undisturbed; another is killed, as a whole process group, again
+and again, and each time resumed, or started as before when it was killed before it had written its configuration. Some
+kills fall at any moment of the time that a run takes; others lie in wait for the preparation of the corpus, for a
+checkpoint half written, for TensorBoard's events being flushed. At its end its ledger (report.json), curve.csv,
+parameters, optimiser state and carried states must be the undisturbed run's, bit for bit, and its TensorBoard events
+one curve without a fold. Appends a row a configuration to benchmarks/results/kill_campaign.csv:
+where the kills fell, as the files that they left behind tell, and what differed; exit status 1 if anything did. About
+20 s a kill.
 """
 
 import sys
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
+import contextlib
 import csv
 import json
 import logging
@@ -36,13 +38,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from data.shards import MANIFEST
 from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
 from train.engine import free_port
+from train.run import CHECKPOINTS
 from train.saved_engine import load_saved
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill_campaign.csv"
-COLUMNS = ["date", "zero_stage", "ranks", "kills", "before_config", "in_training", "after_end", "differences", "secs"]
+FELL = ["before_tokens", "before_config", "in_training", "in_checkpoint", "after_end"]
+COLUMNS = ["date", "zero_stage", "ranks", "kills", *FELL, "at_flush", "differences", "secs"]
 SMALL = [
     "--model.width=32", "--model.head_width=16", "--model.depth=2", "--model.window=32", "--model.ngram_orders=[1,2]",
     "--model.ngram_rows_log2=12", "--train.segment_tokens=32", "--train.lanes=8", "--engine.threads=1",
@@ -76,6 +81,55 @@ def end_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 def finished(run_dir: Path) -> bool:
     return (run_dir / "report.json").exists()
+
+
+class Prey:
+    """A run as its files show it from outside."""
+
+    def __init__(self, run_dir: Path, cache_dir: Path):
+        self.run_dir, self.cache_dir = run_dir, cache_dir
+        self.events_bytes, self.began = self.flushed_bytes(), time.time()
+
+    def preparing(self) -> bool:
+        return any(self.cache_dir.glob("*.lock")) and not any(self.cache_dir.glob(f"*/{MANIFEST}"))
+
+    def saving(self) -> bool:
+        """Whether there is a checkpoint that the pointer does not name yet."""
+        folder = self.run_dir / CHECKPOINTS
+        newest = max(folder.glob("step-*"), default=folder)
+        with contextlib.suppress(FileNotFoundError):  # old ones are deleted all the while
+            if newest == folder or newest.stat().st_ctime < self.began:
+                return False
+        return not (folder / POINTER).exists() or newest.name not in (folder / POINTER).read_text()
+
+    def flushing(self) -> bool:
+        before, self.events_bytes = self.events_bytes, self.flushed_bytes()
+        return self.events_bytes > before
+
+    def flushed_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.run_dir.glob("tensorboard/**/*") if path.is_file())
+
+    def lie_in_wait(self, moment: str, run_secs: float, chance: random.Random) -> bool:
+        """Wait for a moment of a kind, and say whether it came."""
+        time.sleep(0 if moment == "preparing" else chance.uniform(0.2, 0.9) * run_secs)
+        until = time.monotonic() + run_secs
+        while moment != "any" and not getattr(self, moment)():
+            if time.monotonic() > until or finished(self.run_dir):
+                return False
+            time.sleep(0.001)
+        # Every part of the moment may be struck.
+        time.sleep(chance.uniform(0, 0.2) if moment == "preparing" else chance.uniform(0, 0.03))
+        return True
+
+    def fell(self) -> str:
+        """In what part of its life a run that is dead by now was struck."""
+        if self.preparing() or not self.cache_dir.exists():
+            return "before_tokens"
+        if not (self.run_dir / CONFIG_FILE).exists():
+            return "before_config"
+        if finished(self.run_dir):
+            return "after_end"
+        return "in_checkpoint" if self.saving() else "in_training"
 
 
 def again(run_dir: Path, fresh: list[str]) -> list[str]:
@@ -122,7 +176,14 @@ def points(run_dir: Path) -> list[tuple[int, float]]:
 
 
 def campaign(
-    stage: int, ranks: int, kills: int, signals: list[signal.Signals], folder: Path, chance: random.Random, bar: tqdm
+    stage: int,
+    ranks: int,
+    kills: int,
+    signals: list[signal.Signals],
+    moments: list[str],
+    folder: Path,
+    chance: random.Random,
+    bar: tqdm,
 ) -> dict[str, Any]:
     """Kill one run so many times, and return a row of the table."""
     began = time.monotonic()
@@ -130,7 +191,7 @@ def campaign(
     documents.mkdir(parents=True)
     text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("t*/*.py")))
     for number in range(2):
-        (documents / f"{number}.txt").write_bytes(text[number * 40_000 : (number + 1) * 40_000 - 77])
+        (documents / f"{number}.txt").write_bytes(text[number * 100_000 : (number + 1) * 100_000 - 77])
     shared = [*SMALL, f"--data.source={documents}", f"--engine.zero_stage={stage}"]
     shared += ["--train.optimizer=adamw"] if stage else []
     calm, hunted, log = folder / "calm", folder / "hunted", folder / "log"
@@ -141,18 +202,21 @@ def campaign(
     if not finished(calm):
         raise SystemExit(f"the undisturbed run failed:\n{log.read_text()[-3000:]}")
     fresh = [*shared, f"--run.dir={hunted}", f"--data.cache_dir={folder / 'cache-hunted'}"]
-    struck = {"before_config": 0, "in_training": 0, "after_end": 0}
+    struck = dict.fromkeys([*FELL, "at_flush"], 0)
     wrong: list[str] = []
     for _ in range(kills):
         if finished(hunted):
             wrong += differences(hunted, calm)
             shutil.rmtree(hunted)
             shutil.rmtree(folder / "cache-hunted")
+        prey = Prey(hunted, folder / "cache-hunted")
+        begun = (hunted / CONFIG_FILE).exists()
+        moment = chance.choice([moment for moment in moments if not begun or moment != "preparing"] or ["any"])
         process = start(ranks, again(hunted, fresh), log)
-        time.sleep(chance.uniform(0.2, 1.0) * run_secs)
+        came = prey.lie_in_wait(moment, run_secs, chance)
         end_group(process, chance.choice(signals))
-        stage_of_life = "after_end" if finished(hunted) else "in_training"
-        struck[stage_of_life if (hunted / CONFIG_FILE).exists() else "before_config"] += 1
+        struck[prey.fell()] += 1
+        struck["at_flush"] += moment == "flushing" and came
         bar.update()
     if not finished(hunted):
         start(ranks, again(hunted, fresh), log).wait()
@@ -172,6 +236,8 @@ def main() -> int:
     parser.add_argument("--stages", default="0,1,2,3")
     parser.add_argument("--ranks", default="1,2")
     parser.add_argument("--signals", default="KILL,KILL,KILL,TERM,USR1", help="one is drawn each time")
+    moments = "preparing,saving,flushing,any,any,any"
+    parser.add_argument("--moments", default=moments, help="what to wait for; one is drawn each time")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     # It tells of every restart that it finds in the events, and restarts are what this is about.
@@ -190,7 +256,7 @@ def main() -> int:
             table.writeheader()
         for stage, ranks in cases:
             with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-                row = campaign(stage, ranks, each, signals, Path(folder), chance, bar)
+                row = campaign(stage, ranks, each, signals, options.moments.split(","), Path(folder), chance, bar)
             table.writerow(row)
             file.flush()
             bar.write(", ".join(f"{name} {value}" for name, value in row.items()))
