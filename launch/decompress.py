@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> int:
             tell(archive, options.file)
         return status
     except (OSError, ValueError) as error:
-        if rank == 0:
+        # Whoever lost its peers may be the only one left to say so.
+        if rank == 0 or isinstance(error, ConnectionError):
             print(f"onepass: {error}", file=sys.stderr)
         return 1
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -12,15 +13,19 @@ from data.archive import Archive
 from data.files import file_sha256, write_file
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
-from data.tokenizer import load_tokenizer
+from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
 from model.lm import LanguageModel
 from train.command_line import recorded_config
-from train.config import ModelConfig, RunConfig
-from train.engine import connect, disconnect
+from train.config import Config, ModelConfig, RunConfig
+from train.engine import Place, disconnect
+from train.hosts import join, naming_lost, refuse_unshared
 from train.ranks import meet_apart
 from train.restoring import RestorableDecoding
-from train.run import Run, RunFailed, Stopped
+from train.run import CHECKPOINTS, Run, RunFailed, Stopped, last_good
+
+# In FILE.partial: the SHA-256 of the archive that it is of.
+MARK = "archive.sha256"
 
 
 def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, checkpoint_secs: float) -> int:
@@ -28,12 +33,12 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
 
     Raises ValueError for what is wrong with the archive, or if it does not decode on this machine.
     """
-    header, corpus = archive.header, archive.header["corpus"]
+    header = archive.header
     partial = file.with_name(file.name + ".partial")
     if partial.exists() and not resume:
         raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
-    identity, mark = file_sha256(archive.path), partial / "archive.sha256"
-    if resume and partial.exists() and (not mark.exists() or mark.read_text() != identity):
+    mark = partial / MARK
+    if resume and partial.exists() and (not mark.exists() or mark.read_text() != file_sha256(archive.path)):
         raise ValueError(f"{partial} is not of {archive.path}: name the archive that it is of, or remove it")
     config, extra = recorded_config(unpack(archive.program)[0])
     if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
@@ -45,11 +50,29 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
         raise ValueError(f"{archive.path}: the tokenizer's encoding is none") from None
     refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
     meet_apart()
-    place = connect(header["threads"], config.engine.timeout_secs)
+    place, seats = join(header["threads"], config.engine.timeout_secs)
+    again = "Start all ranks again with the same command and --resume"
+    with naming_lost(place, seats, lambda: f"{last_good(partial / CHECKPOINTS)} {again}"):
+        if checkpoint_secs:
+            refuse_unshared(place, seats, partial, "the unfinished")
+        return decode(archive, file, single, config, extra, tokenizer, place)
+
+
+def decode(
+    archive: Archive,
+    file: Path,
+    single: bool,
+    config: Config,
+    extra: dict[str, Any],
+    tokenizer: Tokenizer,
+    place: Place,
+) -> int:
+    """The same, once the ranks have met."""
+    corpus, partial = archive.header["corpus"], Path(config.run.dir)
     lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
     if place.rank == 0:
         partial.mkdir(exist_ok=True)
-        write_file(mark, identity.encode())
+        write_file(partial / MARK, file_sha256(archive.path).encode())
     source = RestorableDecoding(archive, lanes, place, partial / "tokens")
     try:
         run = Run(config, place, tokenizer, lanes, source, extra)

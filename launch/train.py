@@ -14,7 +14,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 # anything else runs on the machine. It has to be said before PyTorch is loaded (docs/measurements.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-import hashlib
 import json
 import socket
 import time
@@ -27,19 +26,12 @@ import torch
 from data.files import write_file
 from data.header import PINS
 from data.lanes import Lanes
-from data.prepare import PreparedCorpus, prepare
-from eval.baselines import Baselines, cached_baselines
-from eval.code_size import (
-    CodeSize,
-    code_identity,
-    foreign_modules,
-    measure_code,
-    reference_machine,
-    unpack,
-)
+from data.prepare import PreparedCorpus
+from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
+from launch.corpus import CODE_FILE, identity, measure, prepare_corpus
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import BYTE_SYMBOLS, Config
@@ -48,10 +40,7 @@ from train.frozen import TOKENIZER_FILE
 from train.hosts import Seat, hosts_without, join, naming_lost, refuse_unshared
 from train.metrics import Metrics
 from train.ranks import after_rank_0, from_rank_0, meet_apart
-from train.run import CHECKPOINTS, LOCK_FILE, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped, last_good
-
-# In a run directory: the packed code that the run began with.
-CODE_FILE = "code.lzma"
+from train.run import CHECKPOINTS, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped, last_good
 
 WrapSource = Callable[[CorpusSource, Config, Place], ResumableSource]
 Finish = Callable[[Config, Place, PreparedCorpus, CodeSize, Outcome], None]
@@ -150,59 +139,6 @@ def resolve(config: Config, place: Place) -> Config:
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
 
 
-def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
-    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
-    data, run_dir = config.data, Path(config.run.dir)
-    # Rank 0 alone looks: by the time that others get here, it may have written there itself.
-    # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
-    stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
-    if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
-    if place.rank == 0 and config.run.resume:
-        refuse_other_code(run_dir)
-    corpus = prepare(
-        source=data.source,
-        field=data.field,
-        split=data.split,
-        tokenizer=data.tokenizer,
-        vocabulary=data.vocabulary,
-        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
-        cache_dir=data.cache_dir,
-        workers=data.workers,
-        # On a host that does not share rank 0's cache, all is prepared again.
-        progress=int(os.environ["LOCAL_RANK"]) == 0,
-    )
-    if place.rank == 0 and config.run.baselines:
-        # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
-        measure(corpus)
-    return corpus
-
-
-def identity(corpus: PreparedCorpus) -> dict[str, str]:
-    """SHA-256 of all that a resumed run must find as it was."""
-    shards = "".join(shard.sha256 for shard in corpus.manifest.shards)
-    tokenizer = corpus.tokenizer.encoding
-    return {
-        "corpus": corpus.manifest.sha256,
-        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
-        "token stream": hashlib.sha256(shards.encode()).hexdigest(),
-    }
-
-
-def refuse_other_code(run_dir: Path) -> None:
-    """Raise ValueError unless the run was begun by this code, as far as a decoder needs it."""
-    path = run_dir / CODE_FILE
-    if not path.exists():
-        raise ValueError(f"{run_dir} does not say with what code it began: start a new run")
-    begun = path.read_bytes()
-    if foreign := foreign_modules(begun):
-        here = measure_code(unpack(begun)[0])
-        raise ValueError(
-            f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
-            f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"
-        )
-
-
 def keep_books(
     run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any], finish: Finish
 ) -> None:
@@ -245,12 +181,6 @@ def keep_books(
     write_report(run_dir, report, code.module_bytes)
     print(terminal_table(report))
     print(f"\nThe report is {run_dir}/report.html; watch the curves with: tensorboard --logdir {run_dir}")
-
-
-def measure(corpus: PreparedCorpus) -> Baselines:
-    """The usual compressors on the corpus' own bytes."""
-    chunks = lambda: (chunk for chunk, _ in corpus.source.chunks())  # noqa: E731
-    return cached_baselines(corpus.directory, corpus.manifest.sha256, chunks, corpus.manifest.bytes, progress=True)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,32 @@ def test_a_host_that_dies_ends_the_run_which_goes_on_exactly(
     assert same(run_dir, one_host)
 
 
+def test_decompression_outlives_a_host_too(given: list[str], tmp_path: Path) -> None:
+    source, archive, file = given[0].removeprefix("--data.source="), tmp_path / "archive", tmp_path / "file"
+    quick = [*given[1:], "--train.lanes=32", "--train.segment_tokens=8"]
+    done = run("launch/compress.py", source, str(archive), *quick, ranks=2, timeout_secs=PATIENCE_SECS)
+    assert done.returncode == 0, done.stderr
+    assert archive.stat().st_size < CORPUS_BYTES, "stored as it is"
+    order, partial = [str(archive), str(file), "--checkpoint_secs=0.01"], tmp_path / "file.partial"
+    pointer = partial / "checkpoints" / "latest.json"
+    with TwoHosts(tmp_path) as hosts:
+        process = hosts.launch("one", "launch/decompress.py", *order)
+        wait_until(pointer.exists, process, PATIENCE_SECS)
+        hosts.kill("two")
+        wait(lambda: not hosts.ranks("one"), "the end of the rank on one", MARGIN_SECS)
+        status, _, err = finish(process)
+        assert status != 0
+        assert not file.exists()
+        (told,) = complaints(err)
+        assert "rank 0 on one lost rank 1 on two (" in told
+        assert f"The last good checkpoint is {pointer.parent}/step-" in told
+        assert told.endswith("Start all ranks again with the same command and --resume")
+        hosts.boot("two")
+        status, _, err = finish(hosts.launch("one", "launch/decompress.py", *order, "--resume"))
+    assert status == 0, err
+    assert file.read_bytes() == Path(source).read_bytes()
+
+
 @pytest.mark.parametrize("how", ["link down", "all packets lost"])
 def test_a_silent_network_ends_every_rank_in_time(given: list[str], tmp_path: Path, how: str) -> None:
     run_dir, logs = tmp_path / "run", tmp_path / "logs"

@@ -334,6 +334,25 @@ def test_three_ranks_code_a_corpus_that_most_of_them_see_nothing_of(cache: Path,
     assert report(run_dir)["description_length"]["data_bits"] == pytest.approx(4 * 8.00562454919388, rel=1e-6)
 
 
+def test_three_ranks_go_on_exactly_to_a_last_segment_of_one_token(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    """Lanes of 65 tokens, but for the last of 62, in segments of 32: one token in the third step, for most."""
+    source = tmp_path / "source.txt"
+    source.write_bytes(corpus.read_bytes()[: 5 * 65 + 62 - 1])
+    given = [
+        *arguments(source, cache, tmp_path / "whole", "--train.lanes=6", "--run.log_steps=1", "--run.baselines=false")
+    ]
+    done = run(TRAIN, *given, ranks=3)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "broken"
+    stopped = run(TRAIN, *given, f"--run.dir={run_dir}", "--run.stop_after_steps=2", ranks=3)
+    assert stopped.returncode == 0, stopped.stderr
+    done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert report(run_dir)["coded"] == {"tokens": 387, "bytes": 386}
+    assert len(curve(run_dir)) == 1 + 3
+    assert curve(run_dir) == curve(tmp_path / "whole")
+
+
 def test_two_runs_of_two_ranks_start_side_by_side(corpus: Path, cache: Path, tmp_path: Path) -> None:
     """As users start them: the launcher gives both the same port."""
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators=2", TRAIN]

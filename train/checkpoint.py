@@ -8,11 +8,15 @@ files. It is replaced atomically once every rank has written, so a run that dies
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
+from torch.utils._pytree import tree_flatten
 
 from data.files import file_sha256, write_file
 from train.hosts import about_peers
@@ -38,18 +42,9 @@ def save_checkpoint(
         shutil.rmtree(folder / tag, ignore_errors=True)
         (folder / tag).mkdir(parents=True)
     dist.barrier()
-    rank_state = {
-        "states": learner.states,
-        "recent": learner.recent,
-        "lane_nats": ledger.lane_nats,
-        "tokens": ledger.tokens,
-        "bytes": ledger.bytes,
-        "rng": torch.get_rng_state(),
-        "source": source,
-    }
     try:
         learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        torch.save(rank_state, folder / tag / f"rank-{place.rank:05d}.pt")
+        torch.save(held(learner, ledger) | {"source": source}, folder / tag / f"rank-{place.rank:05d}.pt")
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and about_peers(error):
             raise
@@ -67,6 +62,18 @@ def save_checkpoint(
         write_file(folder / POINTER, json.dumps(pointer | {"files": sums}, indent=1).encode())
         for old in sorted(folder.glob("step-*"))[:-keep]:
             shutil.rmtree(old)
+
+
+def held(learner: Learner, ledger: Ledger) -> dict[str, Any]:
+    """What a rank has to keep beside model and optimiser."""
+    return {
+        "states": learner.states,
+        "recent": learner.recent,
+        "lane_nats": ledger.lane_nats,
+        "tokens": ledger.tokens,
+        "bytes": ledger.bytes,
+        "rng": torch.get_rng_state(),
+    }
 
 
 def synced_sha256(path: Path) -> str:
@@ -105,7 +112,8 @@ def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if pointer is None:
         raise ValueError(f"{folder} holds no checkpoint: the run needs run.checkpoint_secs above 0")
     path = folder / pointer["tag"] / "mp_rank_00_model_states.pt"
-    return load_saved(str(path))["module"]
+    with fitting(path):
+        return dict(load_saved(str(path))["module"])
 
 
 def load_checkpoint(
@@ -114,7 +122,7 @@ def load_checkpoint(
     """Put the latest checkpoint back. Returns the steps done, the seconds they took and the token source's state; zeros
     and nothing if nothing was saved yet.
 
-    Raises ValueError if the checkpoint is damaged, or, unless `any_world`, of another world size.
+    Raises ValueError if the checkpoint is damaged, not this run's, or, unless `any_world`, of another world size.
     """
     pointer, place = read_pointer(folder), learner.place
     if pointer is None:
@@ -124,18 +132,52 @@ def load_checkpoint(
     def part(rank: int) -> dict[str, Any]:
         return torch.load(folder / tag / f"rank-{rank:05d}.pt", map_location=place.device, weights_only=True)
 
-    if world_size == place.world_size:
-        load_engine(learner.engine, str(folder), tag)
-        saved = part(place.rank)
-    elif any_world:
-        load_regrouped_engine(learner, folder, tag)
-        saved = regroup([part(rank) for rank in range(world_size)], learner)
-    else:
+    if world_size != place.world_size and not any_world:
         raise ValueError(
             f"{folder} was saved by {world_size} ranks and this run has {place.world_size}: an archive is written and "
             "read by one number of ranks; resume with that"
         )
-    learner.states, learner.recent = saved["states"], saved["recent"]
-    ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
-    torch.set_rng_state(saved["rng"].cpu())
-    return pointer["step"], pointer["elapsed_secs"], saved["source"]
+    with fitting(folder / tag):
+        now = held(learner, ledger)
+        if world_size == place.world_size:
+            load_engine(learner.engine, str(folder), tag)
+            saved = part(place.rank)
+        else:
+            load_regrouped_engine(learner, folder, tag)
+            saved = regroup([part(rank) for rank in range(world_size)], learner)
+        refuse_misfit(saved, now)
+        learner.states, learner.recent = saved["states"], saved["recent"]
+        ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
+        torch.set_rng_state(saved["rng"].cpu())
+        return pointer["step"], pointer["elapsed_secs"], saved["source"]
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within it, whatever goes wrong, but for a lost peer, is a ValueError of one line about the checkpoint `path`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RuntimeError) and about_peers(error):
+            raise
+        lines = str(error).splitlines() or [""]
+        reason = lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
+        raise ValueError(f"the checkpoint {path} does not fit: {reason}") from error
+
+
+def refuse_misfit(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError unless `saved` has the tensors and numbers that a rank holds `now`."""
+    for name, value in now.items():
+        (found, found_tree), (wanted, wanted_tree) = tree_flatten(saved[name]), tree_flatten(value)
+        # Attention's memory of a lane grows.
+        grown = int(name == "states")
+        if found_tree != wanted_tree or not all(alike(a, b, grown) for a, b in zip(found, wanted, strict=True)):
+            raise ValueError(f"{name} is not what this run holds: start a new run")
+
+
+def alike(a: Any, b: Any, grown: int) -> bool:
+    """Whether two values are of one type and, as tensors, of one shape but for `grown` dimensions."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b)
+    differing = sum(x != y for x, y in zip(a.shape, b.shape, strict=False))
+    return a.dim() == b.dim() and differing <= grown and a.is_complex() == b.is_complex()

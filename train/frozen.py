@@ -55,7 +55,7 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
     tensors = checkpoint_tensors(run_dir / CHECKPOINTS)
     try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"the checkpoint in {run_dir} does not hold the whole model ({reason}); under ZeRO stage 3 it is in pieces"

@@ -106,7 +106,7 @@ def hosts_without(place: Place, seats: list[Seat], good: bool) -> str:
 
 
 def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) -> None:
-    """Raise ValueError, on every rank, unless `folder` is one folder for all of them. `name` is the field that says it.
+    """Raise ValueError, on every rank, unless `folder` is one folder for all of them. `name` says which it is.
 
     Every rank must call it. On one host there is nothing to ask.
     """
@@ -127,5 +127,5 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) ->
     if blind:
         raise ValueError(
             f"{name} {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
-            "all hosts share, or save no checkpoints (--run.checkpoint_secs 0)"
+            "all hosts share, or save no checkpoints (checkpoint_secs 0)"
         )

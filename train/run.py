@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
-from train.checkpoint import POINTER, load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint
 from train.config import Config
 from train.cost import Cost
 from train.engine import Place
@@ -120,7 +120,8 @@ class Run:
                 self.folder, self.learner, self.ledger, isinstance(source, CorpusSource)
             )
             if self.first_step:
-                source.restore(self.first_step, state)
+                with fitting(self.folder):
+                    source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
         self.totals = self.ledger.totals()
 

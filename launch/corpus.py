@@ -1,0 +1,75 @@
+"""The corpus of a run: prepared, measured, and held against what the run began with."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from data.prepare import PreparedCorpus, prepare
+from eval.baselines import Baselines, cached_baselines
+from eval.code_size import code_identity, foreign_modules, measure_code, unpack
+from train.command_line import CONFIG_FILE
+from train.config import Config
+from train.engine import Place
+from train.run import LOCK_FILE
+
+# In a run directory: the packed code that the run began with.
+CODE_FILE = "code.lzma"
+
+
+def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
+    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
+    data, run_dir = config.data, Path(config.run.dir)
+    # Rank 0 alone looks: by the time that others get here, it may have written there itself.
+    # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
+    stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
+    if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
+    if place.rank == 0 and config.run.resume:
+        refuse_other_code(run_dir)
+    corpus = prepare(
+        source=data.source,
+        field=data.field,
+        split=data.split,
+        tokenizer=data.tokenizer,
+        vocabulary=data.vocabulary,
+        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
+        cache_dir=data.cache_dir,
+        workers=data.workers,
+        # On a host that does not share rank 0's cache, all is prepared again.
+        progress=int(os.environ["LOCAL_RANK"]) == 0,
+    )
+    if place.rank == 0 and config.run.baselines:
+        # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
+        measure(corpus)
+    return corpus
+
+
+def identity(corpus: PreparedCorpus) -> dict[str, str]:
+    """SHA-256 of all that a resumed run must find as it was."""
+    shards = "".join(shard.sha256 for shard in corpus.manifest.shards)
+    tokenizer = corpus.tokenizer.encoding
+    return {
+        "corpus": corpus.manifest.sha256,
+        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        "token stream": hashlib.sha256(shards.encode()).hexdigest(),
+    }
+
+
+def refuse_other_code(run_dir: Path) -> None:
+    """Raise ValueError unless the run was begun by this code, as far as a decoder needs it."""
+    path = run_dir / CODE_FILE
+    if not path.exists():
+        raise ValueError(f"{run_dir} does not say with what code it began: start a new run")
+    begun = path.read_bytes()
+    if foreign := foreign_modules(begun):
+        here = measure_code(unpack(begun)[0])
+        raise ValueError(
+            f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
+            f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"
+        )
+
+
+def measure(corpus: PreparedCorpus) -> Baselines:
+    """The usual compressors on the corpus' own bytes."""
+    chunks = lambda: (chunk for chunk, _ in corpus.source.chunks())  # noqa: E731
+    return cached_baselines(corpus.directory, corpus.manifest.sha256, chunks, corpus.manifest.bytes, progress=True)
