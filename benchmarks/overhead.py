@@ -19,7 +19,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.lanes import Lanes
 from data.prepare import prepare
@@ -43,15 +42,15 @@ def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[Ten
     for step, targets in enumerate(batches):
         history = torch.cat([recent, targets.clamp(min=0)], 1)
         recent = history[:, -model.context :]
-        logits, state = model(history[:, :-1], state)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        nats, state = model(history[:, :-1], state, targets)
+        loss = nats.sum() / (targets >= 0).sum()
         loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate_scale(step / steps, config.train)
         optimizer.step()
         optimizer.zero_grad()
-        if model.prior is not None:
-            model.prior.learn(history[:, :-1], targets)
+        if model.mixing is not None:
+            model.mixing.learn(history[:, :-1], targets)
         yield loss.item()
 
 

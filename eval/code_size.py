@@ -35,7 +35,7 @@ from model.registry import load_block
 for name in config["model"]["block"].split():
     load_block(name)
 if config["model"]["ngram_orders"]:
-    import model.ngram
+    import model.mixing
 files = []
 for name, module in list(sys.modules.items()):
     stem = os.path.join(root, *name.split("."))

@@ -26,10 +26,12 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """`forward(history [B, C - 1 + T], state) -> (logits [B, T, V] in fp32, state)`.
+    """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`; without targets, the
+    first of the pair is log-probabilities [B, T, V].
 
-    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the n-gram prior.
-    The state returned is detached: gradients end at a segment's start. `config` is a ModelConfig.
+    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the context mixing.
+    Targets below 0 stand for no token and cost nothing. The state returned is detached: gradients end at a segment's
+    start. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -45,25 +47,21 @@ class LanguageModel(nn.Module):
         # Zero: an untrained model codes every token with log2 V bits. Updates of the table's rows add up over the
         # width, so their rate falls with it (Yang et al. 2022, arXiv:2203.03466, table 3).
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
-        self.prior, self.context = None, 1
+        self.mixing, self.context = None, 1
         if config.ngram_orders:
-            from model.ngram import NgramPrior
+            from model.mixing import ContextMixing
 
-            self.prior = NgramPrior(vocabulary, width, config.ngram_orders, config.ngram_rows_log2, config.ngram_slots)
-            self.context = self.prior.context
-            self.gate = parameter(torch.zeros(width), "vector")
-            self.gate_bias = parameter(torch.full((1,), 0.5), "vector")
+            self.mixing = ContextMixing(
+                vocabulary, width, config.ngram_orders, config.ngram_words, config.ngram_rows_log2
+            )
+            self.context = self.mixing.context
 
     def init_state(self, batch: int) -> list[Any]:
         """State of `batch` rows before their first token."""
         return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
 
-    def forward(self, history: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        x = F.embedding(history[:, self.context - 1 :], self.embedding)
-        if self.prior is not None:
-            expected, mean = self.prior(history)
-            x = x + mean
-        x = self.norm(x)
+    def forward(self, history: Tensor, state: list[Any], targets: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+        x = self.norm(F.embedding(history[:, self.context - 1 :], self.embedding))
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
@@ -72,8 +70,9 @@ class LanguageModel(nn.Module):
         logits = precise(x @ self.output)
         if self.cap:
             logits = self.cap * torch.tanh(logits / self.cap)
-        if self.prior is not None:
-            # A weighted product of the two experts, as in PAQ's logistic mixing (Mahoney 2005).
-            weight = (precise(x) * self.gate).sum(-1, keepdim=True) + self.gate_bias
-            logits = logits + weight * expected
-        return logits, after
+        if self.mixing is not None:
+            return self.mixing(history, logits, x, targets), after
+        if targets is None:
+            return logits.log_softmax(-1), after
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+        return nats.view_as(targets), after

@@ -148,7 +148,7 @@ def project(tmp_path: Path) -> Path:
         "model/blocks/first.py": "a = 1\n",
         "model/blocks/second.py": "b = 2\n",
         "model/blocks/third.py": "c = 3\n",
-        "model/ngram.py": "d = 4\n",
+        "model/mixing.py": "d = 4\n",
         ".venv/lib/site-packages/helper.py": "",
     }
     for name, source in files.items():
@@ -178,7 +178,7 @@ EXPECTED = [
 def test_exactly_the_imported_modules_count(installed: Path) -> None:
     assert decoder_modules(CONFIG, installed) == EXPECTED
     with_prior = CONFIG | {"model": {"block": "third", "ngram_orders": [1]}}
-    assert {"model/blocks/third.py", "model/ngram.py"} <= set(decoder_modules(with_prior, installed))
+    assert {"model/blocks/third.py", "model/mixing.py"} <= set(decoder_modules(with_prior, installed))
     assert "model/blocks/first.py" not in decoder_modules(with_prior, installed)
 
 

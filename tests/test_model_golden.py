@@ -42,11 +42,11 @@ def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 def test_golden_bits(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(block=block, width=32, head_width=16, depth=2, window=32, ngram_orders=[])
-    with_prior = ModelConfig(**vars(model) | {"ngram_orders": [1, 2, 3], "ngram_rows_log2": 12})
+    mixed = ModelConfig(**vars(model) | {"ngram_orders": [1, 2, 3], "ngram_rows_log2": 12})
     measured = {
         "muon": bits_of_the_licence(model, "muon", monkeypatch),
         "adamw": bits_of_the_licence(model, "adamw", monkeypatch),
-        "muon with n-gram prior": bits_of_the_licence(with_prior, "muon", monkeypatch),
+        "muon with context mixing": bits_of_the_licence(mixed, "muon", monkeypatch),
     }
     path = GOLDEN / f"{block}.json"
     if os.environ.get("ONEPASS_WRITE_GOLDEN"):
@@ -54,4 +54,4 @@ def test_golden_bits(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = json.loads(path.read_text())
     # Other processors sum in another order; a change of the model moves bits far more than that.
     assert measured == pytest.approx(golden, rel=1e-3)
-    assert measured["muon with n-gram prior"] < measured["muon"] < 1.01 * measured["adamw"] < 8 * len(TEXT)
+    assert measured["muon with context mixing"] < measured["muon"] < 1.01 * measured["adamw"] < 8 * len(TEXT)

@@ -180,7 +180,7 @@ def check(config: Config) -> None:
     positive = {
         "model.depth": model.depth, "model.width": model.width, "model.head_width": model.head_width,
         "model.conv": model.conv, "model.expand": model.expand * model.width,
-        "model.window": model.window, "model.ngram_slots": model.ngram_slots, "train.lanes": train.lanes,
+        "model.window": model.window, "train.lanes": train.lanes,
         "train.segment_tokens": train.segment_tokens, "train.accumulation": train.accumulation,
         "run.log_steps": config.run.log_steps, "run.keep_checkpoints": config.run.keep_checkpoints,
         "data.tokenizer_sample_bytes": config.data.tokenizer_sample_bytes, "engine.timeout_secs": engine.timeout_secs,
@@ -194,6 +194,11 @@ def check(config: Config) -> None:
         raise ValueError(f"model.depth {model.depth} and model.width {model.width}: take at most 4,096 and 1,048,576")
     if any(order < 1 for order in model.ngram_orders) or len(set(model.ngram_orders)) < len(model.ngram_orders):
         raise ValueError(f"model.ngram_orders {model.ngram_orders} must be different numbers, 1 or more")
+    if any(order > 64 for order in model.ngram_orders) or not 0 <= model.ngram_words <= 2:
+        raise ValueError(
+            f"model.ngram_orders {model.ngram_orders} and model.ngram_words {model.ngram_words}: take at most 64, and "
+            "0, 1 or 2"
+        )
     if not 0 <= model.ngram_rows_log2 <= 30:
         raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 0 to 30")
     if not 0 <= train.flat_fraction < 1:

@@ -60,13 +60,14 @@ class ModelConfig:
     """Tokens of the past that attention sees, its own segment's included."""
     logit_cap: float = 15.0
     """Logits are squashed to +-this by tanh; 0 leaves them free."""
-    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
-    """Context lengths, in tokens, of the online n-gram prior beside the network. Empty turns it off, as
-    architecture comparisons do."""
-    ngram_rows_log2: int = 20
-    """Rows of each order's table, as a power of two."""
-    ngram_slots: int = 16
-    """Latest successors that a row remembers."""
+    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 12])
+    """Context lengths, in tokens, of the context mixing beside the network: counts of what followed before, mixed into
+    the network's prediction. Empty turns it off, as architecture comparisons do."""
+    ngram_words: int = 2
+    """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
+    before."""
+    ngram_rows_log2: int = 22
+    """Rows of each context's table of counts, as a power of two; a row takes 3 bytes."""
 
 
 @dataclass

@@ -38,5 +38,5 @@ def forward_flops(model: nn.Module, time: int, device: torch.device | None = Non
     lm: Any = model
     history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=MORE) as counter:
-        lm(history, lm.init_state(1))
+        lm(history, lm.init_state(1), history[:, -time:])
     return counter.get_total_flops()

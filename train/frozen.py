@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
@@ -34,9 +33,8 @@ class FrozenLearner(Learner):
         """Nats [R, T] of targets [R, T], by the parallel form."""
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]
-        logits, self.states[0] = self.model(history[:, :-1], self.states[0])
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return nats.view_as(targets)
+        nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)
+        return nats
 
 
 def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
@@ -44,8 +43,8 @@ class Learner:
     def predict(self, recent: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         """The stepwise form: probabilities [R, V] of what follows `recent` [R, C], and the states after."""
         parts = zip(recent.chunk(len(states)), states, strict=True)
-        logits, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
-        return torch.cat(logits)[:, 0].softmax(-1), states
+        predicted, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
+        return torch.cat(predicted)[:, 0].softmax(-1), states
 
     def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
         """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.
@@ -62,14 +61,12 @@ class Learner:
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
-            logits, self.states[index] = self.engine(inputs, self.states[index])
-            # -ln p of each target; one that is none costs nothing.
-            cost = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="none")
+            cost, self.states[index] = self.engine(inputs, self.states[index], wanted)
             self.engine.backward(cost.sum() * scale)
             self.engine.step()
-            nats.append(cost.detach().view_as(wanted))
-        if self.model.prior is not None:
-            self.model.prior.learn(self.place.gather(history[:, :-1]), self.place.gather(targets))
+            nats.append(cost.detach())
+        if self.model.mixing is not None:
+            self.model.mixing.learn(self.place.gather(history[:, :-1]), self.place.gather(targets))
         return torch.cat(nats)
 
 

@@ -31,7 +31,7 @@ def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
         group.update(settings)
     for state in optimizer.state.values():
         state["step"] = state["step"].clone()
-    # It holds parameters alone: buffers, the tables of the n-gram prior, are in the model's file as ever.
+    # It holds parameters alone: buffers, the tables of the context mixing, are in the model's file as ever.
     buffers = load_saved(str(min(universal.glob("*model_states.pt"))))["module"]
     for name, buffer in learner.model.named_buffers():
         if name in buffers:

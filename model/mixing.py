@@ -1,0 +1,172 @@
+"""Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
+
+A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
+heap. For every context (none, the k latest tokens, the word so far, that and the word before) and every node, a table
+keeps how many zeros and ones followed; of counts that are contradicted, what is above two is halved, as in PAQ
+(Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
+
+    s_k = gain[n_0, n_1] log((n_1 + 0.4) / (n_0 + 0.4)) + offset[n_0, n_1]        of context k, counts in 15 levels
+    s_K = log-odds of the node by the network's softmax
+    P(1) = sigmoid(sum_k w_k s_k + b)
+
+which is PAQ's logistic mixing, but that the weights w come from a small network (Ha et al. 2016, arXiv:1609.09106) of
+the s_k, the counts, the node and the language model's last layer, and that all of it learns by gradient in one step
+with the model. Coding a known token needs the D nodes of its path alone; only a decoder's step, which wants the whole
+distribution, visits all V - 1.
+
+Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
+same tables. They need 3 K 2^rows_log2 bytes, however long the corpus. An entry is marked with eight more bits of its
+hash: one that another context's entry stands in the way of takes its place.
+
+Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `W` width, `K` contexts, `V` vocabulary, `H` hidden.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.layers import parameter, precise
+
+ODD, OTHER_ODD = 0x2545F4914F6CDD1D, -0x61C8864680B583EB
+HIDDEN = 32
+# Levels of counts: the smallest count of each but the first.
+EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
+LEVELS = len(EDGES) + 1
+# Of the `bytes` tokenizer, whose words we can tell. Longer ones are told apart by so many of their last letters.
+BYTE_SYMBOLS, WORD_TOKENS = 257, 24
+
+
+def lower_case(symbol: int) -> int:
+    """A letter in lower case, 0 for what is none. Bytes above 127 are parts of letters, as a rule."""
+    if 65 <= symbol <= 90:
+        return symbol + 32
+    return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
+
+
+class ContextMixing(nn.Module):
+    """`forward(history [B, C - 1 + T], logits [B, T, V], x [B, T, W], targets [B, T])` gives the nats [B, T] of
+    targets, 0 where they are negative; without targets, log-probabilities [B, T, V]. `learn(history, targets)` counts
+    what followed. `context` C is the number of tokens that the longest context needs."""
+
+    counts: Tensor
+    powers: Tensor
+    level: Tensor
+    shifts: Tensor
+    lonely: Tensor
+    lower: Tensor
+
+    def __init__(self, vocabulary: int, width: int, orders: list[int], words: int, rows_log2: int):
+        super().__init__()
+        self.vocabulary, self.orders, self.rows_log2 = vocabulary, orders, rows_log2
+        self.words = words if vocabulary == BYTE_SYMBOLS else 0
+        self.context = max(*orders, WORD_TOKENS if self.words else 1)
+        self.tables, self.bits = 1 + len(orders) + self.words, (vocabulary - 1).bit_length()
+        nodes = 1 << self.bits
+        self.register_buffer("counts", torch.zeros(self.tables << rows_log2, 3, dtype=torch.uint8))  # zeros, ones, mark
+        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
+        fixed = {
+            "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
+            "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
+            "shifts": torch.arange(self.bits, 0, -1),
+            # Nodes that no token passes to the right.
+            "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
+            "lower": torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)]),
+        }
+        for name, value in fixed.items():
+            self.register_buffer(name, value, persistent=False)
+        inputs, features = self.tables + 1, 3 * self.tables + 2
+        self.gain = parameter(torch.full((self.tables * LEVELS**2,), 0.3), "vector", lr=0.5)
+        self.offset = parameter(torch.zeros(self.tables * LEVELS**2), "vector", lr=0.5)
+        self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
+        self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "vector", lr=0.5)
+        self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
+        self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
+        self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "vector", lr=0.5)
+
+    def leftmost(self, node: int) -> int:
+        """The first token below a node."""
+        return (node << self.bits + 1 - node.bit_length()) - (1 << self.bits)
+
+    def hashes(self, history: Tensor) -> Tensor:
+        """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
+        latest = history.unfold(1, self.context, 1).flip(-1)  # [B, T, C], latest first
+        # Polynomials in an odd number; of their sums modulo 2^64, the upper bits depend on every token.
+        found = ((latest + 1) * self.powers).cumsum(-1)[..., [order - 1 for order in self.orders]].unbind(-1)
+        hashes = [torch.zeros_like(latest[..., 0]), *found]
+        if self.words:
+            lower = self.lower[latest]
+            letter = (lower > 0).long()
+            word = letter.cumprod(-1)
+            gap = (1 - letter + word).clamp(max=1).cumprod(-1) - word
+            before = (letter + gap).clamp(max=1).cumprod(-1) - word - gap
+            spelled, earlier = ((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1) for part in (word, before))
+            hashes += [spelled, spelled * ODD + earlier][: self.words]
+        return torch.stack(hashes)
+
+    def entries(self, hashes: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
+        mixed = (hashes.unsqueeze(-1) + nodes * ODD) * OTHER_ODD >> 20
+        table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
+        rows = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
+        return rows, (mixed >> self.rows_log2 & 255).to(torch.uint8)
+
+    def path(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The nodes from the root to each token, and the bits that are taken there: [B, T, D]."""
+        leaf = (targets + (1 << self.bits)).unsqueeze(-1)
+        return leaf >> self.shifts, leaf >> self.shifts - 1 & 1
+
+    def forward(self, history: Tensor, logits: Tensor, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        hashes = self.hashes(history)
+        levels = [F.pad(precise(logits).softmax(-1), (0, (1 << self.bits) - self.vocabulary))]
+        while levels[0].shape[-1] > 2:
+            levels.insert(0, levels[0].unflatten(-1, (-1, 2)).sum(-1))
+        chances = torch.cat(levels, -1).unflatten(-1, (-1, 2))  # of the two ways at each node
+        if targets is not None:
+            nodes, bits = self.path(targets.clamp(min=0))
+            chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
+            odds = self.odds(hashes, nodes, chances, x)
+            nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
+            return nats.masked_fill(targets < 0, 0.0)
+        nodes = torch.arange(1, 1 << self.bits, device=history.device).expand(*x.shape[:2], -1)
+        odds = self.odds(hashes, nodes, chances, x).masked_fill(self.lonely[1:], -torch.inf)
+        reached = odds.new_zeros(*x.shape[:2], 1)
+        for depth in range(self.bits):
+            here = odds[..., (1 << depth) - 1 : (2 << depth) - 1]
+            reached = torch.stack([reached + F.logsigmoid(-here), reached + F.logsigmoid(here)], -1).flatten(-2)
+        return reached[..., : self.vocabulary]
+
+    def odds(self, hashes: Tensor, nodes: Tensor, chances: Tensor, x: Tensor) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes`; `chances` [B, T, N, 2] are the network's own."""
+        rows, marks = self.entries(hashes, nodes)
+        entry = self.counts[rows]
+        zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)
+        table = torch.arange(self.tables, device=rows.device).view(-1, 1, 1, 1)
+        cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
+        ratio = ((ones + 0.4) / (zeros + 0.4)).log()
+        network = (chances[..., 1:] + 1e-9).log() - (chances[..., :1] + 1e-9).log()
+        counted = self.gain[cell] * ratio + self.offset[cell]
+        inputs = torch.cat([counted.movedim(0, -1), network], -1)  # [B, T, N, K + 1]
+        seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
+        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
+        with torch.autocast(x.device.type, enabled=False):
+            hidden = features @ self.features + self.node[nodes] + (precise(x) @ self.gate).unsqueeze(2)
+            weights = F.relu(hidden) @ self.weigh + self.base[nodes]
+        return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
+
+    @torch.no_grad()
+    def learn(self, history: Tensor, targets: Tensor) -> None:
+        """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
+        coded = targets >= 0
+        nodes, bits = self.path(targets.clamp(min=0))
+        rows, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
+        ones = bits[coded].expand(self.tables, -1, -1).flatten()
+        rows, place = rows.unique(return_inverse=True)
+        # Of contexts that want one entry in one step, the highest mark gets it: the outcome is deterministic.
+        mark = torch.zeros_like(rows, dtype=torch.uint8).scatter_reduce_(0, place, marks, "amax")
+        new = torch.zeros(len(rows), 2, dtype=torch.int64, device=rows.device)
+        new.view(-1).scatter_add_(0, 2 * place + ones, (mark[place] == marks).long())
+        entry = self.counts[rows]
+        old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).long()
+        counts = torch.where((new.flip(-1) > 0) & (old > 2), (old + 3) // 2, old) + new
+        counts = counts * 255 // counts.amax(-1, keepdim=True).clamp(min=255)
+        self.counts[rows] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)

@@ -1,0 +1,134 @@
+"""Context mixing: counts by hand, a true distribution, and the same price by either way to it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.mixing import BYTE_SYMBOLS, ContextMixing
+
+
+def mixing(vocabulary: int = 50, orders: tuple[int, ...] = (1, 2, 3), rows_log2: int = 12) -> ContextMixing:
+    torch.manual_seed(0)
+    return ContextMixing(vocabulary, 4, [*orders], words=2, rows_log2=rows_log2)
+
+
+def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
+    """Probabilities [T, V] beside a network that knows nothing."""
+    time = history.shape[1] - mixing.context + 1
+    return mixing(history, torch.zeros(1, time, mixing.vocabulary), torch.zeros(1, time, 4))[0].exp()
+
+
+def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[tuple[int, int]]]:
+    """Of each context, zeros and ones along a token's path."""
+    nodes, _ = mixing.path(torch.tensor([[token]]))
+    rows, marks = mixing.entries(mixing.hashes(torch.tensor([history])), nodes)
+    found = []
+    for path, wanted in zip(mixing.counts[rows[:, 0, 0]].tolist(), marks[:, 0, 0].tolist(), strict=True):
+        found.append([(a, b) if mark == w else (0, 0) for (a, b, mark), w in zip(path, wanted, strict=True)])
+    return found
+
+
+@pytest.mark.parametrize("vocabulary", [2, 3, 50, 64, 257, 300])
+def test_it_is_a_distribution_that_starts_uniform_and_learns_what_follows(vocabulary: int) -> None:
+    model = mixing(vocabulary, (1, 2))
+    history = torch.tensor([[1] * model.context])
+    uniform = predict(model, history)
+    assert (uniform - 1 / vocabulary).abs().max() < 1e-6
+    model.learn(history.expand(3, -1), torch.tensor([[0], [0], [1]]))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    p = predict(model, history)[0]
+    assert p.sum().item() == pytest.approx(1, abs=1e-5)
+    assert p.min() > 0
+    assert p[0] > p[1]
+    assert p[1] > 2 * p[-1] or vocabulary == 2
+
+
+def test_counts_by_hand() -> None:
+    """Token 5 of 8 is right, left, right."""
+    model = mixing(8, (1,))
+    for token, (root, second, third) in [
+        (5, [(0, 1), (1, 0), (0, 1)]),
+        (5, [(0, 2), (2, 0), (0, 2)]),
+        (5, [(0, 3), (3, 0), (0, 3)]),
+        (5, [(0, 4), (4, 0), (0, 4)]),
+        (4, [(0, 5), (5, 0), (1, 3)]),  # four ones, contradicted: (4 + 3) // 2
+        (0, [(1, 4), (5, 0), (1, 3)]),
+    ]:
+        model.learn(torch.tensor([[7]]), torch.tensor([[token]]))
+        assert counts(model, [7], 5) == [[root, second, third]] * 2
+    model.learn(torch.tensor([[6]]), torch.tensor([[5]]))
+    assert counts(model, [6], 5) == [[(1, 5), (6, 0), (1, 4)], [(0, 1), (1, 0), (0, 1)]]
+
+
+def test_counts_of_one_step_add_up_and_end_at_255() -> None:
+    model = mixing(8, (1,))
+    model.learn(torch.full((1, 300), 7), torch.tensor([[1] * 200 + [-1] * 100]))
+    assert counts(model, [7], 1)[0] == [(200, 0), (200, 0), (0, 200)]
+    model.learn(torch.full((1, 100), 7), torch.ones(1, 100, dtype=torch.int64))
+    assert counts(model, [7], 1)[0] == [(255, 0), (255, 0), (0, 255)]
+    # Both ways in one step: each contradicts the other's past.
+    model.learn(torch.full((1, 2), 7), torch.tensor([[1, 7]]))
+    assert counts(model, [7], 1)[0][0] == (130, 1)
+
+
+def test_a_context_takes_the_place_of_another_and_never_its_counts() -> None:
+    """Two rows a table: whatever is not the latest is unknown, not mistaken."""
+    model = mixing(50, (2,), rows_log2=1)
+    for a in range(30):
+        model.learn(torch.tensor([[a, a + 1]]), torch.tensor([[a + 7]]))
+    known = [counts(model, [a, a + 1], a + 7)[1] for a in range(30)]
+    assert 1 <= sum(path != [(0, 0)] * 6 for path in known) <= 5
+    assert all(count in [(0, 0), (0, 1), (1, 0)] for path in known for count in path)
+
+
+def test_what_two_contexts_want_in_one_step_is_not_mixed() -> None:
+    model, again = (mixing(50, (1, 2), rows_log2=3) for _ in range(2))
+    history, targets = torch.randint(50, (1, 400)), torch.randint(50, (1, 399))
+    model.learn(history, targets)
+    pairs = history.unfold(1, 2, 1)[0]  # the same contexts, as rows of a batch and in another order
+    again.learn(pairs.flip(0), targets[0, :, None].flip(0))
+    assert torch.equal(model.counts, again.counts)
+
+
+def test_longer_contexts_say_more() -> None:
+    model = mixing(50, (1, 3))
+    model.learn(torch.tensor([[1, 2, 3]]), torch.tensor([[4]]))
+    known, half, new = (predict(model, torch.tensor([h]))[0, 4] for h in ([1, 2, 3], [9, 9, 3], [9, 9, 9]))
+    assert known > half > new > 1 / 50
+
+
+def hashes(model: ContextMixing, text: bytes) -> list[int]:
+    history = [256] * model.context + list(text)
+    return model.hashes(torch.tensor([history[-model.context :]]))[:, 0, 0].tolist()
+
+
+def test_contexts_of_words() -> None:
+    model = mixing(BYTE_SYMBOLS)
+    word, pair = (lambda text, which=which: hashes(model, text)[which] for which in (-2, -1))  # type: ignore[misc]
+    assert word(b"in the Hou") == word(b"(hou") == word(b"hOU") == word(b"_hou")
+    assert len({word(text) for text in (b"hou", b"ho", b"uoh", b"hou ", b"houh", b"xhou")}) == 6
+    assert word(b"one ") == word(b"other, ") == word(b"")
+    assert pair(b"see the hou") == pair(b"The hou") == pair(b"THE: 'hou")
+    assert len({pair(text) for text in (b"the hou", b"a hou", b"hou the", b"thehou", b"hou", b"the ")}) == 6
+    assert pair(b"so the ") == pair(b"the -- ") != pair(b"then ")
+    # The end of a document is no letter, and words longer than the window go by their end.
+    assert hashes(model, b"a" * 30) == hashes(model, b"a" * 40)
+    assert len(hashes(model, b"")) == 1 + 3 + 2
+    assert len(mixing(300).hashes(torch.zeros(1, 9, dtype=torch.int64))) == 1 + 3
+
+
+def test_gradients_reach_the_network_and_every_parameter() -> None:
+    model = mixing()
+    torch.manual_seed(1)
+    history = torch.randint(50, (2, 12))
+    model.learn(history, torch.randint(50, (2, 10)))
+    with torch.no_grad():
+        model.weigh.add_(0.1)
+        model.gate.add_(0.1)
+    logits, x = (torch.randn(2, 10, size, requires_grad=True) for size in (50, 4))
+    model(history, logits, x, torch.randint(50, (2, 10))).sum().backward()
+    for tensor in (logits, x, *model.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().max() > 0
