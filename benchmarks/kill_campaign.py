@@ -51,7 +51,8 @@ COLUMNS = ["date", "zero_stage", "ranks", "kills", *FELL, "at_flush", "differenc
 SMALL = [
     "--model.width=32", "--model.head_width=16", "--model.depth=2", "--model.window=32", "--model.ngram_orders=[1,2]",
     "--model.ngram_rows_log2=12", "--train.segment_tokens=32", "--train.lanes=8", "--engine.threads=1",
-    "--data.vocabulary=300", "--run.log_steps=2", "--run.checkpoint_secs=0.05", "--run.baselines=false",
+    "--data.tokenizer=bpe", "--data.vocabulary=300", "--run.log_steps=2", "--run.checkpoint_secs=0.05",
+    "--run.baselines=false",
 ]  # fmt: skip
 # Seconds by the clock, and what they make of a sum, differ between any two runs.
 TIMES = {"elapsed_secs", "tokens_per_sec"}

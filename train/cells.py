@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from train.command_line import CONFIG_FILE, load_config, parse_config, refuse_changes
-from train.config import BYTE_SYMBOLS
+from train.config import BYTE_SYMBOLS, DataConfig
 from train.matching import layer_parameters, match
 
 
@@ -61,7 +61,7 @@ def grid(
     cells = []
     for vocabulary in vocabularies or [config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"]:
         symbols = BYTE_SYMBOLS if vocabulary == "bytes" else vocabulary
-        tokenizer = ["bytes"] if vocabulary == "bytes" else ["bpe", f"--data.vocabulary={vocabulary}"]
+        kind, size = ("bytes", DataConfig.vocabulary) if vocabulary == "bytes" else ("bpe", vocabulary)
         for width in widths:
             for block in blocks:
                 # Both vary with the cell, whatever the options said.
@@ -79,8 +79,8 @@ def grid(
                         f"--model.block={block}",
                         f"--model.width={width}",
                         f"--model.expansion={model.expansion!r}",
-                        f"--data.tokenizer={tokenizer[0]}",
-                        *tokenizer[1:],
+                        f"--data.tokenizer={kind}",
+                        f"--data.vocabulary={size}",
                         f"--train.seed={seed}",
                     )
                     cell = Cell(name, folder / name, options)

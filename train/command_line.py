@@ -188,6 +188,8 @@ def check(config: Config) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
+    if config.data.tokenizer == "bytes" and config.data.vocabulary != DataConfig.vocabulary:
+        raise ValueError(f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe")
     if not 0 <= model.state <= 4096:
         raise ValueError(f"model.state is {model.state}: take 1 to 4,096, or 0 for what the block's paper does")
     if model.depth > 4096 or model.width > 1 << 20:

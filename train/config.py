@@ -23,11 +23,11 @@ class DataConfig:
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
-    tokenizer: Literal["bytes", "bpe"] = "bpe"
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
     """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
     vocabulary: int = 2048
     """Symbols of the bpe tokenizer, bytes and end-of-document included; fewer where the corpus does not give as many.
-    Ignored by `bytes`."""
+    `bytes` has 257."""
     tokenizer_sample_bytes: int = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
     cache_dir: str = "~/.cache/onepass"
@@ -40,11 +40,11 @@ class DataConfig:
 class ModelConfig:
     """The network. A depth pattern names one block a layer and is repeated until `depth` layers stand."""
 
-    block: str = "attention"
+    block: str = "gru attention"
     """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
-    depth: int = 3
+    depth: int = 2
     """Layers of the network."""
-    width: int = 128
+    width: int = 96
     """Channels of the residual stream."""
     head_width: int = 32
     """Channels of one attention head; divides width."""
@@ -56,7 +56,7 @@ class ModelConfig:
     """Taps of the short causal convolution in front of recurrent blocks whose papers have one."""
     expansion: float = 4.0
     """Hidden channels of each MLP, as a multiple of width."""
-    window: int = 128
+    window: int = 64
     """Tokens of the past that attention sees, its own segment's included."""
     logit_cap: float = 15.0
     """Logits are squashed to +-this by tanh; 0 leaves them free."""

@@ -1,0 +1,105 @@
+"""The ladder: how short a description of a corpus' first bytes, at how many CPU seconds, through launch/train.py.
+
+    python benchmarks/ladder.py ENWIK8 [--bytes 100000,1000000] [--label "what is tried"] [options of launch/train.py]
+
+ENWIK8 is a file, .xz or plain; the rungs are prefixes of it. Appends a row a rung to benchmarks/results/ladder.csv: the
+commit, the options, the terms of the description length, CPU seconds of all processes (start and preparation included)
+and those by the clock. Budgets and goals of enwik8 are in GOALS; docs/learning-speed.md has what other programs make of
+it. CPU seconds depend a little on what else the machine does, sizes do not.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import argparse
+import csv
+import datetime
+import json
+import lzma
+import resource
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+RESULTS = ROOT / "benchmarks" / "results" / "ladder.csv"
+COLUMNS = ["date", "commit", "corpus", "bytes", "label", "options", "total_bytes", "data_bytes", "code_bytes"]
+COLUMNS += ["tokenizer_bytes", "cpu_secs", "elapsed_secs", "threads"]
+# Of enwik8's first bytes: (CPU seconds, total bytes).
+GOALS = {1_000_000: (300, 245_000), 3_000_000: (1200, 690_000), 10_000_000: (7200, 2_090_000)}
+
+
+def first_bytes(path: Path, size: int) -> bytes:
+    """The start of a file, unpacked if it is .xz."""
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+        return file.read(size)
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + if files differ from it."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout.strip()
+
+
+def cpu_secs() -> float:
+    """Of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def climb(corpus: Path, size: int, options: list[str]) -> dict[str, Any]:
+    """One rung, as a row of the table but for its names."""
+    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
+        prefix, run_dir = Path(folder, "prefix"), Path(folder, "run")
+        prefix.write_bytes(first_bytes(corpus, size))
+        places = [f"--data.source=raw:{prefix}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
+        fixed = [*places, "--run.baselines=false", "--run.checkpoint_secs=0"]
+        before, start = cpu_secs(), time.monotonic()
+        done = subprocess.run([sys.executable, "launch/train.py", *fixed, *options], cwd=ROOT, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+        report = json.loads((run_dir / "report.json").read_text())
+        config = (run_dir / "config.yaml").read_text()
+    length = report["description_length"]
+    terms = {f"{term}_bytes": round(length[f"{term}_bits"] / 8) for term in ("total", "data", "code", "tokenizer")}
+    times = {"cpu_secs": round(cpu_secs() - before), "elapsed_secs": round(time.monotonic() - start)}
+    threads = next(line.split()[1] for line in config.splitlines() if "threads:" in line)
+    return {"bytes": report["corpus"]["bytes"], **terms, **times, "threads": threads}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--bytes", default="100000,1000000", help="rungs, by commas (default: %(default)s)")
+    parser.add_argument("--label", default="", help="what is tried, for the table")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options, rest = parser.parse_known_args()
+    fresh = not options.out.exists()
+    with options.out.open("a", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if fresh:
+            table.writeheader()
+        for size in map(int, options.bytes.split(",")):
+            row = climb(options.corpus, size, rest)
+            made = {"date": datetime.date.today().isoformat(), "commit": commit(), "corpus": options.corpus.stem}
+            table.writerow({**made, "label": options.label, "options": " ".join(rest), **row})
+            file.flush()
+            said = f"{row['bytes']:,} bytes: {row['total_bytes']:,} in {row['cpu_secs']:,} CPU s"
+            if options.corpus.stem == "enwik8" and size in GOALS:
+                secs, total = GOALS[size]
+                met = row["total_bytes"] <= total and row["cpu_secs"] <= secs
+                said += f" (goal {total:,} in {secs:,}: {'met' if met else 'missed'})"
+            print(said, flush=True)
+
+
+if __name__ == "__main__":
+    main()
