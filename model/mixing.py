@@ -53,6 +53,7 @@ class ContextMixing(nn.Module):
     level: Tensor
     shifts: Tensor
     lonely: Tensor
+    forks: Tensor
     lower: Tensor
 
     def __init__(self, vocabulary: int, width: int, orders: list[int], words: int, rows_log2: int):
@@ -68,8 +69,9 @@ class ContextMixing(nn.Module):
             "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
             "shifts": torch.arange(self.bits, 0, -1),
-            # Nodes that no token passes to the right.
+            # Nodes that no token passes to the right, and those where there is something to tell.
             "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
+            "forks": torch.tensor([n for n in range(1, nodes) if self.leftmost(2 * n + 1) < vocabulary]),
             "lower": torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)]),
         }
         for name, value in fixed.items():
@@ -127,8 +129,9 @@ class ContextMixing(nn.Module):
             odds = self.odds(hashes, nodes, chances, x)
             nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
             return nats.masked_fill(targets < 0, 0.0)
-        nodes = torch.arange(1, 1 << self.bits, device=history.device).expand(*x.shape[:2], -1)
-        odds = self.odds(hashes, nodes, chances, x).masked_fill(self.lonely[1:], -torch.inf)
+        forks = self.odds(hashes, self.forks.expand(*x.shape[:2], -1), chances[:, :, self.forks - 1], x)
+        odds = forks.new_full(chances.shape[:3], -torch.inf)
+        odds[:, :, self.forks - 1] = forks
         reached = odds.new_zeros(*x.shape[:2], 1)
         for depth in range(self.bits):
             here = odds[..., (1 << depth) - 1 : (2 << depth) - 1]
