@@ -80,7 +80,7 @@ def finished_cell(
     changes to sections of the configuration."""
     config = Config().to_dict()
     config["model"] |= {"block": block, "width": width}
-    config["data"] |= {"vocabulary": vocabulary}
+    config["data"] |= {"tokenizer": "bpe", "vocabulary": vocabulary}
     config["train"] |= {"seed": seed}
     for name, changes in settings.items():
         config[name] |= changes

@@ -43,7 +43,7 @@ def test_blocks_have_a_line_each_and_seeds_share_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "label"),
     [
-        ({"model": {"depth": 2}}, "attention, depth 2"),
+        ({"model": {"depth": 3}}, "attention, depth 3"),
         ({"model": {"ngram_orders": []}}, "attention, ngram_orders []"),
         ({"train": {"lanes": 8}}, "attention, lanes 8"),
         ({"train": {"segment_tokens": 64}}, "attention, segment_tokens 64"),
@@ -109,7 +109,7 @@ def test_families_differ_in_the_vocabulary_alone(tmp_path: Path) -> None:
     cells(tmp_path, vocabulary=1024)
     cells(tmp_path, vocabulary=1024, model={"depth": 5})
     families = [(line.family, line.vocabulary) for line in lines_through(tmp_path)]
-    assert sorted(families) == [("attention, depth 3", 512), ("attention, depth 3", 1024), ("attention, depth 5", 1024)]
+    assert sorted(families) == [("attention, depth 2", 512), ("attention, depth 2", 1024), ("attention, depth 5", 1024)]
 
 
 def test_seeds_of_a_width_become_mean_and_range(tmp_path: Path) -> None:
