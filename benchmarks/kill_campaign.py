@@ -22,6 +22,7 @@ sys.path[0] = str(ROOT)
 import argparse
 import contextlib
 import csv
+import io
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ import time
 from typing import Any
 
 import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
@@ -43,7 +45,7 @@ from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
 from train.engine import free_port
 from train.run import CHECKPOINTS
-from train.saved_engine import load_saved
+from train.saved_engine import load_saved, plain_values
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill_campaign.csv"
 FELL = ["before_tokens", "before_config", "in_training", "in_checkpoint", "after_end"]
@@ -155,8 +157,17 @@ def differences(run_dir: Path, other: Path) -> list[str]:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint holds, by the names of its files, with the parameters of ZeRO's shards put together."""
     tag = json.loads((folder / POINTER).read_text())["tag"]
-    return {path.name: load_saved(str(path)) for path in sorted((folder / tag).glob("*.pt"))}
+    found = {path.name: load_saved(str(path)) for path in sorted((folder / tag).glob("*.pt"))}
+    shards = [content["optimizer_state_dict"] for name, content in found.items() if "optim_states" in name]
+    if shards and all(shard["zero_stage"] == 3 for shard in shards):
+        # Shards end in padding that nobody ever writes, so that it differs from run to run.
+        for shard in shards:
+            del shard["fp32_flat_groups"]
+        with plain_values(), contextlib.redirect_stdout(io.StringIO()):
+            found["parameters"] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag)
+    return found
 
 
 def same(a: Any, b: Any) -> bool:
