@@ -6,7 +6,7 @@ python launch/sweep.py --dir runs/sweep ... --emit slurm > sweep.sbatch     prin
 Finished cells are skipped, broken ones go on: start the same command again after anything, or one with more blocks,
 widths, seeds or vocabularies. Every block gets the MLP that gives it the parameters of the first block at the same
 width (--match). Further options are launch/train.py's, for
-all cells; the n-gram prior is left out unless --model.ngram_orders asks for it. At the end the runs are compared, as
+all cells; context mixing is left out unless --model.ngram_orders asks for it. At the end the runs are compared, as
 by launch/report.py.
 """
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     options, given = parser.parse_known_args(arguments)
     try:
-        # Comparisons of architectures leave the n-gram prior out, unless they are asked not to.
+        # Comparisons of architectures leave context mixing out, unless they are asked not to.
         given = ["--model.ngram_orders=[]", *given]
         if options.jobs < 1:
             raise ValueError(f"--jobs is {options.jobs}: it must be 1 or more")

@@ -1,1 +1,1 @@
-"""Pure PyTorch: the language model, its layers, the n-gram prior, and the blocks."""
+"""Pure PyTorch: the language model, its layers, context mixing, and the blocks."""
