@@ -14,7 +14,7 @@ from train.config import ModelConfig
 from train.flops import forward_flops
 from train.matching import layer_flops, layer_parameters, match
 
-SMALL = ModelConfig(width=64, head_width=16, window=32, depth=2, ngram_orders=[])
+SMALL = ModelConfig(block="attention", width=64, head_width=16, window=32, depth=2, ngram_orders=[])
 
 
 def test_sizes_are_those_worked_out_by_hand() -> None:
@@ -85,8 +85,8 @@ def test_a_directory_of_another_run_is_not_taken_for_the_cells(tmp_path: Path) -
     config.engine.threads, config.engine.precision = 2, "fp32"
     save_config(config, cell.run_dir / "config.yaml")
     assert cells(tmp_path)[0] == cell
-    with pytest.raises(ValueError, match=r"model\.depth was 3 in .*attention-32/config\.yaml and is now 2"):
-        cells(tmp_path, given=["--model.head_width=16", "--model.depth=2"])
+    with pytest.raises(ValueError, match=r"model\.depth was 2 in .*attention-32/config\.yaml and is now 3"):
+        cells(tmp_path, given=["--model.head_width=16", "--model.depth=3"])
 
 
 def test_a_pattern_of_blocks_is_one_cell(tmp_path: Path) -> None:

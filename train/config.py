@@ -23,7 +23,7 @@ class DataConfig:
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    tokenizer: Literal["bytes", "bpe"] = "bpe"
     """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
     vocabulary: int = 2048
     """Symbols of the bpe tokenizer, bytes and end-of-document included; fewer where the corpus does not give as many.
@@ -44,7 +44,7 @@ class ModelConfig:
     """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
     depth: int = 2
     """Layers of the network."""
-    width: int = 96
+    width: int = 128
     """Channels of the residual stream."""
     head_width: int = 32
     """Channels of one attention head; divides width."""
@@ -60,7 +60,7 @@ class ModelConfig:
     """Tokens of the past that attention sees, its own segment's included."""
     logit_cap: float = 15.0
     """Logits are squashed to +-this by tanh; 0 leaves them free."""
-    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 12])
+    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
     """Context lengths, in tokens, of the context mixing beside the network: counts of what followed before, mixed into
     the network's prediction. Empty turns it off, as architecture comparisons do."""
     ngram_words: int = 2
