@@ -37,8 +37,8 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     partial = file.with_name(file.name + ".partial")
     if partial.exists() and not resume:
         raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
-    mark = partial / MARK
-    if resume and partial.exists() and (not mark.exists() or mark.read_text() != file_sha256(archive.path)):
+    identity, mark = file_sha256(archive.path), partial / MARK
+    if resume and partial.exists() and (not mark.exists() or mark.read_text() != identity):
         raise ValueError(f"{partial} is not of {archive.path}: name the archive that it is of, or remove it")
     config, extra = recorded_config(unpack(archive.program)[0])
     if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
@@ -52,6 +52,9 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     meet_apart()
     place, seats = join(header["threads"], config.engine.timeout_secs)
     again = "Start all ranks again with the same command and --resume"
+    if place.rank == 0:
+        partial.mkdir(exist_ok=True)
+        write_file(mark, identity.encode())
     with naming_lost(place, seats, lambda: f"{last_good(partial / CHECKPOINTS)} {again}"):
         if checkpoint_secs:
             refuse_unshared(place, seats, partial, "the unfinished")
@@ -70,9 +73,6 @@ def decode(
     """The same, once the ranks have met."""
     corpus, partial = archive.header["corpus"], Path(config.run.dir)
     lanes = Lanes(corpus["tokens"], config.train.lanes, config.train.segment_tokens)
-    if place.rank == 0:
-        partial.mkdir(exist_ok=True)
-        write_file(partial / MARK, file_sha256(archive.path).encode())
     source = RestorableDecoding(archive, lanes, place, partial / "tokens")
     try:
         run = Run(config, place, tokenizer, lanes, source, extra)

@@ -165,21 +165,20 @@ def test_parts_that_do_not_fit_are_refused_by_name(tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ({}, "module"),
-        ({"module": 3}, ""),
-        ({"module": {"embedding": torch.zeros(2, 2)}}, "Missing|Error"),
-        ([1], ""),
-        (b"", ""),
-        (b"PK\x03\x04 is no archive", ""),
-    ],
-    ids=["empty", "number", "one tensor", "list", "no bytes", "no archive"],
+    "content",
+    [{}, {"module": 3}, [1], b"", b"PK\x03\x04 is no archive"],
+    ids=["empty", "number", "list", "no bytes", "no archive"],
 )
-def test_model_states_that_are_none_are_refused(content: Any, reason: str, tmp_path: Path) -> None:
+def test_model_states_that_are_none_are_refused(content: Any, tmp_path: Path) -> None:
     folder = saved(CASE, tmp_path)
     put(folder, "mp_rank_00_model_states.pt", content)
-    assert reason.split("|")[0] in refusal(folder) or reason.split("|")[-1] in refusal(folder)
-    if reason != "Missing|Error":
-        with pytest.raises(ValueError, match=str(folder)):
-            checkpoint_tensors(folder)
+    told = refusal(folder)
+    assert "module" in told or content != {}
+    with pytest.raises(ValueError, match=str(folder)):
+        checkpoint_tensors(folder)
+
+
+def test_a_model_that_lacks_parts_is_refused(tmp_path: Path) -> None:
+    folder = saved(CASE, tmp_path)
+    put(folder, "mp_rank_00_model_states.pt", {"module": {"embedding": torch.zeros(2, 2)}})
+    assert "Error(s) in loading state_dict" in refusal(folder)
