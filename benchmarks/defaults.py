@@ -19,6 +19,8 @@ import json
 import subprocess
 import tempfile
 
+from train.command_line import CONFIG_FILE, load_config
+
 RESULTS = ROOT / "benchmarks" / "results" / "defaults.csv"
 COLUMNS = ["date", "corpus", "bytes", "changed", "total_bytes", "data_bytes", "code_bytes", "tokenizer_bytes"]
 COLUMNS += ["elapsed_secs", "threads"]
@@ -49,19 +51,17 @@ KNOBS = {
 }
 
 
-def measure(corpus: Path, name: str, options: list[str]) -> dict[str, object]:
-    """One run in a process of its own, as a row of the table."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure(source: str, name: str, options: list[str]) -> dict[str, object]:
+    """One run in a process of its own, preparation included, as a row of the table. Its progress goes to stderr."""
+    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         run_dir = Path(folder) / "run"
-        fixed = [f"--data.source={corpus}", f"--run.dir={run_dir}", "--run.baselines=false", "--run.checkpoint_secs=0"]
+        fixed = [f"--data.source={source}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
+        fixed += ["--run.baselines=false", "--run.checkpoint_secs=0"]
         command = [sys.executable, "launch/train.py", *fixed, *options]
-        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        if status := subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(f"{' '.join(command)} failed with status {status}")
         report = json.loads((run_dir / "report.json").read_text())
-        threads = next(
-            line.split()[1] for line in (run_dir / "config.yaml").read_text().splitlines() if "threads:" in line
-        )
+        threads = load_config(run_dir / CONFIG_FILE).engine.threads
     length = report["description_length"]
     terms = {f"{term}_bytes": round(length[f"{term}_bits"] / 8) for term in ("total", "data", "code", "tokenizer")}
     row = {"date": datetime.date.today().isoformat(), "corpus": name, "bytes": report["corpus"]["bytes"], **terms}
@@ -84,7 +84,7 @@ def main() -> None:
         prefix.write_bytes(options.corpus.read_bytes()[: options.bytes or None])
         for knob in options.only.split(","):
             for setting in KNOBS[knob]:
-                row = measure(prefix, options.corpus.name, [*rest, *setting.split()])
+                row = measure(str(prefix), options.corpus.name, [*rest, *setting.split()])
                 row["changed"] = " ".join([*rest, setting]).strip() or "nothing"
                 table.writerow(row)
                 file.flush()

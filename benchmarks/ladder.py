@@ -16,14 +16,14 @@ sys.path[0] = str(ROOT)
 
 import argparse
 import csv
-import datetime
-import json
 import lzma
 import resource
 import subprocess
 import tempfile
 import time
 from typing import Any
+
+from benchmarks.defaults import measure
 
 RESULTS = ROOT / "benchmarks" / "results" / "ladder.csv"
 COLUMNS = ["date", "commit", "corpus", "bytes", "label", "options", "total_bytes", "data_bytes", "code_bytes"]
@@ -57,23 +57,13 @@ def cpu_secs() -> float:
 
 
 def climb(corpus: Path, size: int, options: list[str]) -> dict[str, Any]:
-    """One rung, as a row of the table but for its names."""
+    """One rung, as a row of the table but for the names of what was tried."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-        prefix, run_dir = Path(folder, "prefix"), Path(folder, "run")
+        prefix = Path(folder, "prefix")
         prefix.write_bytes(first_bytes(corpus, size))
-        places = [f"--data.source=raw:{prefix}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
-        fixed = [*places, "--run.baselines=false", "--run.checkpoint_secs=0"]
         before, start = cpu_secs(), time.monotonic()
-        done = subprocess.run([sys.executable, "launch/train.py", *fixed, *options], cwd=ROOT, check=False)
-        if done.returncode:
-            raise SystemExit(done.returncode)
-        report = json.loads((run_dir / "report.json").read_text())
-        config = (run_dir / "config.yaml").read_text()
-    length = report["description_length"]
-    terms = {f"{term}_bytes": round(length[f"{term}_bits"] / 8) for term in ("total", "data", "code", "tokenizer")}
-    times = {"cpu_secs": round(cpu_secs() - before), "elapsed_secs": round(time.monotonic() - start)}
-    threads = next(line.split()[1] for line in config.splitlines() if "threads:" in line)
-    return {"bytes": report["corpus"]["bytes"], **terms, **times, "threads": threads}
+        row = measure(f"raw:{prefix}", corpus.stem, options)
+    return row | {"cpu_secs": round(cpu_secs() - before), "elapsed_secs": round(time.monotonic() - start)}
 
 
 def main() -> None:
@@ -90,8 +80,7 @@ def main() -> None:
             table.writeheader()
         for size in map(int, options.bytes.split(",")):
             row = climb(options.corpus, size, rest)
-            made = {"date": datetime.date.today().isoformat(), "commit": commit(), "corpus": options.corpus.stem}
-            table.writerow({**made, "label": options.label, "options": " ".join(rest), **row})
+            table.writerow(row | {"commit": commit(), "label": options.label, "options": " ".join(rest)})
             file.flush()
             said = f"{row['bytes']:,} bytes: {row['total_bytes']:,} in {row['cpu_secs']:,} CPU s"
             if options.corpus.stem == "enwik8" and size in GOALS:
