@@ -33,6 +33,18 @@ def test_orthogonalise_keeps_directions_and_levels_singular_values(shape: tuple[
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 12), (2, 8, 20), (2, 20, 8)])
+def test_orthogonalise_moves_singular_values_by_the_quintic(shape: tuple[int, int, int]) -> None:
+    """Either of its two ways: matrices at least twice as long as wide go by their Gram matrices."""
+    torch.manual_seed(0)
+    matrices = torch.randn(shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    values = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    assert (orthogonalise(matrices) - left @ torch.diag_embed(values) @ right).abs().max() < 1e-5
+
+
 def test_muon_treats_other_roles_as_adam_does() -> None:
     torch.manual_seed(0)
     ours, theirs = torch.nn.Parameter(torch.randn(7)), torch.nn.Parameter(torch.zeros(7))

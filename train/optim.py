@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
+def quintic(gram: Tensor) -> Tensor:
+    """a I + b gram + c gram^2 of matrices [n, rows, rows]."""
+    a, b, c = NEWTON_SCHULZ
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
+
+
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
 
@@ -28,9 +36,20 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     # Contiguous and never tall: the batched product of a transposed operand is ten times slower on CPU.
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).contiguous()
     a, b, c = NEWTON_SCHULZ
-    for _ in range(iterations):
+    if x.is_cuda or x.shape[2] < 2 * x.shape[1]:
+        for _ in range(iterations):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
+        # Half the work for wide matrices: every iteration multiplies from the left by a polynomial in one Gram matrix,
+        # so that alone is iterated. It squares the small singular values, which bf16 could not bear.
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        factor = product = quintic(gram)
+        for _ in range(iterations - 1):
+            gram = factor @ gram @ factor
+            factor = quintic(gram)
+            product = factor @ product
+        x = product @ x
     x = x.to(matrices.dtype)
     return x.mT if tall else x
 
