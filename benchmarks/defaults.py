@@ -18,6 +18,8 @@ import datetime
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 from train.command_line import CONFIG_FILE, load_config
 
@@ -51,13 +53,13 @@ KNOBS = {
 }
 
 
-def measure(source: str, name: str, options: list[str]) -> dict[str, object]:
-    """One run in a process of its own, preparation included, as a row of the table. Its progress goes to stderr."""
+def measure(source: str, name: str, options: list[str], launcher: Sequence[str] = (sys.executable,)) -> dict[str, Any]:
+    """One run in processes of its own, preparation included, as a row of the table. Its progress goes to stderr."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         run_dir = Path(folder) / "run"
         fixed = [f"--data.source={source}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
         fixed += ["--run.baselines=false", "--run.checkpoint_secs=0"]
-        command = [sys.executable, "launch/train.py", *fixed, *options]
+        command = [*launcher, "launch/train.py", *fixed, *options]
         if status := subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode:
             raise SystemExit(f"{' '.join(command)} failed with status {status}")
         report = json.loads((run_dir / "report.json").read_text())

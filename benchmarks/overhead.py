@@ -1,9 +1,10 @@
 """What DeepSpeed and the ledger cost: our training step against a bare PyTorch loop of the same model and optimiser.
 
-    python benchmarks/overhead.py [--rounds 15] [--steps 20] [any option of launch/train.py]
+    python benchmarks/overhead.py [--rounds 15] [--steps 20] [--compile] [any option of launch/train.py]
 
-Both run in one process, in turns of `--steps` steps, so that whatever else the machine does hits both. Prints the
-median tokens/s of each and the median of the ratios of neighbouring turns; a ratio of 1 means no overhead.
+All run in one process, in turns of `--steps` steps, so that whatever else the machine does hits all. Prints the
+median tokens/s of each and the median of the ratios of neighbouring turns; a ratio of 1 means no overhead. `--compile`
+adds a third loop: the bare one with its layers compiled by torch.compile, and how long that took.
 """
 
 import sys
@@ -14,7 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,10 +33,14 @@ from train.optim import build_optimizer, rate_scale
 from train.run import CorpusSource
 
 
-def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int) -> Iterator[float]:
+def bare_loop(
+    config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int, compiled: bool
+) -> Iterator[float]:
     """The loop that one would write for one process without DeepSpeed. Yields nats."""
     torch.manual_seed(config.train.seed)
     model = LanguageModel(config.model, vocabulary)
+    for layer in model.layers if compiled else []:
+        layer.compile(dynamic=False)
     optimizer = build_optimizer(model, config.train, config.model.width)
     state = model.init_state(config.train.lanes)
     recent = torch.full((config.train.lanes, model.context), start)
@@ -54,10 +59,11 @@ def bare_loop(config: Config, vocabulary: int, start: int, batches: Iterator[Ten
         yield loss.item()
 
 
-def turn(advance: Callable[[], object], steps: int) -> float:
+def turn(loop: Iterator[object], steps: int) -> float:
+    """Seconds of so many steps."""
     start = time.perf_counter()
     for _ in range(steps):
-        advance()
+        next(loop)
     return time.perf_counter() - start
 
 
@@ -65,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a turn")
+    parser.add_argument("--compile", action="store_true", help="also time the bare loop with compiled layers")
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
@@ -80,9 +87,15 @@ def main() -> None:
     ledger = Ledger(len(share), torch.zeros(vocabulary, dtype=torch.int64).numpy(), place)
     source = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
     ours = one_epoch(learner, lanes, source, ledger)
-    batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
-    bare = bare_loop(config, vocabulary, first, batches, lanes.steps)
-    loops: dict[str, Callable[[], object]] = {"onepass": lambda: next(ours), "bare": lambda: next(bare)}
+
+    def bare(compiled: bool) -> Iterator[float]:
+        batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
+        return bare_loop(config, vocabulary, first, batches, lanes.steps, compiled)
+
+    loops: dict[str, Iterator[object]] = {"onepass": ours, "bare": bare(False)}
+    if options.compile:
+        loops["compiled"] = bare(True)
+        print(f"compiled its first step in {turn(loops['compiled'], 1):.0f} s")
     secs: dict[str, list[float]] = {name: [] for name in loops}
     for index in range(options.rounds):
         for name in sorted(loops, reverse=bool(index % 2)):
@@ -90,8 +103,10 @@ def main() -> None:
     tokens = options.steps * config.train.lanes * config.train.segment_tokens
     for name, values in secs.items():
         print(f"{name:8} {tokens / statistics.median(values[1:]):10,.0f} tokens/s (median of {len(values) - 1} turns)")
-    ratios = [bare / ours for bare, ours in zip(secs["bare"][1:], secs["onepass"][1:], strict=True)]
-    print(f"onepass / bare: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+    for name in list(loops)[1:]:
+        ratios = [theirs / ours for theirs, ours in zip(secs[name][1:], secs["onepass"][1:], strict=True)]
+        spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"onepass / {name}: median {statistics.median(ratios):.3f}, {spread}")
     disconnect(place)
 
 

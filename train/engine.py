@@ -111,7 +111,11 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
     """The DeepSpeed engine that trains `model`."""
     import deepspeed
 
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+    if dist.get_world_size() == 1 and settings["zero_optimization"]["stage"] == 0:
+        # A rank that is alone would copy all gradients into a message to itself and back.
+        engine.enable_backward_allreduce = False
+    return engine
 
 
 def disconnect(place: Place) -> None:

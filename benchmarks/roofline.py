@@ -1,0 +1,99 @@
+"""How near a training step comes to the rate of matrix products alone, by width.
+
+    python benchmarks/roofline.py [--widths 128,256,512] [--rounds 7] [any option of launch/train.py]
+
+For each width: floating-point operations of the matrix products in one step, counted by PyTorch's dispatcher (the
+model's: forward and backward; the optimiser's: Newton-Schulz), seconds of the step (median), and both rates as parts of
+the rate that square products of 1,024 reach in the turns between the steps. Tokens are random: speed does not depend on
+them. The rest of a step is memory traffic: norms, nonlinearities, looking up counts, Adam.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.command_line import parse_config
+from train.config import Config
+from train.cost import gemm_flops_per_sec
+from train.engine import Place, connect, disconnect
+from train.flops import MORE
+from train.loop import Learner
+
+VOCABULARY = {"bytes": 257}
+
+
+def addmm_in_place(into: Any, left: Any, right: Any, **kwargs: Any) -> int:
+    return 2 * left[0] * left[1] * right[1]
+
+
+# The counter does not know it.
+MAPPING = MORE | {torch.ops.aten.addmm_: addmm_in_place}
+
+
+def step_flops(learner: Learner, tokens: torch.Tensor) -> tuple[int, int]:
+    """Of one step's matrix products: all of them, and the optimiser's."""
+    with FlopCounterMode(display=False, custom_mapping=MAPPING) as everything:
+        learner.learn(tokens, tokens.numel(), 0.0)
+    with FlopCounterMode(display=False, custom_mapping=MAPPING) as optimizer:
+        for p in learner.model.parameters():
+            p.grad = torch.zeros_like(p)
+        learner.engine.optimizer.step()
+        learner.engine.optimizer.zero_grad()
+    return everything.get_total_flops(), optimizer.get_total_flops()
+
+
+def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
+    """Figures of one width."""
+    vocabulary = VOCABULARY.get(config.data.tokenizer, config.data.vocabulary)
+    learner = Learner(config, vocabulary, 0, place)
+    shape = config.train.lanes, config.train.segment_tokens
+    tokens = torch.randint(vocabulary, shape, device=place.device)
+    total, optimizer = step_flops(learner, tokens)
+    secs, rates = [], []
+    for _ in range(rounds):
+        rates.append(gemm_flops_per_sec(place.device, torch.float32, repeats=3))
+        start = time.perf_counter()
+        for _ in range(3):
+            learner.learn(tokens, tokens.numel(), 0.0)
+        secs.append((time.perf_counter() - start) / 3)
+    parts = [total / taken / rate for taken, rate in zip(secs, rates, strict=True)]
+    part = statistics.median(parts)
+    return {
+        "tokens_a_step": tokens.numel(),
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "model_gflop": (total - optimizer) / 1e9,
+        "optimizer_gflop": optimizer / 1e9,
+        "step_ms": 1e3 * statistics.median(secs),
+        "gemm_gflop_per_sec": statistics.median(rates) / 1e9,
+        "products_part": part,
+        "model_part": part * (total - optimizer) / total,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", default="128,256,512", help="by commas (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of three steps, each beside the yardstick")
+    options, rest = parser.parse_known_args()
+    config = parse_config("", rest)
+    place = connect(config.engine.threads, config.engine.timeout_secs)
+    if place.device.type == "cpu":
+        config = replace(config, engine=replace(config.engine, precision="fp32"))
+    for width in map(int, options.widths.split(",")):
+        row = measure(replace(config, model=replace(config.model, width=width)), place, options.rounds)
+        print(f"width {width}: " + ", ".join(f"{name} {value:,.4g}" for name, value in row.items()), flush=True)
+    disconnect(place)
+
+
+if __name__ == "__main__":
+    main()
