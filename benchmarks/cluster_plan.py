@@ -94,7 +94,8 @@ def muon_needs(model: LanguageModel) -> tuple[int, int]:
     flops = 0
     for shape, count in shapes.items():
         with FlopCounterMode(display=False) as counter:
-            orthogonalise(torch.empty(1, *shape))
+            # In bf16, as on GPUs: fp32 takes another way.
+            orthogonalise(torch.empty(1, *shape, dtype=torch.bfloat16))
         flops += count * counter.get_total_flops()
     return flops, 12 * max(count * shape.numel() for shape, count in shapes.items())
 

@@ -21,8 +21,6 @@ hash: one that another context's entry stands in the way of takes its place.
 Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `W` width, `K` contexts, `V` vocabulary, `H` hidden.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,8 +29,6 @@ from model.layers import parameter, precise
 
 ODD, OTHER_ODD = 0x2545F4914F6CDD1D, -0x61C8864680B583EB
 HIDDEN = 32
-# Added to probabilities, so that their logarithms are finite.
-TINY = 1e-9
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
@@ -45,44 +41,6 @@ def lower_case(symbol: int) -> int:
     if 65 <= symbol <= 90:
         return symbol + 32
     return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
-
-
-class PathOdds(torch.autograd.Function):
-    """Log-odds [.., D] of a one at `nodes`, those on the way to each token along `bits` [.., D], by probabilities
-    softmax(logits [.., V]). Autograd's backward would fill a tree of gradients a node; this one goes down the tree
-    once, with what a token's probability does to the nodes above it."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, nodes: Tensor, bits: Tensor) -> Tensor:
-        levels = tree(logits.softmax(-1), nodes.shape[-1])
-        below = [2 * node.unsqueeze(-1) + torch.arange(2, device=node.device) for node in nodes.unbind(-1)]
-        places = [child - (2 << depth) for depth, child in enumerate(below)]
-        sides = torch.stack([level.gather(-1, place) for level, place in zip(levels, places, strict=True)], -2) + TINY
-        ctx.save_for_backward(levels[-1][..., : logits.shape[-1]], sides, bits, *places)
-        return sides.log().diff(dim=-1)[..., 0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        chances, sides, bits, *places = ctx.saved_tensors
-        slopes = gradient.unsqueeze(-1) * torch.tensor([-1.0, 1.0], device=sides.device) / sides
-        taken = slopes.gather(-1, bits.unsqueeze(-1))
-        # [.., D, 2]: of a token below either side of a node on the way.
-        sums = (taken.cumsum(-2) - taken + slopes).unbind(-2)
-        share = torch.zeros_like(chances[..., :1])
-        for place, here in zip(places, sums, strict=True):
-            share = share.unsqueeze(-1).expand(*share.shape, 2).flatten(-2).scatter(-1, place, here)
-        share = share[..., : chances.shape[-1]]
-        # Nought, but for TINY.
-        rest = (slopes * (sides - TINY)).sum((-2, -1)).unsqueeze(-1)
-        return chances * (share - rest), None, None
-
-
-def tree(chances: Tensor, bits: int) -> list[Tensor]:
-    """Sums of probabilities [.., V] below the nodes of each depth but the root's: [.., 2], [.., 4] to [.., 2^bits]."""
-    levels = [F.pad(chances, (0, (1 << bits) - chances.shape[-1]))]
-    while levels[0].shape[-1] > 2:
-        levels.insert(0, levels[0][..., ::2] + levels[0][..., 1::2])
-    return levels
 
 
 class ContextMixing(nn.Module):
@@ -161,15 +119,19 @@ class ContextMixing(nn.Module):
 
     def forward(self, history: Tensor, logits: Tensor, x: Tensor, targets: Tensor | None = None) -> Tensor:
         hashes = self.hashes(history)
+        levels = [F.pad(precise(logits).softmax(-1), (0, (1 << self.bits) - self.vocabulary))]
+        while levels[0].shape[-1] > 2:
+            # A sum over two is several times slower than one addition.
+            levels.insert(0, torch.add(*levels[0].unflatten(-1, (-1, 2)).unbind(-1)))
+        chances = torch.cat(levels, -1).unflatten(-1, (-1, 2))  # of the two ways at each node
         if targets is not None:
             nodes, bits = self.path(targets.clamp(min=0))
-            odds = self.odds(hashes, nodes, PathOdds.apply(precise(logits), nodes, bits), x)
+            chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
+            odds = self.odds(hashes, nodes, chances, x)
             nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
             return nats.masked_fill(targets < 0, 0.0)
-        sides = torch.cat(tree(precise(logits).softmax(-1), self.bits), -1).unflatten(-1, (-1, 2))
-        network = (sides + TINY).log().diff(dim=-1)[:, :, self.forks - 1, 0]
-        forks = self.odds(hashes, self.forks.expand(*x.shape[:2], -1), network, x)
-        odds = forks.new_full(sides.shape[:3], -torch.inf)
+        forks = self.odds(hashes, self.forks.expand(*x.shape[:2], -1), chances[:, :, self.forks - 1], x)
+        odds = forks.new_full(chances.shape[:3], -torch.inf)
         odds[:, :, self.forks - 1] = forks
         reached = odds.new_zeros(*x.shape[:2], 1)
         for depth in range(self.bits):
@@ -177,16 +139,17 @@ class ContextMixing(nn.Module):
             reached = torch.stack([reached + F.logsigmoid(-here), reached + F.logsigmoid(here)], -1).flatten(-2)
         return reached[..., : self.vocabulary]
 
-    def odds(self, hashes: Tensor, nodes: Tensor, network: Tensor, x: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes`; `network` [B, T, N] are the network's own."""
+    def odds(self, hashes: Tensor, nodes: Tensor, chances: Tensor, x: Tensor) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes`; `chances` [B, T, N, 2] are the network's own."""
         rows, marks = self.entries(hashes, nodes)
         entry = self.counts[rows]
         zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)
         table = torch.arange(self.tables, device=rows.device).view(-1, 1, 1, 1)
         cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
         ratio = ((ones + 0.4) / (zeros + 0.4)).log()
+        network = (chances[..., 1:] + 1e-9).log() - (chances[..., :1] + 1e-9).log()
         counted = self.gain[cell] * ratio + self.offset[cell]
-        inputs = torch.cat([counted.movedim(0, -1), network.unsqueeze(-1)], -1)  # [B, T, N, K + 1]
+        inputs = torch.cat([counted.movedim(0, -1), network], -1)  # [B, T, N, K + 1]
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
         features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
         with torch.autocast(x.device.type, enabled=False):

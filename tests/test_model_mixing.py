@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.mixing import BYTE_SYMBOLS, ContextMixing, PathOdds
+from model.mixing import BYTE_SYMBOLS, ContextMixing
 
 
 def mixing(vocabulary: int = 50, orders: tuple[int, ...] = (1, 2, 3), rows_log2: int = 12) -> ContextMixing:
@@ -132,20 +132,3 @@ def test_gradients_reach_the_network_and_every_parameter() -> None:
     for tensor in (logits, x, *model.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("vocabulary", [2, 3, 11, 16])
-def test_log_odds_on_the_way_to_a_token_by_hand_with_their_gradients(vocabulary: int) -> None:
-    model = mixing(vocabulary)
-    logits = torch.randn(3, 5, vocabulary, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(vocabulary, (3, 5))
-    nodes, bits = model.path(targets)
-    chances, depth = logits.detach().softmax(-1), model.bits
-    odds = PathOdds.apply(logits, nodes, bits)
-    for place in torch.cartesian_prod(torch.arange(3), torch.arange(5), torch.arange(depth)).tolist():
-        row, time, level = place
-        token, half = int(targets[row, time]), 1 << depth - 1 - level
-        first = token // (2 * half) * 2 * half
-        left, right = chances[row, time, first : first + half].sum(), chances[row, time, first + half :][:half].sum()
-        assert odds[row, time, level].item() == pytest.approx(((right + 1e-9) / (left + 1e-9)).log().item())
-    assert torch.autograd.gradcheck(lambda x: PathOdds.apply(x, nodes, bits), logits)
