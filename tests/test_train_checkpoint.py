@@ -3,6 +3,7 @@
 The pointer's SHA-256 finds accidents, so here it is always made to fit.
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from data.files import file_sha256
 from model.registry import BLOCKS
-from train.checkpoint import POINTER, checkpoint_tensors, load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, checkpoint_tensors, fitting, load_checkpoint, save_checkpoint
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.saved_engine import load_saved
@@ -182,3 +183,20 @@ def test_a_model_that_lacks_parts_is_refused(tmp_path: Path) -> None:
     folder = saved(CASE, tmp_path)
     put(folder, "mp_rank_00_model_states.pt", {"module": {"embedding": torch.zeros(2, 2)}})
     assert "Error(s) in loading state_dict" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+        (ChildProcessError("rank 0 failed, or was lost, at: universal"), ChildProcessError),
+        (OSError(errno.EINVAL, "Invalid argument"), ValueError),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), ValueError),
+        (KeyError("states"), ValueError),
+    ],
+)
+def test_only_what_is_wrong_with_a_checkpoint_is_held_against_it(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, fitting(Path("step-7")):
+        raise error
+    assert (caught.value is error) == (kind is not ValueError)
+    assert ("step-7 does not fit" in str(caught.value)) == (kind is ValueError)

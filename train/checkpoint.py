@@ -5,6 +5,7 @@ files. It is replaced atomically once every rank has written, so a run that dies
 (DeepSpeed's own `latest` file is written before the other ranks are done, and a tag that is used twice can mix states.)
 """
 
+import errno
 import json
 import os
 import shutil
@@ -27,6 +28,9 @@ from train.saved_engine import load_engine, load_saved
 
 POINTER = "latest.json"
 MAX_POINTER_BYTES = 1 << 20
+
+# Of a file that is cut off, torch's reader says that an argument is invalid. Other errors are the machine's.
+MISFITS = {errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
 
 
 def save_checkpoint(
@@ -154,11 +158,14 @@ def load_checkpoint(
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Within it, whatever goes wrong, but for a lost peer, is a ValueError of one line about the checkpoint `path`."""
+    """Within it, whatever goes wrong, but for a lost peer or a full disk, is a ValueError of one line about the
+    checkpoint `path`."""
     try:
         yield
     except Exception as error:
         if isinstance(error, RuntimeError) and about_peers(error):
+            raise
+        if isinstance(error, OSError) and error.errno not in MISFITS:
             raise
         lines = str(error).splitlines() or [""]
         reason = lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
