@@ -38,10 +38,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.roofline import symbols
 from eval.scaling import PowerLaw
 from model.lm import LanguageModel
 from train.command_line import parse_config
-from train.config import BYTE_SYMBOLS, Config
+from train.config import Config
 from train.flops import forward_flops
 from train.optim import orthogonalise
 
@@ -135,7 +136,7 @@ def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> I
     """A row for every number of GPUs and plan."""
     lanes, time, accumulation = config.train.lanes, config.train.segment_tokens, config.train.accumulation
     flops_per_sec = options.peak_tflops * 1e12 * options.utilisation
-    vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else BYTE_SYMBOLS
+    vocabulary = symbols(config)
     model = LanguageModel(config.model, vocabulary)
     numbers = [(p.numel(), p.role) for p in model.parameters()]  # type: ignore[attr-defined]
     parameters, matrices = sum(n for n, _ in numbers), sum(n for n, role in numbers if role == "matrix")

@@ -16,6 +16,7 @@ import statistics
 import tempfile
 
 from benchmarks.defaults import measure
+from benchmarks.ladder import first_bytes
 
 # Ranks, threads of each.
 WAYS = [(1, 2), (2, 1)]
@@ -32,8 +33,7 @@ def main() -> None:
     secs: dict[int, list[float]] = {ranks: [] for ranks, _ in WAYS}
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         prefix = Path(folder, "prefix")
-        with options.corpus.open("rb") as file:
-            prefix.write_bytes(file.read(options.bytes))
+        prefix.write_bytes(first_bytes(options.corpus, options.bytes))
         for turn in range(options.rounds):
             for ranks, threads in WAYS[:: 1 - 2 * (turn % 2)]:
                 launcher = ["deepspeed", "--num_accelerators", str(ranks)]

@@ -23,13 +23,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.command_line import parse_config
-from train.config import Config
+from train.config import BYTE_SYMBOLS, Config
 from train.cost import gemm_flops_per_sec
 from train.engine import Place, connect, disconnect
 from train.flops import MORE
 from train.loop import Learner
 
-VOCABULARY = {"bytes": 257}
+
+def symbols(config: Config) -> int:
+    """Of the vocabulary that is asked for: a corpus may give fewer pieces."""
+    return config.data.vocabulary if config.data.tokenizer == "bpe" else BYTE_SYMBOLS
 
 
 def addmm_in_place(into: Any, left: Any, right: Any, **kwargs: Any) -> int:
@@ -54,7 +57,7 @@ def step_flops(learner: Learner, tokens: torch.Tensor) -> tuple[int, int]:
 
 def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
     """Figures of one width."""
-    vocabulary = VOCABULARY.get(config.data.tokenizer, config.data.vocabulary)
+    vocabulary = symbols(config)
     learner = Learner(config, vocabulary, 0, place)
     shape = config.train.lanes, config.train.segment_tokens
     tokens = torch.randint(vocabulary, shape, device=place.device)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.roofline import symbols
 from train.command_line import parse_config, read_deepspeed_config
 from train.config import Config
 from train.engine import Place, connect, disconnect
@@ -65,7 +66,7 @@ def measure(config: Config, place: Place) -> None:
     extra = read_deepspeed_config(config.engine.deepspeed_config)
     small = {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     extra["zero_optimization"] = small | extra.get("zero_optimization", {})
-    vocabulary = config.data.vocabulary
+    vocabulary = symbols(config)
     before = live_bytes()["state"]
     learner = Learner(config, vocabulary, 0, place, extra)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in learner.model.parameters())
