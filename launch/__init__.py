@@ -1,1 +1,1 @@
-"""What a person starts: train, report."""
+"""What a person starts: train, sweep, compress, decompress, evaluate, report."""

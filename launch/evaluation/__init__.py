@@ -1,0 +1,1 @@
+"""The commands of launch/evaluate.py, one file each kind."""

@@ -1,0 +1,58 @@
+"""One pass over tokens with a model that does not learn: what the commands of launch/evaluate.py share."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from data.batches import Position, encode_source
+from data.documents import open_source
+from data.lanes import Lanes
+from data.tokenizer import Tokenizer
+from model.lm import LanguageModel
+from train.config import Config
+from train.engine import Place, connect
+from train.frozen import FrozenLearner
+from train.ledger import Ledger
+from train.loop import TokenSource, one_epoch
+from train.progress import Progress
+
+
+def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
+    """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes.
+
+    Raises ValueError if it cannot be opened.
+    """
+    source = open_source(f"raw:{file}")
+    end, parts = Position(), [np.empty(0, np.uint32)]
+    for position, part in encode_source(source, tokenizer, Position(), 1, lambda _: None):
+        end = position
+        parts.append(part.astype(np.uint32))
+    return source.name, np.concatenate(parts), end
+
+
+def connect_alone(threads: int) -> Place:
+    if int(os.environ.get("WORLD_SIZE", 1)) != 1:
+        raise ValueError("a fixed model is run by one process: start it with python")
+    return connect(threads, timeout_secs=1800)
+
+
+def one_pass(
+    config: Config,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    lanes: Lanes,
+    source: TokenSource,
+    place: Place,
+    corpus_bytes: int,
+) -> float:
+    """One pass over `source` without learning. Returns the bits it took by the parallel form."""
+    learner = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
+    ledger = Ledger(lanes.lanes, np.array([len(piece) for piece in tokenizer.pieces]), place)
+    start = time.monotonic()
+    with Progress(corpus_bytes, 0, 0.0, shown=True) as progress:
+        for _ in one_epoch(learner, lanes, source, ledger):
+            bits, coded_tokens, coded_bytes = ledger.totals()
+            progress.show(bits, coded_bytes, coded_tokens / (time.monotonic() - start))
+    return ledger.totals()[0]
