@@ -1,0 +1,105 @@
+"""A finished run with the corpus that it coded: what the commands that score it again need."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.lanes import Lanes
+from data.prepare import PreparedCorpus, prepare
+from data.tokenizer import Tokenizer
+from eval.schema import Report, load_report
+from launch.evaluation.scoring import one_pass
+from model.lm import LanguageModel
+from train.config import Config
+from train.engine import Place
+from train.frozen import load_frozen
+from train.loop import TokenSource
+from train.run import CorpusSource
+
+# A vector of fewer entries stays in fp16 where weights are quantised.
+SMALL = 4096
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run.dir, opened."""
+
+    folder: Path
+    config: Config
+    model: LanguageModel
+    tokenizer: Tokenizer
+    report: Report
+    corpus: PreparedCorpus
+
+    @property
+    def fixed_bits(self) -> float:
+        """Code, tokenizer and side information, which every code with this model pays alike."""
+        length = self.report["description_length"]
+        return length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
+
+
+def open_run(folder: Path, corpus: str | None) -> FinishedRun:
+    """A finished run and its corpus, from `corpus` or, if None, from the data.source that it was trained on.
+
+    Raises ValueError if the run is not finished, or if the corpus is not, to the byte and the token, the run's.
+    """
+    config, model, tokenizer = load_frozen(folder)
+    if not (folder / "report.json").exists():
+        raise ValueError(f"{folder} has no report.json: give the run.dir of a finished run")
+    report = load_report(folder / "report.json")
+    data, wanted = config.data, report["corpus"]
+    source = corpus or data.source
+    prepared = prepare(
+        source=source,
+        field=data.field,
+        split=data.split,
+        tokenizer=data.tokenizer,
+        vocabulary=data.vocabulary,
+        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
+        cache_dir=data.cache_dir,
+        workers=data.workers,
+        progress=True,
+    )
+    for name in ("sha256", "bytes", "documents", "tokens"):
+        if (found := getattr(prepared.manifest, name)) != wanted[name]:
+            raise ValueError(
+                f"{source} has {name} {found} and the corpus of {folder} had {wanted[name]}: name that corpus"
+            )
+    if prepared.tokenizer.encoding != tokenizer.encoding:
+        raise ValueError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
+    return FinishedRun(folder, config, model, tokenizer, report, prepared)
+
+
+def corpus_bits(
+    run: FinishedRun, model: LanguageModel, place: Place, wrap: Callable[[TokenSource], TokenSource] = lambda s: s
+) -> float:
+    """Bits of the run's corpus given `model`, which learns nothing: the parallel form, lanes and segments the run's."""
+    manifest = run.corpus.manifest
+    lanes = Lanes(manifest.tokens, run.config.train.lanes, run.config.train.segment_tokens)
+    source = CorpusSource(lanes, lanes.share(0, 1), run.corpus.tokens.read, {})
+    return one_pass(run.config, model, run.tokenizer, lanes, wrap(source), place, manifest.bytes)
+
+
+def parameters(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The trained tensors by name, float32; the tables of context mixing are none of them."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.named_parameters()}
+
+
+def small_vectors(model: LanguageModel) -> set[str]:
+    """Biases, gains, decays and what else is neither matrix nor table, but for large ones."""
+    return {name for name, p in model.named_parameters() if p.role == "vector" and p.numel() < SMALL}  # type: ignore[attr-defined]
+
+
+def with_parameters(model: LanguageModel, tensors: list[np.ndarray]) -> LanguageModel:
+    """A copy of `model` with these tensors, in the order of `parameters`. Tables are shared with the original."""
+    memo: dict[int, Tensor] = {} if model.mixing is None else {id(model.mixing.counts): model.mixing.counts}
+    made = copy.deepcopy(model, memo)
+    with torch.no_grad():
+        for parameter, tensor in zip(made.parameters(), tensors, strict=True):
+            parameter.copy_(torch.from_numpy(tensor))
+    return made
