@@ -90,7 +90,7 @@ def figure(rows: Sequence[TwoPart], theme: Theme) -> bytes:
     with styled(theme):
         drawn = Figure(figsize=(WIDTH_INCHES, 3.1 * lines + 0.5), dpi=DOTS_PER_INCH)
         grid = drawn.subplots(lines, columns, squeeze=False, sharey=True)
-        drawn.subplots_adjust(0.085, 0.62 / (3.1 * lines + 0.5), 0.995, 1 - 0.62 / (3.1 * lines + 0.5), 0.08, 0.42)
+        drawn.subplots_adjust(0.1, 0.62 / (3.1 * lines + 0.5), 0.995, 1 - 0.62 / (3.1 * lines + 0.5), 0.08, 0.42)
         most_bytes = max(max(row.total_bytes, row.prequential_bytes) for row in rows)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -107,8 +107,10 @@ def figure(rows: Sequence[TwoPart], theme: Theme) -> bytes:
             prequential_bytes = panel[0].prequential_bytes
             axes.axhline(prequential_bytes, color=theme.ink, lw=1.4, ls=(0, (4, 2)), label="prequential total")
             best = int(floor.argmin())
+            # Above its neighbours too, into which it may reach.
+            height = floor[max(0, best - 2) : best + 3].max()
             axes.annotate(
-                f"x {panel[best].times:.2f}", (best, floor[best]), (0, 3), textcoords="offset points", ha="center",
+                f"x {panel[best].times:.2f}", (best, height), (0, 3), textcoords="offset points", ha="center",
                 size=8.5, weight="bold",
             )  # fmt: skip
             axes.set_xticks(places, [label(row.point).removesuffix(" bits") for row in panel], size=7.5, rotation=90)
@@ -118,6 +120,7 @@ def figure(rows: Sequence[TwoPart], theme: Theme) -> bytes:
             axes.set_axisbelow(True)
             axes.grid(axis="y")
             axes.spines[["top", "right", "left"]].set_visible(False)
+        grid[0, 0].set_ylabel("description length")
         for axes in grid[-1]:
             axes.set_xlabel("weights as: bits, or float")
         handles, names = grid[0, 0].get_legend_handles_labels()

@@ -95,10 +95,19 @@ def small_vectors(model: LanguageModel) -> set[str]:
     return {name for name, p in model.named_parameters() if p.role == "vector" and p.numel() < SMALL}  # type: ignore[attr-defined]
 
 
-def with_parameters(model: LanguageModel, tensors: list[np.ndarray]) -> LanguageModel:
-    """A copy of `model` with these tensors, in the order of `parameters`. Tables are shared with the original."""
+def copied(model: LanguageModel) -> LanguageModel:
+    """A model with parameters of its own, and the same tables."""
     memo: dict[int, Tensor] = {} if model.mixing is None else {id(model.mixing.counts): model.mixing.counts}
     made = copy.deepcopy(model, memo)
+    for new, old in zip(made.parameters(), model.parameters(), strict=True):
+        # Roles and rates are attributes, which a copy of a parameter does not have.
+        vars(new).update(vars(old))
+    return made
+
+
+def with_parameters(model: LanguageModel, tensors: list[np.ndarray]) -> LanguageModel:
+    """A copy of `model` with these tensors, in the order of `parameters`."""
+    made = copied(model)
     with torch.no_grad():
         for parameter, tensor in zip(made.parameters(), tensors, strict=True):
             parameter.copy_(torch.from_numpy(tensor))
