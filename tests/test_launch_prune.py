@@ -1,0 +1,54 @@
+"""Pruning a finished run, as its users start it."""
+
+import json
+from pathlib import Path
+
+from dist import ROOT, run
+from test_launch_train import SMALL
+
+EVALUATE = "launch/evaluate.py"
+
+
+def test_stages_shrink_the_model_and_are_measured(tmp_path: Path) -> None:
+    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
+    (tmp_path / "corpus.txt").write_bytes(text[:30_000])
+    (tmp_path / "new.txt").write_bytes(text[30_000:36_000])
+    trained = run(
+        "launch/train.py", f"--data.source={tmp_path / 'corpus.txt'}", f"--data.cache_dir={tmp_path / 'cache'}",
+        f"--run.dir={tmp_path / 'run'}", "--run.baselines=false", *SMALL, "--model.ngram_orders=[]",
+        "--model.block=lstm attention",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+
+    arguments = [EVALUATE, "prune", str(tmp_path / "run"), f"--held_out={tmp_path / 'new.txt'}"]
+    done = run(
+        *arguments, "--remove=0.3,0.6", "--calibration_steps=4", "--retrain_steps=2", "--points=8,4",
+        f"--png={tmp_path / 'picture'}", f"--json={tmp_path / 'stages.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for theme in ("light", "dark"):
+        assert (tmp_path / f"picture-{theme}.png").read_bytes()[:4] == b"\x89PNG"
+    whole, *stages = json.loads((tmp_path / "stages.json").read_text())
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert whole["parameters"] == report["model"]["parameters"]
+    assert whole["left"] == [1.0] * 4
+    assert [stage["method"] for stage in stages] == ["saliency", "magnitude"] * 2
+    for (ours, by_norm), share in zip((stages[:2], stages[2:]), (0.3, 0.6), strict=True):
+        # Not above the share. Below it as groups allow, and as rows and columns of what goes meet in a recurrence.
+        assert share - 0.06 < ours["removed"] <= share
+        assert ours["left"] == by_norm["left"]
+        assert ours["parameters"] == by_norm["parameters"] == ours["memory_bytes"] / 4
+        assert whole["held_out_bits"] < 8.1
+    parameters = [whole["parameters"], stages[0]["parameters"], stages[2]["parameters"]]
+    assert parameters == sorted(set(parameters), reverse=True)
+    fixed_bytes = sum(report["description_length"][f"{name}_bits"] for name in ("code", "tokenizer", "side")) / 8
+    for stage in (whole, stages[0], stages[2]):
+        for coded in stage["coded"]:
+            assert abs(coded["weight_bytes"] + coded["corpus_bytes"] + fixed_bytes - coded["total_bytes"]) < 1
+    # Eight bits change next to nothing.
+    eight = stages[2]["coded"][0]
+    assert abs(8 * eight["corpus_bytes"] / 30_000 - stages[2]["corpus_bits"]) < 0.05
+
+    refused = run(*arguments, "--remove=0.5,0.4")
+    assert refused.returncode == 2
+    assert "--remove [0.5, 0.4]: give rising numbers" in refused.stderr
