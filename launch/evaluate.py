@@ -2,6 +2,7 @@
 
 python launch/evaluate.py encode FILE ARCHIVE --checkpoint RUN    code a file with the frozen model of a run
 python launch/evaluate.py decode ARCHIVE FILE --checkpoint RUN    bring it back, given the same run
+python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
 """
 
 import os
@@ -12,14 +13,19 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
 
 import argparse
+import contextlib
+from collections.abc import Callable
 
-from launch.evaluation import fixed_model
-from launch.train import exit_status
+# DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
+with contextlib.redirect_stdout(sys.stderr):
+    from launch.evaluation import fixed_model, sampling
+    from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {
     "encode": (fixed_model.encode_arguments, fixed_model.encode, "code a file with the frozen model of a run"),
     "decode": (fixed_model.decode_arguments, fixed_model.decode, "bring back what encode wrote, given the same run"),
+    "sample": (sampling.sample_arguments, sampling.sample, "draw text from a run, by decoding random bits"),
 }
 
 
