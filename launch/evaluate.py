@@ -4,6 +4,7 @@ python launch/evaluate.py encode FILE ARCHIVE --checkpoint RUN    code a file wi
 python launch/evaluate.py decode ARCHIVE FILE --checkpoint RUN    bring it back, given the same run
 python launch/evaluate.py two-part RUN ...                        bits of the weights and of the corpus given them
 python launch/evaluate.py prune RUN --held_out FILE               take out what its contexts do not need, and measure
+python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
 """
 
 import os
@@ -14,15 +15,19 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
 
 import argparse
+import contextlib
 from collections.abc import Callable
 
-from launch.evaluation import fixed_model, prune, two_part
-from launch.train import exit_status
+# DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
+with contextlib.redirect_stdout(sys.stderr):
+    from launch.evaluation import fixed_model, prune, sampling, two_part
+    from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
-COMMANDS: dict[str, tuple[Callable[..., None], Callable[..., None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {
     "encode": (fixed_model.encode_arguments, fixed_model.encode, "code a file with the frozen model of a run"),
     "decode": (fixed_model.decode_arguments, fixed_model.decode, "bring back what encode wrote, given the same run"),
+    "sample": (sampling.sample_arguments, sampling.sample, "draw text from a run, by decoding random bits"),
     "two-part": (two_part.two_part_arguments, two_part.two_part, "send the weights, then the corpus given the weights"),
     "prune": (prune.prune_arguments, prune.prune, "take out what its contexts do not need, and measure"),
 }
