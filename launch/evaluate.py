@@ -3,6 +3,7 @@
 python launch/evaluate.py encode FILE ARCHIVE --checkpoint RUN    code a file with the frozen model of a run
 python launch/evaluate.py decode ARCHIVE FILE --checkpoint RUN    bring it back, given the same run
 python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
+python launch/evaluate.py held-out RUN FILE...                    score files that it has not seen
 """
 
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable
 
 # DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
 with contextlib.redirect_stdout(sys.stderr):
-    from launch.evaluation import fixed_model, sampling
+    from launch.evaluation import fixed_model, held_out, sampling
     from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
@@ -26,6 +27,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..
     "encode": (fixed_model.encode_arguments, fixed_model.encode, "code a file with the frozen model of a run"),
     "decode": (fixed_model.decode_arguments, fixed_model.decode, "bring back what encode wrote, given the same run"),
     "sample": (sampling.sample_arguments, sampling.sample, "draw text from a run, by decoding random bits"),
+    "held-out": (
+        held_out.held_out_arguments,
+        held_out.held_out,
+        "score files that a run has not seen, and see to that",
+    ),
 }
 
 
