@@ -25,6 +25,12 @@ class Curve:
         middle = (coded_bytes[edges[1:]] + coded_bytes[edges[:-1]]) / 2
         return middle, np.diff(data_bits[edges]) / np.diff(coded_bytes[edges])
 
+    def last_rate(self, part: float = 0.1) -> float:
+        """Data bits per byte of the last `part` of the corpus: what the model costs when it has learned the rest."""
+        end_bytes = self.coded_bytes[-1]
+        before_bits = np.interp((1 - part) * end_bytes, np.append(0, self.coded_bytes), np.append(0, self.data_bits))
+        return float((self.data_bits[-1] - before_bits) / (part * end_bytes))
+
 
 def load_curve(path: Path) -> Curve:
     """Read a curve.csv of at least one point. Raises ValueError, one line naming file and trouble, if it is none."""

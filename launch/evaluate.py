@@ -5,6 +5,7 @@ python launch/evaluate.py decode ARCHIVE FILE --checkpoint RUN    bring it back,
 python launch/evaluate.py two-part RUN ...                        bits of the weights and of the corpus given them
 python launch/evaluate.py prune RUN --held_out FILE               take out what its contexts do not need, and measure
 python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
+python launch/evaluate.py held-out RUN FILE...                    score files that it has not seen
 """
 
 import os
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 # DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
 with contextlib.redirect_stdout(sys.stderr):
-    from launch.evaluation import fixed_model, prune, sampling, two_part
+    from launch.evaluation import fixed_model, held_out, prune, sampling, two_part
     from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
@@ -30,6 +31,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..
     "sample": (sampling.sample_arguments, sampling.sample, "draw text from a run, by decoding random bits"),
     "two-part": (two_part.two_part_arguments, two_part.two_part, "send the weights, then the corpus given the weights"),
     "prune": (prune.prune_arguments, prune.prune, "take out what its contexts do not need, and measure"),
+    "held-out": (
+        held_out.held_out_arguments,
+        held_out.held_out,
+        "score files that a run has not seen, and see to that",
+    ),
 }
 
 

@@ -72,6 +72,8 @@ def sample(
     most = bytes if tokens is None else tokens
     if seed < 0 or count < 1 or most < 1:
         raise ValueError(f"--seed {seed}, --count {count}, and {most:,} bytes or tokens: take 0, 1 and 1 or more")
+    if prompt_file and not prompt_file.exists():
+        raise ValueError(f"--prompt_file {prompt_file} does not exist")
     before = prompt_file.read_bytes() if prompt_file else prompt.encode("utf-8", "surrogateescape")
     config, model, tokenizer = load_frozen(run)
     place = connect_alone(config.engine.threads)

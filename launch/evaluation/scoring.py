@@ -17,6 +17,10 @@ from train.frozen import FrozenLearner
 from train.ledger import Ledger
 from train.loop import TokenSource, one_epoch
 from train.progress import Progress
+from train.run import CorpusSource
+
+# Tokens of a step when nothing is learned after it: any number gives the same probabilities, more go faster.
+SEGMENT_TOKENS = 256
 
 
 def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
@@ -46,13 +50,27 @@ def one_pass(
     source: TokenSource,
     place: Place,
     corpus_bytes: int,
+    shown: bool = True,
 ) -> float:
-    """One pass over `source` without learning. Returns the bits it took by the parallel form."""
+    """One pass over `source` without learning. Returns the bits it took by the parallel form. The bar may be hidden."""
     learner = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
     ledger = Ledger(lanes.lanes, np.array([len(piece) for piece in tokenizer.pieces]), place)
     start = time.monotonic()
-    with Progress(corpus_bytes, 0, 0.0, shown=True) as progress:
+    with Progress(corpus_bytes, 0, 0.0, shown) as progress:
+        progress.set_description("one pass", refresh=False)
         for _ in one_epoch(learner, lanes, source, ledger):
             bits, coded_tokens, coded_bytes = ledger.totals()
             progress.show(bits, coded_bytes, coded_tokens / (time.monotonic() - start))
     return ledger.totals()[0]
+
+
+def held_out_bits(
+    file: Path, config: Config, model: LanguageModel, tokenizer: Tokenizer, place: Place, shown: bool = True
+) -> float:
+    """Bits of a file as one document, its end included, by a model that does not learn from it, read in one lane from
+    its first byte to its last. Raises ValueError if it cannot be opened."""
+    _, tokens, end = tokenize(file, tokenizer)
+    lanes = Lanes(len(tokens), 1, SEGMENT_TOKENS)
+    read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
+    source = CorpusSource(lanes, range(1), read, {})
+    return one_pass(config, model, tokenizer, lanes, source, place, end.bytes, shown)
