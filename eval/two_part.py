@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, png, styled
 from eval.weight_code import FLOATS, Point
 
-COLUMNS = ("run", "tables", "point", "weight_bytes", "table_bytes", "data_bytes", "fixed_bytes", "total_bytes")
+COLUMNS = (
+    "run", "tables", "point", "weight_bytes", "table_bytes", "data_bytes", "fixed_bytes", "total_bytes",
+    "prequential_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,9 @@ def verdict(rows: Sequence[TwoPart]) -> str:
 def as_csv(rows: Sequence[TwoPart]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*COLUMNS, "prequential_bytes"])
+    writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow(
-            [round(v) if isinstance(v := getattr(row, name), float) else v for name in (*COLUMNS, "prequential_bytes")]
-        )
+        writer.writerow([round(v) if isinstance(v := getattr(row, name), float) else v for name in COLUMNS])
     return stream.getvalue()
 
 

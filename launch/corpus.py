@@ -8,7 +8,7 @@ from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import code_identity, foreign_modules, measure_code, unpack
 from train.command_line import CONFIG_FILE
-from train.config import Config
+from train.config import Config, DataConfig
 from train.engine import Place
 from train.run import LOCK_FILE
 
@@ -16,17 +16,9 @@ from train.run import LOCK_FILE
 CODE_FILE = "code.lzma"
 
 
-def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
-    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
-    data, run_dir = config.data, Path(config.run.dir)
-    # Rank 0 alone looks: by the time that others get here, it may have written there itself.
-    # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
-    stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
-    if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
-    if place.rank == 0 and config.run.resume:
-        refuse_other_code(run_dir)
-    corpus = prepare(
+def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
+    """The corpus that `data` names, as tokens. Raises ValueError if it cannot be."""
+    return prepare(
         source=data.source,
         field=data.field,
         split=data.split,
@@ -35,9 +27,22 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
         tokenizer_sample_bytes=data.tokenizer_sample_bytes,
         cache_dir=data.cache_dir,
         workers=data.workers,
-        # On a host that does not share rank 0's cache, all is prepared again.
-        progress=int(os.environ["LOCAL_RANK"]) == 0,
+        progress=progress,
     )
+
+
+def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
+    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
+    run_dir = Path(config.run.dir)
+    # Rank 0 alone looks: by the time that others get here, it may have written there itself.
+    # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
+    stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
+    if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
+    if place.rank == 0 and config.run.resume:
+        refuse_other_code(run_dir)
+    # On a host that does not share rank 0's cache, all is prepared again.
+    corpus = prepared(config.data, progress=int(os.environ["LOCAL_RANK"]) == 0)
     if place.rank == 0 and config.run.baselines:
         # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
         measure(corpus)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from dist import ROOT, command, start, wait_until
+from trained_run import project_text
 
 import launch.compress
 import launch.decompress
@@ -69,9 +70,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 50 KB of this project's prose and code, of a length that no lane or segment divides: 2 blocks."""
-    code = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    path.write_bytes((b"\xff\x00\xe2\x96\x81\r\n" + PROSE + code)[:50_011])
+    path.write_bytes((b"\xff\x00\xe2\x96\x81\r\n" + PROSE + project_text())[:50_011])
     return path
 
 

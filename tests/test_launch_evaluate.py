@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from dist import ROOT, run
+from dist import run
 from test_launch_train import SMALL
+from trained_run import project_text, trained_run
 
 from data.archive import open_archive
 
@@ -15,14 +16,10 @@ EVALUATE = "launch/evaluate.py"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over half of this project's tests, and the other half as a file that it has not seen."""
     folder = tmp_path_factory.mktemp("fixed")
-    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
+    text = project_text()
     (folder / "seen.txt").write_bytes(text[:30_000])
     (folder / "new.txt").write_bytes(text[30_000:42_000] + b"\xff\x00\r\n")
-    done = run(
-        "launch/train.py", f"--data.source={folder / 'seen.txt'}", f"--data.cache_dir={folder / 'cache'}",
-        f"--run.dir={folder / 'run'}", "--run.baselines=false", *SMALL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    trained_run(folder, folder / "seen.txt", *SMALL)
     return folder
 
 

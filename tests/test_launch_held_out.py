@@ -10,6 +10,7 @@ import pytest
 import torch
 from dist import ROOT, run
 from test_launch_train import SMALL
+from trained_run import project_text, trained_run
 
 from data.prepare import prepare
 from eval.overlap import Windows
@@ -26,17 +27,13 @@ EVALUATE = "launch/evaluate.py"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over two documents of this project's tests, and other tests as a file that it has not seen."""
     folder = tmp_path_factory.mktemp("held-out")
-    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
+    text = project_text()
     (folder / "seen").mkdir()
     (folder / "seen" / "a.txt").write_bytes(text[:9_000])
     (folder / "seen" / "b.txt").write_bytes(text[9_000:20_000])
     (folder / "new.txt").write_bytes((ROOT / "tests/test_launch_slurm.py").read_bytes()[:3000] + b"\xff\x00\r\n")
     (folder / "partly.txt").write_bytes((folder / "new.txt").read_bytes() + text[5_000:5_400])
-    done = run(
-        "launch/train.py", f"--data.source={folder / 'seen'}", f"--data.cache_dir={folder / 'cache'}",
-        f"--run.dir={folder / 'run'}", "--run.baselines=false", *SMALL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    trained_run(folder, folder / "seen", *SMALL)
     return folder
 
 

@@ -3,22 +3,20 @@
 import json
 from pathlib import Path
 
-from dist import ROOT, run
+from dist import run
 from test_launch_train import SMALL
+from trained_run import project_text, trained_run
 
 EVALUATE = "launch/evaluate.py"
 
 
 def test_stages_shrink_the_model_and_are_measured(tmp_path: Path) -> None:
-    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
+    text = project_text()
     (tmp_path / "corpus.txt").write_bytes(text[:30_000])
     (tmp_path / "new.txt").write_bytes(text[30_000:36_000])
-    trained = run(
-        "launch/train.py", f"--data.source={tmp_path / 'corpus.txt'}", f"--data.cache_dir={tmp_path / 'cache'}",
-        f"--run.dir={tmp_path / 'run'}", "--run.baselines=false", *SMALL, "--model.ngram_orders=[]",
-        "--model.block=lstm attention",
+    trained_run(
+        tmp_path, tmp_path / "corpus.txt", *SMALL, "--model.ngram_orders=[]", "--model.block=lstm attention"
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
 
     arguments = [EVALUATE, "prune", str(tmp_path / "run"), f"--held_out={tmp_path / 'new.txt'}"]
     done = run(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dist import ROOT, command, run
+from dist import ROOT, command
 from scipy.stats import chisquare
 from test_launch_train import SMALL
+from trained_run import trained_run
 
 from data.coder import LOW, Decoder, cumulative
 from data.encoder import encode
@@ -164,12 +165,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sampling")
     (folder / "seen.txt").write_bytes((ROOT / "README.md").read_bytes()[:8000])
     small = [option for option in SMALL if "tokenizer" not in option]
-    done = run(
-        "launch/train.py", f"--data.source={folder / 'seen.txt'}", f"--data.cache_dir={folder / 'cache'}",
-        f"--run.dir={folder / 'run'}", "--run.baselines=false", "--data.vocabulary=300", *small,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return trained_run(folder, folder / "seen.txt", "--data.vocabulary=300", *small)
 
 
 def test_samples_of_a_finished_run_as_its_users_draw_them(run_dir: Path, tmp_path: Path) -> None:

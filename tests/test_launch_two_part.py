@@ -4,8 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
-from dist import ROOT, run
+from dist import run
 from test_launch_train import SMALL
+from trained_run import project_text, trained_run
 
 from data.archive import open_archive
 from eval.schema import load_report
@@ -16,13 +17,8 @@ EVALUATE = "launch/evaluate.py"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two-part")
-    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("tests/test_data*.py")))
-    (folder / "corpus.txt").write_bytes(text[:30_000])
-    done = run(
-        "launch/train.py", f"--data.source={folder / 'corpus.txt'}", f"--data.cache_dir={folder / 'cache'}",
-        f"--run.dir={folder / 'run'}", "--run.baselines=false", *SMALL, "--model.ngram_rows_log2=18",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    (folder / "corpus.txt").write_bytes(project_text()[:30_000])
+    trained_run(folder, folder / "corpus.txt", *SMALL, "--model.ngram_rows_log2=18")
     return folder
 
 

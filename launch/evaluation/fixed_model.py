@@ -8,7 +8,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import zstandard
 
@@ -18,13 +17,13 @@ from data.output import token_chunks, write_documents
 from eval.code_size import measure_code
 from launch.coded_archive import coded_frames
 from launch.decompress import refuse_other_machine
-from launch.evaluation.scoring import connect_alone, one_pass, tokenize
+from launch.evaluation.scoring import connect_alone, one_pass, source_of, tokenize
 from model.lm import LanguageModel
 from train.encoding import EncodingSource
 from train.engine import disconnect
 from train.frozen import load_frozen, model_identity
 from train.restoring import RestorableDecoding
-from train.run import CorpusSource, RunFailed
+from train.run import RunFailed
 
 
 def encode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +54,9 @@ def encode(file: Path, archive: Path, checkpoint: Path) -> None:
         "code": "",
         "model": model_identity(model),
     }
-    read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="onepass-") as temporary:
         folder = Path(temporary)
-        coding = EncodingSource(CorpusSource(lanes, lanes.share(0, 1), read, {"corpus": end.sha256}), folder, place)
+        coding = EncodingSource(source_of(tokens, lanes, end.sha256), folder, place)
         data_bits = one_pass(config, model, tokenizer, lanes, coding, place, end.bytes)
         threads = torch.get_num_threads()
         write_archive(archive, coded_frames(about, lanes, threads, 1, tokenizer, b"", folder, end.sha256, data_bits))

@@ -23,8 +23,8 @@ from data.documents import Chunks, open_source
 from data.shards import MANIFEST, TokenShards, read_manifest, restore_tokenizer
 from eval.curve import load_curve
 from eval.overlap import Overlap, Windows
-from eval.schema import Corpus, load_report
-from launch.evaluation.scoring import connect_alone, held_out_bits
+from eval.schema import Corpus
+from launch.evaluation.scoring import connect_alone, finished_report, held_out_bits
 from train.config import DataConfig
 from train.engine import disconnect
 from train.frozen import load_frozen
@@ -60,9 +60,7 @@ def held_out(
     run: Path, files: list[Path], window: int, threshold: float, contaminated: bool, corpus: str | None
 ) -> None:
     """Raises ValueError for what is wrong with the arguments, and for a file that the run has seen."""
-    if not (run / "report.json").exists():
-        raise ValueError(f"{run} holds no finished run: a run has a report.json once its epoch is done")
-    report, curve = load_report(run / "report.json"), load_curve(run / "curve.csv")
+    report, curve = finished_report(run), load_curve(run / "curve.csv")
     config, model, tokenizer = load_frozen(run)
     overlaps = refuse_seen(report["corpus"], config.data, corpus, files, window, threshold, contaminated)
     place = connect_alone(config.engine.threads)

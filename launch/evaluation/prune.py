@@ -25,7 +25,7 @@ from data.files import write_file
 from data.lanes import Lanes
 from eval.plots import THEMES
 from eval.pruning import Coded, Stage, choose, coded_table, figure, heading, largest, line
-from eval.weight_code import FLOATS, Point, pack, unpack
+from eval.weight_code import Point, pack, unpack
 from launch.evaluation.run_corpus import (
     FinishedRun,
     copied,
@@ -35,13 +35,12 @@ from launch.evaluation.run_corpus import (
     small_vectors,
     with_parameters,
 )
-from launch.evaluation.scoring import connect_alone, one_pass, tokenize
+from launch.evaluation.scoring import connect_alone, one_pass, source_of, tokenize
 from launch.evaluation.surgery import groups, keep, prunable
-from launch.evaluation.two_part import POINTS, points
+from launch.evaluation.two_part import points, refuse_unknown
 from model.lm import LanguageModel
 from train.engine import Place, disconnect
 from train.optim import build_optimizer
-from train.run import CorpusSource
 
 TIMED_ROUNDS = 21
 
@@ -87,8 +86,7 @@ def prune(
         raise ValueError(f"--remove {remove}: give rising numbers between 0 and 1")
     if calibration_steps < 1 or retrain_steps < 0 or group < 0:
         raise ValueError("--calibration_steps must be 1 or more, --retrain_steps and --group 0 or more")
-    if wrong := [point for point in points if point not in POINTS]:
-        raise ValueError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
+    refuse_unknown(points)
     opened = open_run(run, corpus)
     if opened.model.mixing is not None:
         raise ValueError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
@@ -129,7 +127,7 @@ def prune_in_stages(bench: "Bench", remove: list[float], calibration_steps: int,
             one = groups(part)
             norms = one.sums(part, one.owned, torch.square) ** 0.5
             keep(part, largest(norms, len(kept)))
-        gone = sum(p.numel() for p in whole.parameters()) - sum(p.numel() for p in pruned.parameters())
+        gone = size(whole) - size(pruned)
         if retrain_steps:
             retrain(bench, pruned, retrain_steps)
             retrain(bench, plain, retrain_steps)
@@ -152,8 +150,7 @@ class Bench:
         """Bits per byte of the held-out text and of the corpus."""
         config = self.run.config
         lanes = Lanes(len(self.tokens), config.train.lanes, config.train.segment_tokens)
-        read = lambda start, stop: self.tokens[start:stop].astype(np.int64)  # noqa: E731
-        source = CorpusSource(lanes, lanes.share(0, 1), read, {})
+        source = source_of(self.tokens, lanes)
         held_out_bits = one_pass(config, model, self.run.tokenizer, lanes, source, self.place, self.held_out_bytes)
         return (
             held_out_bits / self.held_out_bytes,

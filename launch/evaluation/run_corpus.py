@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from data.lanes import Lanes
-from data.prepare import PreparedCorpus, prepare
+from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
-from eval.schema import Report, load_report
-from launch.evaluation.scoring import one_pass
+from eval.schema import Report
+from launch.corpus import prepared
+from launch.evaluation.scoring import finished_report, one_pass
 from model.lm import LanguageModel
 from train.config import Config
 from train.engine import Place
@@ -49,30 +50,17 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     Raises ValueError if the run is not finished, or if the corpus is not, to the byte and the token, the run's.
     """
     config, model, tokenizer = load_frozen(folder)
-    if not (folder / "report.json").exists():
-        raise ValueError(f"{folder} has no report.json: give the run.dir of a finished run")
-    report = load_report(folder / "report.json")
-    data, wanted = config.data, report["corpus"]
-    source = corpus or data.source
-    prepared = prepare(
-        source=source,
-        field=data.field,
-        split=data.split,
-        tokenizer=data.tokenizer,
-        vocabulary=data.vocabulary,
-        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
-        cache_dir=data.cache_dir,
-        workers=data.workers,
-        progress=True,
-    )
+    report = finished_report(folder)
+    source, wanted = corpus or config.data.source, report["corpus"]
+    found = prepared(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
-        if (found := getattr(prepared.manifest, name)) != wanted[name]:
+        if (here := getattr(found.manifest, name)) != wanted[name]:
             raise ValueError(
-                f"{source} has {name} {found} and the corpus of {folder} had {wanted[name]}: name that corpus"
+                f"{source} has {name} {here} and the corpus of {folder} had {wanted[name]}: name that corpus"
             )
-    if prepared.tokenizer.encoding != tokenizer.encoding:
+    if found.tokenizer.encoding != tokenizer.encoding:
         raise ValueError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
-    return FinishedRun(folder, config, model, tokenizer, report, prepared)
+    return FinishedRun(folder, config, model, tokenizer, report, found)
 
 
 def corpus_bits(

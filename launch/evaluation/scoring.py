@@ -10,6 +10,7 @@ from data.batches import Position, encode_source
 from data.documents import open_source
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
+from eval.schema import Report, load_report
 from model.lm import LanguageModel
 from train.config import Config
 from train.engine import Place, connect
@@ -23,6 +24,13 @@ from train.run import CorpusSource
 SEGMENT_TOKENS = 256
 
 
+def finished_report(run: Path) -> Report:
+    """The report of a run.dir. Raises ValueError if the run is not finished, or its report is damaged."""
+    if not (run / "report.json").exists():
+        raise ValueError(f"{run} holds no finished run: a run has a report.json once its epoch is done")
+    return load_report(run / "report.json")
+
+
 def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
     """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes.
 
@@ -34,6 +42,12 @@ def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Positio
         end = position
         parts.append(part.astype(np.uint32))
     return source.name, np.concatenate(parts), end
+
+
+def source_of(tokens: np.ndarray, lanes: Lanes, sha256: str = "") -> CorpusSource:
+    """Tokens [N] in memory as what one process reads in these lanes."""
+    read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
+    return CorpusSource(lanes, lanes.share(0, 1), read, {"corpus": sha256})
 
 
 def connect_alone(threads: int) -> Place:
@@ -71,6 +85,4 @@ def held_out_bits(
     its first byte to its last. Raises ValueError if it cannot be opened."""
     _, tokens, end = tokenize(file, tokenizer)
     lanes = Lanes(len(tokens), 1, SEGMENT_TOKENS)
-    read = lambda start, stop: tokens[start:stop].astype(np.int64)  # noqa: E731
-    source = CorpusSource(lanes, range(1), read, {})
-    return one_pass(config, model, tokenizer, lanes, source, place, end.bytes, shown)
+    return one_pass(config, model, tokenizer, lanes, source_of(tokens, lanes), place, end.bytes, shown)

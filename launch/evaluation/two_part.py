@@ -53,8 +53,14 @@ def two_part_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def points(text: str) -> list[Point]:
-    """Raises ValueError for what is no number and no format; what is out of range, `pack` refuses."""
+    """Raises ValueError for what is no number and no format; what is out of range, `refuse_unknown` does."""
     return [part if part in FLOATS else int(part) for part in text.split(",")]
+
+
+def refuse_unknown(points: list[Point]) -> None:
+    """Raise ValueError for what `pack` would refuse, before any work."""
+    if wrong := [point for point in points if point not in POINTS]:
+        raise ValueError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
 
 
 def two_part(
@@ -69,8 +75,7 @@ def two_part(
     """Raises ValueError for what is wrong with the arguments, RunFailed if weights do not come back as they were."""
     if group < 0:
         raise ValueError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
-    if wrong := [point for point in points if point not in POINTS]:
-        raise ValueError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
+    refuse_unknown(points)
     opened = [open_run(run, corpus) for run in runs]
     place = connect_alone(opened[0].config.engine.threads)
     rows: list[code.TwoPart] = []
