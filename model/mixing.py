@@ -1,7 +1,7 @@
 """Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
 
 A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
-heap. For every context (none, the k latest tokens, the word so far, that and the word before) and every node, a table
+heap. For every context (none, the k latest tokens, tokens at given distances, the words so far) and every node, a table
 keeps how many zeros and ones followed; of counts that are contradicted, what is above two is halved, as in PAQ
 (Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
 
@@ -32,8 +32,10 @@ HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Of the `bytes` tokenizer, whose words we can tell. Longer ones are told apart by so many of their last letters.
-BYTE_SYMBOLS, WORD_TOKENS = 257, 24
+# Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
+BYTE_SYMBOLS, WORD_TOKENS = 257, 32
+# Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
+WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
 
 
 def lower_case(symbol: int) -> int:
@@ -56,12 +58,14 @@ class ContextMixing(nn.Module):
     forks: Tensor
     lower: Tensor
 
-    def __init__(self, vocabulary: int, width: int, orders: list[int], words: int, rows_log2: int):
+    def __init__(
+        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
+    ):
         super().__init__()
-        self.vocabulary, self.orders, self.rows_log2 = vocabulary, orders, rows_log2
-        self.words = words if vocabulary == BYTE_SYMBOLS else 0
-        self.context = max(*orders, WORD_TOKENS if self.words else 1)
-        self.tables, self.bits = 1 + len(orders) + self.words, (vocabulary - 1).bit_length()
+        self.vocabulary, self.orders, self.lags, self.rows_log2 = vocabulary, orders, lags, rows_log2
+        self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
+        self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
+        self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, 3, dtype=torch.uint8))  # zeros, ones, mark
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
@@ -93,16 +97,26 @@ class ContextMixing(nn.Module):
         """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
         latest = history.unfold(1, self.context, 1).flip(-1)  # [B, T, C], latest first
         # Polynomials in an odd number; of their sums modulo 2^64, the upper bits depend on every token.
-        found = ((latest + 1) * self.powers).cumsum(-1)[..., [order - 1 for order in self.orders]].unbind(-1)
-        hashes = [torch.zeros_like(latest[..., 0]), *found]
+        longest = max(self.orders)
+        sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
+        hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
+        for lags in self.lags:
+            at = [lag - 1 for lag in lags]
+            hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
         if self.words:
-            lower = self.lower[latest]
-            letter = (lower > 0).long()
-            word = letter.cumprod(-1)
-            gap = (1 - letter + word).clamp(max=1).cumprod(-1) - word
-            before = (letter + gap).clamp(max=1).cumprod(-1) - word - gap
-            spelled, earlier = ((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1) for part in (word, before))
-            hashes += [spelled, spelled * ODD + earlier][: self.words]
+            lower = self.lower[latest[..., :WORD_TOKENS]]
+            letter = lower > 0
+            # A letter after none, seen from the end, begins the next word; the one so far may have none.
+            number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
+            spelled = []
+            for word in range(3):
+                part = letter & (number == word)
+                spelled.append((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1))
+            for words in self.words:
+                key = torch.zeros_like(hashes[0])
+                for word in words:
+                    key = key * ODD + spelled[word]
+                hashes.append(key)
         return torch.stack(hashes)
 
     def entries(self, hashes: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
