@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import parameter, precise
+from model.layers import parameter, precise, rows
 
 ODD, OTHER_ODD = 0x2545F4914F6CDD1D, -0x61C8864680B583EB
 HIDDEN = 32
@@ -81,8 +81,8 @@ class ContextMixing(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         inputs, features = self.tables + 1, 3 * self.tables + 2
-        self.gain = parameter(torch.full((self.tables * LEVELS**2,), 0.3), "vector", lr=0.5)
-        self.offset = parameter(torch.zeros(self.tables * LEVELS**2), "vector", lr=0.5)
+        # Gain and offset of each pair of levels.
+        self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
         self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
         self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "vector", lr=0.5)
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
@@ -120,11 +120,11 @@ class ContextMixing(nn.Module):
         return torch.stack(hashes)
 
     def entries(self, hashes: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
+        """Places in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
         mixed = (hashes.unsqueeze(-1) + nodes * ODD) * OTHER_ODD >> 20
         table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
-        rows = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
-        return rows, (mixed >> self.rows_log2 & 255).to(torch.uint8)
+        places = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
+        return places, (mixed >> self.rows_log2 & 255).to(torch.uint8)
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes from the root to each token, and the bits that are taken there: [B, T, D]."""
@@ -155,20 +155,21 @@ class ContextMixing(nn.Module):
 
     def odds(self, hashes: Tensor, nodes: Tensor, chances: Tensor, x: Tensor) -> Tensor:
         """Mixed log-odds [B, T, N] of a one at `nodes`; `chances` [B, T, N, 2] are the network's own."""
-        rows, marks = self.entries(hashes, nodes)
-        entry = self.counts[rows]
+        places, marks = self.entries(hashes, nodes)
+        entry = self.counts[places]
         zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)
-        table = torch.arange(self.tables, device=rows.device).view(-1, 1, 1, 1)
+        table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
         cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
         ratio = ((ones + 0.4) / (zeros + 0.4)).log()
         network = (chances[..., 1:] + 1e-9).log() - (chances[..., :1] + 1e-9).log()
-        counted = self.gain[cell] * ratio + self.offset[cell]
+        gain, offset = rows(self.scale, cell).unbind(-1)
+        counted = gain * ratio + offset
         inputs = torch.cat([counted.movedim(0, -1), network], -1)  # [B, T, N, K + 1]
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
         features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
         with torch.autocast(x.device.type, enabled=False):
-            hidden = features @ self.features + self.node[nodes] + (precise(x) @ self.gate).unsqueeze(2)
-            weights = F.relu(hidden) @ self.weigh + self.base[nodes]
+            hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
+            weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
         return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
 
     @torch.no_grad()
@@ -176,15 +177,15 @@ class ContextMixing(nn.Module):
         """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
         coded = targets >= 0
         nodes, bits = self.path(targets.clamp(min=0))
-        rows, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
+        places, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
         ones = bits[coded].expand(self.tables, -1, -1).flatten()
-        rows, place = rows.unique(return_inverse=True)
+        places, index = places.unique(return_inverse=True)
         # Of contexts that want one entry in one step, the highest mark gets it: the outcome is deterministic.
-        mark = torch.zeros_like(rows, dtype=torch.uint8).scatter_reduce_(0, place, marks, "amax")
-        new = torch.zeros(len(rows), 2, dtype=torch.int64, device=rows.device)
-        new.view(-1).scatter_add_(0, 2 * place + ones, (mark[place] == marks).long())
-        entry = self.counts[rows]
+        mark = torch.zeros_like(places, dtype=torch.uint8).scatter_reduce_(0, index, marks, "amax")
+        counted = (2 * index + ones)[mark[index] == marks]
+        new = counted.bincount(minlength=2 * len(places)).view(-1, 2)
+        entry = self.counts[places]
         old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).long()
         counts = torch.where((new.flip(-1) > 0) & (old > 2), (old + 3) // 2, old) + new
         counts = counts * 255 // counts.amax(-1, keepdim=True).clamp(min=255)
-        self.counts[rows] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)
+        self.counts[places] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)
