@@ -26,7 +26,7 @@ from data.prepare import prepare
 from model.lm import LanguageModel
 from train.command_line import parse_config
 from train.config import Config
-from train.engine import connect, disconnect
+from train.engine import Place, connect, disconnect
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.optim import build_optimizer, rate_scale
@@ -34,20 +34,23 @@ from train.run import CorpusSource
 
 
 def bare_loop(
-    config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int, compiled: bool
-) -> Iterator[float]:
+    config: Config, vocabulary: int, start: int, batches: Iterator[Tensor], steps: int, compiled: bool, place: Place
+) -> Iterator[Tensor]:
     """The loop that one would write for one process without DeepSpeed. Yields nats."""
     torch.manual_seed(config.train.seed)
-    model = LanguageModel(config.model, vocabulary)
+    model = LanguageModel(config.model, vocabulary).to(place.device)
     for layer in model.layers if compiled else []:
         layer.compile(dynamic=False)
     optimizer = build_optimizer(model, config.train, config.model.width)
     state = model.init_state(config.train.lanes)
-    recent = torch.full((config.train.lanes, model.context), start)
-    for step, targets in enumerate(batches):
+    recent = torch.full((config.train.lanes, model.context), start, device=place.device)
+    autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16")
+    for step, batch in enumerate(batches):
+        targets = batch.to(place.device, non_blocking=True)
         history = torch.cat([recent, targets.clamp(min=0)], 1)
         recent = history[:, -model.context :]
-        nats, state = model(history[:, :-1], state, targets)
+        with autocast:
+            nats, state = model(history[:, :-1], state, targets)
         loss = nats.sum() / (targets >= 0).sum()
         loss.backward()
         for group in optimizer.param_groups:
@@ -56,14 +59,22 @@ def bare_loop(
         optimizer.zero_grad()
         if model.mixing is not None:
             model.mixing.learn(history[:, :-1], targets)
-        yield loss.item()
+        yield loss.detach()
+
+
+def finish() -> None:
+    """Wait for what a CUDA device has been told to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def turn(loop: Iterator[object], steps: int) -> float:
     """Seconds of so many steps."""
+    finish()
     start = time.perf_counter()
     for _ in range(steps):
         next(loop)
+    finish()
     return time.perf_counter() - start
 
 
@@ -75,7 +86,8 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
-    config = replace(config, engine=replace(config.engine, precision="fp32"))
+    if config.engine.precision == "auto":
+        config = replace(config, engine=replace(config.engine, precision="fp32"))
     data = config.data
     corpus = prepare(data.source, data.field, data.split, data.tokenizer, data.vocabulary, cache_dir=data.cache_dir)
     lanes = Lanes(len(corpus.tokens), config.train.lanes, config.train.segment_tokens)
@@ -88,9 +100,9 @@ def main() -> None:
     source = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
     ours = one_epoch(learner, lanes, source, ledger)
 
-    def bare(compiled: bool) -> Iterator[float]:
+    def bare(compiled: bool) -> Iterator[Tensor]:
         batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
-        return bare_loop(config, vocabulary, first, batches, lanes.steps, compiled)
+        return bare_loop(config, vocabulary, first, batches, lanes.steps, compiled, place)
 
     loops: dict[str, Iterator[object]] = {"onepass": ours, "bare": bare(False)}
     if options.compile:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.overhead import finish
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config
 from train.cost import gemm_flops_per_sec
@@ -68,6 +69,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
         start = time.perf_counter()
         for _ in range(3):
             learner.learn(tokens, tokens.numel(), 0.0)
+        finish()
         secs.append((time.perf_counter() - start) / 3)
     parts = [total / taken / rate for taken, rate in zip(secs, rates, strict=True)]
     part = statistics.median(parts)

@@ -16,6 +16,12 @@ def parameter(value: Tensor, role: str, lr: float = 1.0) -> nn.Parameter:
     return made
 
 
+def rows(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] of a table [rows, columns]. CUDA adds up the gradients of indexing one by one, in a fixed order,
+    where many want one row; those of an embedding in parallel, in a fixed order, too. On a CPU indexing is quicker."""
+    return F.embedding(index, table) if table.is_cuda else table[index]
+
+
 def precise(x: Tensor) -> Tensor:
     """x in fp32, or better if it is: for normalisers, gates and losses, which autocast would spoil."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
             from model.mixing import ContextMixing
 
             self.mixing = ContextMixing(
-                vocabulary, width, config.ngram_orders, config.ngram_words, config.ngram_rows_log2
+                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
             self.context = self.mixing.context
 

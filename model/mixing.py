@@ -1,7 +1,7 @@
 """Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
 
 A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
-heap. For every context (none, the k latest tokens, the word so far, that and the word before) and every node, a table
+heap. For every context (none, the k latest tokens, tokens at given distances, the words so far) and every node, a table
 keeps how many zeros and ones followed; of counts that are contradicted, what is above two is halved, as in PAQ
 (Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
 
@@ -25,15 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import parameter, precise
+from model.layers import parameter, precise, rows
 
 ODD, OTHER_ODD = 0x2545F4914F6CDD1D, -0x61C8864680B583EB
 HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Of the `bytes` tokenizer, whose words we can tell. Longer ones are told apart by so many of their last letters.
-BYTE_SYMBOLS, WORD_TOKENS = 257, 24
+# Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
+BYTE_SYMBOLS, WORD_TOKENS = 257, 32
+# Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
+WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
 
 
 def lower_case(symbol: int) -> int:
@@ -56,12 +58,14 @@ class ContextMixing(nn.Module):
     forks: Tensor
     lower: Tensor
 
-    def __init__(self, vocabulary: int, width: int, orders: list[int], words: int, rows_log2: int):
+    def __init__(
+        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
+    ):
         super().__init__()
-        self.vocabulary, self.orders, self.rows_log2 = vocabulary, orders, rows_log2
-        self.words = words if vocabulary == BYTE_SYMBOLS else 0
-        self.context = max(*orders, WORD_TOKENS if self.words else 1)
-        self.tables, self.bits = 1 + len(orders) + self.words, (vocabulary - 1).bit_length()
+        self.vocabulary, self.orders, self.lags, self.rows_log2 = vocabulary, orders, lags, rows_log2
+        self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
+        self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
+        self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, 3, dtype=torch.uint8))  # zeros, ones, mark
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
@@ -77,8 +81,8 @@ class ContextMixing(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         inputs, features = self.tables + 1, 3 * self.tables + 2
-        self.gain = parameter(torch.full((self.tables * LEVELS**2,), 0.3), "vector", lr=0.5)
-        self.offset = parameter(torch.zeros(self.tables * LEVELS**2), "vector", lr=0.5)
+        # Gain and offset of each pair of levels.
+        self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
         self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
         self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "vector", lr=0.5)
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
@@ -93,24 +97,34 @@ class ContextMixing(nn.Module):
         """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
         latest = history.unfold(1, self.context, 1).flip(-1)  # [B, T, C], latest first
         # Polynomials in an odd number; of their sums modulo 2^64, the upper bits depend on every token.
-        found = ((latest + 1) * self.powers).cumsum(-1)[..., [order - 1 for order in self.orders]].unbind(-1)
-        hashes = [torch.zeros_like(latest[..., 0]), *found]
+        longest = max(self.orders)
+        sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
+        hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
+        for lags in self.lags:
+            at = [lag - 1 for lag in lags]
+            hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
         if self.words:
-            lower = self.lower[latest]
-            letter = (lower > 0).long()
-            word = letter.cumprod(-1)
-            gap = (1 - letter + word).clamp(max=1).cumprod(-1) - word
-            before = (letter + gap).clamp(max=1).cumprod(-1) - word - gap
-            spelled, earlier = ((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1) for part in (word, before))
-            hashes += [spelled, spelled * ODD + earlier][: self.words]
+            lower = self.lower[latest[..., :WORD_TOKENS]]
+            letter = lower > 0
+            # A letter after none, seen from the end, begins the next word; the one so far may have none.
+            number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
+            spelled = []
+            for word in range(3):
+                part = letter & (number == word)
+                spelled.append((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1))
+            for words in self.words:
+                key = torch.zeros_like(hashes[0])
+                for word in words:
+                    key = key * ODD + spelled[word]
+                hashes.append(key)
         return torch.stack(hashes)
 
     def entries(self, hashes: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
+        """Places in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
         mixed = (hashes.unsqueeze(-1) + nodes * ODD) * OTHER_ODD >> 20
         table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
-        rows = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
-        return rows, (mixed >> self.rows_log2 & 255).to(torch.uint8)
+        places = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
+        return places, (mixed >> self.rows_log2 & 255).to(torch.uint8)
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes from the root to each token, and the bits that are taken there: [B, T, D]."""
@@ -141,20 +155,21 @@ class ContextMixing(nn.Module):
 
     def odds(self, hashes: Tensor, nodes: Tensor, chances: Tensor, x: Tensor) -> Tensor:
         """Mixed log-odds [B, T, N] of a one at `nodes`; `chances` [B, T, N, 2] are the network's own."""
-        rows, marks = self.entries(hashes, nodes)
-        entry = self.counts[rows]
+        places, marks = self.entries(hashes, nodes)
+        entry = self.counts[places]
         zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)
-        table = torch.arange(self.tables, device=rows.device).view(-1, 1, 1, 1)
+        table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
         cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
         ratio = ((ones + 0.4) / (zeros + 0.4)).log()
         network = (chances[..., 1:] + 1e-9).log() - (chances[..., :1] + 1e-9).log()
-        counted = self.gain[cell] * ratio + self.offset[cell]
+        gain, offset = rows(self.scale, cell).unbind(-1)
+        counted = gain * ratio + offset
         inputs = torch.cat([counted.movedim(0, -1), network], -1)  # [B, T, N, K + 1]
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
         features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
         with torch.autocast(x.device.type, enabled=False):
-            hidden = features @ self.features + self.node[nodes] + (precise(x) @ self.gate).unsqueeze(2)
-            weights = F.relu(hidden) @ self.weigh + self.base[nodes]
+            hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
+            weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
         return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
 
     @torch.no_grad()
@@ -162,15 +177,15 @@ class ContextMixing(nn.Module):
         """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
         coded = targets >= 0
         nodes, bits = self.path(targets.clamp(min=0))
-        rows, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
+        places, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
         ones = bits[coded].expand(self.tables, -1, -1).flatten()
-        rows, place = rows.unique(return_inverse=True)
+        places, index = places.unique(return_inverse=True)
         # Of contexts that want one entry in one step, the highest mark gets it: the outcome is deterministic.
-        mark = torch.zeros_like(rows, dtype=torch.uint8).scatter_reduce_(0, place, marks, "amax")
-        new = torch.zeros(len(rows), 2, dtype=torch.int64, device=rows.device)
-        new.view(-1).scatter_add_(0, 2 * place + ones, (mark[place] == marks).long())
-        entry = self.counts[rows]
+        mark = torch.zeros_like(places, dtype=torch.uint8).scatter_reduce_(0, index, marks, "amax")
+        counted = (2 * index + ones)[mark[index] == marks]
+        new = counted.bincount(minlength=2 * len(places)).view(-1, 2)
+        entry = self.counts[places]
         old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).long()
         counts = torch.where((new.flip(-1) > 0) & (old > 2), (old + 3) // 2, old) + new
         counts = counts * 255 // counts.amax(-1, keepdim=True).clamp(min=255)
-        self.counts[rows] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)
+        self.counts[places] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)

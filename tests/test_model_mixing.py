@@ -7,9 +7,15 @@ from torch import Tensor
 from model.mixing import BYTE_SYMBOLS, ContextMixing
 
 
-def mixing(vocabulary: int = 50, orders: tuple[int, ...] = (1, 2, 3), rows_log2: int = 12) -> ContextMixing:
+def mixing(
+    vocabulary: int = 50,
+    orders: tuple[int, ...] = (1, 2, 3),
+    rows_log2: int = 12,
+    lags: tuple[list[int], ...] = (),
+    words: int = 2,
+) -> ContextMixing:
     torch.manual_seed(0)
-    return ContextMixing(vocabulary, 4, [*orders], words=2, rows_log2=rows_log2)
+    return ContextMixing(vocabulary, 4, [*orders], [*lags], words, rows_log2)
 
 
 def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
@@ -114,9 +120,35 @@ def test_contexts_of_words() -> None:
     assert len({pair(text) for text in (b"the hou", b"a hou", b"hou the", b"thehou", b"hou", b"the ")}) == 6
     assert pair(b"so the ") == pair(b"the -- ") != pair(b"then ")
     # The end of a document is no letter, and words longer than the window go by their end.
-    assert hashes(model, b"a" * 30) == hashes(model, b"a" * 40)
+    assert hashes(model, b"a" * 40) == hashes(model, b"a" * 50)
     assert len(hashes(model, b"")) == 1 + 3 + 2
     assert len(mixing(300).hashes(torch.zeros(1, 9, dtype=torch.int64))) == 1 + 3
+
+
+def test_contexts_of_three_words_and_of_the_second_before() -> None:
+    model = mixing(BYTE_SYMBOLS, words=4)
+    three, skipping = (lambda text, which=which: hashes(model, text)[which] for which in (-2, -1))  # type: ignore[misc]
+    assert three(b"so see the hou") == three(b"No, see: THE 'hou") != three(b"to sea the hou")
+    assert skipping(b"so see the hou") == skipping(b"so see a hou") != skipping(b"so sea the hou")
+    for context in (three, skipping):
+        found = {context(text) for text in (b"see the hou", b"see the ho", b"the see hou", b"see the hou ", b"hou")}
+        assert len(found) == 5
+    assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS), b"so see the hou")
+
+
+def test_contexts_at_distances_see_these_tokens_alone() -> None:
+    model = mixing(300, (1,), lags=([2], [1, 3], [40]))
+    assert model.context == 40
+    history = torch.randint(300, (1, 40))
+    before = model.hashes(history)[2:, 0, 0]
+    for lag in range(1, 41):
+        other = history.clone()
+        other[0, -lag] += 1
+        assert (model.hashes(other)[2:, 0, 0] != before).tolist() == [lag == 2, lag in (1, 3), lag == 40]
+    # Parallel or one by one: the same.
+    longer = torch.randint(300, (2, 39 + 7))
+    single = [model.hashes(longer[:, t : t + 40]) for t in range(7)]
+    assert torch.equal(model.hashes(longer), torch.cat(single, -1))
 
 
 def test_gradients_reach_the_network_and_every_parameter() -> None:

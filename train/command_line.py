@@ -16,6 +16,7 @@ CONFIG_FILE = "config.yaml"
 # What the parser lets through from a hostile file: an alias of itself, numbers that no float holds.
 FROM_YAML = (RecursionError, OverflowError)
 FLAGS = ("--run.resume", "--engine.portable")
+MAX_LAG = 1 << 16
 SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "engine": EngineConfig, "run": RunConfig}
 
 
@@ -197,8 +198,13 @@ def check(config: Config) -> None:
     orders = model.ngram_orders
     if any(not 1 <= order <= 64 for order in orders) or len(set(orders)) < len(orders):
         raise ValueError(f"model.ngram_orders {orders} must be different numbers from 1 to 64")
-    if not 0 <= model.ngram_words <= 2:
-        raise ValueError(f"model.ngram_words is {model.ngram_words}: take 0, 1 or 2")
+    for lags in model.ngram_lags:
+        if not lags or any(not 1 <= lag <= MAX_LAG for lag in lags) or len(set(lags)) < len(lags):
+            raise ValueError(f"model.ngram_lags {lags} must be different distances from 1 to {MAX_LAG:,}")
+    if model.ngram_lags and not orders:
+        raise ValueError("model.ngram_lags need context mixing: give model.ngram_orders, too")
+    if not 0 <= model.ngram_words <= 4:
+        raise ValueError(f"model.ngram_words is {model.ngram_words}: take 0 to 4")
     if not 0 <= model.ngram_rows_log2 <= 30:
         raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 0 to 30")
     if not 0 <= train.flat_fraction < 1:

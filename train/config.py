@@ -63,9 +63,13 @@ class ModelConfig:
     ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
     """Context lengths, in tokens, of the context mixing beside the network: counts of what followed before, mixed into
     the network's prediction. Empty turns it off, as architecture comparisons do."""
+    ngram_lags: list[list[int]] = field(default_factory=list)
+    """Contexts of tokens at given distances beside these: [[3], [1, 2, 6]] takes the third last, and the last, second
+    last and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an
+    image."""
     ngram_words: int = 2
     """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
-    before."""
+    before, 3 with the two before, 4 with the second before alone, too."""
     ngram_rows_log2: int = 22
     """Rows of each context's table of counts, as a power of two; a row takes 3 bytes."""
 

@@ -73,8 +73,8 @@ def connect(threads: int, timeout_secs: int) -> Place:
     local_ranks = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or 1)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # CUDA lacks deterministic forms of a few operations; there, a warning has to do.
-    torch.use_deterministic_algorithms(True, warn_only=cuda)
+    # No mere warnings: with them, CUDA's attention would take forms whose gradients differ from run to run.
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Shared-memory collectives would be compiled on the spot for a minute; gloo's are as good for our few messages.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -51,12 +51,18 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         inputs, recurrent, bias = self.inputs, self.recurrent, self.echo_bias
+        # As torch's kernels want them.
+        weights = [inputs.t(), recurrent.t(), self.bias, F.pad(bias, (2 * self.hidden, 0))]
         with torch.autocast(x.device.type, enabled=False):
             x = precise(x)
             if x.shape[1] == 1:
-                hidden_bias = F.pad(bias, (2 * self.hidden, 0))
-                hidden = torch.gru_cell(x[:, 0], *state, inputs.t(), recurrent.t(), self.bias, hidden_bias)
+                hidden = torch.gru_cell(x[:, 0], *state, *weights)
                 y = hidden[:, None]
+            elif x.is_cuda:
+                # cuDNN's kernel does all steps at once. One layer, one direction.
+                weights = [part.contiguous() for part in weights]
+                y, last = torch.gru(x, state[0][None], weights, True, 1, 0.0, True, False, True)
+                hidden = last[0]
             else:
                 # Time first, so that each step's rows lie together.
                 y = Steps.apply(x.transpose(0, 1) @ inputs + self.bias, *state, recurrent, bias)

@@ -49,8 +49,10 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         hidden, cell = state
-        # Torch's kernels want [outputs, inputs], and a second bias.
+        # Torch's kernels want [outputs, inputs], cuDNN's so in memory, and a second bias.
         weights = [self.inputs.t(), self.recurrent.t(), self.bias, torch.zeros_like(self.bias)]
+        if x.is_cuda:
+            weights = [part.contiguous() for part in weights]
         with torch.autocast(x.device.type, enabled=False):
             x = precise(x)
             if x.shape[1] == 1:
