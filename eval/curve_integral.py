@@ -6,8 +6,9 @@ points of it. What lies between them is bounded by what is assumed, and all that
 
     between two points   no lower than the lower and no higher than the higher of them
     before the first     no lower than it, and no higher than log2 V, what a model costs that has learned nothing
-    after the last       no higher than the last twentieth of the points; no lower than the straight line through the
-                         middle of the curve and its end, which a curve that bends upwards does not cross
+    after the last       no higher than the latest points; no lower than the straight line through the middle of the
+                         curve and its end, which a curve that bends upwards does not cross; but for three times the
+                         scatter of the points, for the text that comes may be easier or harder
 
 The estimate follows straight lines between points that are close, and power laws across gaps, before and after.
 """
@@ -23,7 +24,7 @@ from eval.curve_smoothing import LossCurve
 # Points at most so much further than the one before are close.
 CLOSE = 1.1
 # Of the standard error of noise.
-SIGMAS = 2.0
+SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
             f"{math.log2(vocabulary):.3f}; give the right --vocabulary, or the right --unit"
         )
     assumptions = ["every token was trained on once, and the loss is that before its update"]
-    parts = [before(curve, vocabulary), between(curve)]
+    parts = [before(curve, vocabulary), between(curve, math.log2(vocabulary or 1))]
     if parts[0].tokens:
         most = "nothing bounds it from above: say --vocabulary" if vocabulary is None else "no higher than log2 V"
         assumptions.append(f"before the first point the loss is no lower than there, and {most}")
@@ -87,10 +88,13 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
     rest_tokens = 0.0 if tokens is None else tokens - end_tokens
     if rest_tokens > 1e-9 * end_tokens:
         parts.append(after(curve, rest_tokens))
-        assumptions.append("after the last point the loss falls no faster than from the middle to the end")
+        assumptions.append(
+            "after the last point the loss falls no faster than from the middle to the end, "
+            "but for three times the scatter of the points"
+        )
     noise_bits = SIGMAS * scatter_bits(curve)
     if noise_bits:
-        assumptions.append("points scatter independently; two standard errors of that are in the bounds")
+        assumptions.append("points scatter independently; three standard errors of that are in the bounds")
     return Integral(curve.name, len(curve.x), [part for part in parts if part.tokens], noise_bits, assumptions)
 
 
@@ -110,14 +114,15 @@ def before(curve: LossCurve, vocabulary: int | None) -> Part:
     return Part("before the first point", start, bits, float(curve.low[0]) * start, high * start)
 
 
-def between(curve: LossCurve) -> Part:
-    """From where the curve begins to its last point."""
+def between(curve: LossCurve, highest: float) -> Part:
+    """From where the curve begins to its last point. No loss is above `highest`."""
     x, y = curve.x, curve.bits
     if curve.starts is not None:
         wide = x - curve.starts
         bits, low, high = (float((wide * values).sum()) for values in (y, curve.low, curve.high))
-        slack = curve.slack_bits
-        return Part("between points", float(wide.sum()), bits + slack / 2, low, high + slack)
+        # Sums over places that are so far apart, of what falls to 0 or stays, are off by no more than this.
+        slack = curve.gap_tokens * max(highest, float(curve.high[0]))
+        return Part("between points", float(wide.sum()), bits, max(0.0, low - slack), high + slack)
     wide, far = np.diff(x), x[1:] > CLOSE * x[:-1]
     areas = wide * (y[1:] + y[:-1]) / 2
     far &= (x[:-1] > 0) & (y[1:] > 0) & (y[:-1] > 0)
@@ -133,7 +138,7 @@ def between(curve: LossCurve) -> Part:
 
 def after(curve: LossCurve, rest_tokens: float) -> Part:
     """The `rest_tokens` after the last point."""
-    count, end = max(1, len(curve.x) // 20), float(curve.x[-1])
+    count, end = min(max(3, len(curve.x) // 20), len(curve.x) // 2), float(curve.x[-1])
     last = slice(-count, None)
     first = min(int(np.searchsorted(curve.x, end / 2)), len(curve.x) - 2 * count)
     middle = slice(max(0, first), max(0, first) + count)
@@ -142,23 +147,32 @@ def after(curve: LossCurve, rest_tokens: float) -> Part:
     lowest, highest = float(curve.low[last].min()), float(curve.high[last].max())
     # A straight line down to 0, at the earliest.
     falling = rest_tokens if slope == 0 else min(rest_tokens, lowest / -slope)
-    low = falling * (lowest + slope * falling / 2)
+    # Of the second half: what the text does, rather than what is learned.
+    variance = scatter(curve)[len(curve.x) // 2 :]
+    open_bits = SIGMAS * rest_tokens * float(np.sqrt(variance.mean())) if len(variance) else 0.0
+    low = max(0.0, falling * (lowest + slope * falling / 2) - open_bits)
     power = max(0.0, -math.log(end_y / mid_y) / math.log(end_x / mid_x)) if mid_x > 0 and min(end_y, mid_y) > 0 else 0.0
     # The mean of x^-b from the end on, by the middle of the stretch: b is small, so it is nearly straight.
     bits = rest_tokens * float(end_y) * (1 + rest_tokens / end / 2) ** -power
-    high = highest * rest_tokens
+    high = highest * rest_tokens + open_bits
     return Part("after the last point", rest_tokens, min(max(bits, low), high), low, high)
 
 
-def scatter_bits(curve: LossCurve) -> float:
-    """The standard error of the sum that comes from points being samples: from how far each lies off its neighbours."""
-    if curve.starts is not None or len(curve.x) < 3:
-        return 0.0
+def scatter(curve: LossCurve) -> np.ndarray:
+    """Variance of a point, [points - 2], by how far each but the first and the last lies off its neighbours."""
+    if len(curve.x) < 3:
+        return np.empty(0)
     at = np.log(np.maximum(curve.x, curve.x[1] / 2))
     share = (at[1:-1] - at[:-2]) / (at[2:] - at[:-2])
     off = curve.bits[1:-1] - (1 - share) * curve.bits[:-2] - share * curve.bits[2:]
-    variance = off**2 / (1 + share**2 + (1 - share) ** 2)
-    return float(np.sqrt((((curve.x[2:] - curve.x[:-2]) / 2) ** 2 * variance).sum()))
+    return off**2 / (1 + share**2 + (1 - share) ** 2)
+
+
+def scatter_bits(curve: LossCurve) -> float:
+    """The standard error of the sum that comes from points being samples; means leave nothing out."""
+    if curve.starts is not None or len(curve.x) < 3:
+        return 0.0
+    return float(np.sqrt((((curve.x[2:] - curve.x[:-2]) / 2) ** 2 * scatter(curve)).sum()))
 
 
 def _power(curve: LossCurve, one: int, other: int) -> float:

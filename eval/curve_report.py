@@ -44,7 +44,7 @@ def table(integral: Integral, corpus_bytes: float | None) -> str:
         lines.append(_row(part.name, sizes, "{}") + f"{part.tokens / integral.tokens:>9.2%}")
     if integral.noise_bits:
         lines.append(_row("scatter of the points", ["", *(_signed(bits / 8) for bits in noise)], "{}"))
-    return "\n".join([*lines, "", "Assumed:", *(f"- {sentence};" for sentence in integral.assumptions)])
+    return "\n".join([*lines, "", "Assumed:", *(f"- {sentence}" for sentence in integral.assumptions)])
 
 
 def as_json(integral: Integral, corpus_bytes: float | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class LossCurve:
     """Bits per token against tokens, and how low and high they may be: float64 [points].
 
     Where `starts` is none, a point is the loss at x; else it is the mean of what lies between its start and x.
-    `slack_bits` is how much larger the integral over these means may be, for what they do not say of its shape.
+    Where means are of losses at some places, not of all, these are no further apart than `gap_tokens`.
     """
 
     name: str
@@ -32,7 +32,7 @@ class LossCurve:
     low: np.ndarray
     high: np.ndarray
     starts: np.ndarray | None
-    slack_bits: float = 0.0
+    gap_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
         )
     x, scale = points.x * (tokens_per_step or 1.0), BITS[unit]
     y, below, above = points.y * scale, (points.y - points.low) * scale, (points.high - points.y) * scale
-    starts, slack_bits = np.append(0.0, x[:-1]) if kind != "instant" else None, 0.0
+    starts, gap_tokens = np.append(0.0, x[:-1]) if kind != "instant" else None, 0.0
     if kind == "total":
         if smoothing.method != "none" or below.any() or above.any():
             raise ValueError(f"{points.name} as sums so far takes no smoothing and no error: leave them out")
@@ -92,14 +92,14 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
             )
     elif smoothing.method == "window":
         ends = np.arange(len(x) - 1, -1, -smoothing.points)[::-1]
-        spacing = float(np.median(np.diff(x))) if len(x) > 1 else float(x[0])
+        spacing = float(np.median(np.diff(x)))
         # Means of fewer points than a window holds, at its beginning, are those since the start.
         first = max(0.0, float(x[ends[0]]) - smoothing.points * spacing)
         if kind == "instant":
-            slack_bits = float(np.diff(x).max(initial=0.0) * y[0])
+            gap_tokens = float(np.diff(x).max())
         x, y, below, above = x[ends], y[ends], below[ends], above[ends]
         starts = np.append(first, x[:-1])
-    return LossCurve(points.name, x, y, (y - below).clip(0), y + above, starts, slack_bits)
+    return LossCurve(points.name, x, y, (y - below).clip(0), y + above, starts, gap_tokens)
 
 
 def refuse_broken(points: Points) -> None:
