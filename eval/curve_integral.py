@@ -7,8 +7,8 @@ points of it. What lies between them is bounded by what is assumed, and all that
     between two points   no lower than the lower and no higher than the higher of them
     before the first     no lower than it, and no higher than log2 V, what a model costs that has learned nothing
     after the last       no higher than the latest points; no lower than the straight line through the middle of the
-                         curve and its end, which a curve that bends upwards does not cross; but for three times the
-                         scatter of the points, for the text that comes may be easier or harder
+                         curve and its end, which a curve that bends upwards does not cross; but for three times how
+                         far points of the second half lie off a line, for the text that comes may be easier or harder
 
 The estimate follows straight lines between points that are close, and power laws across gaps, before and after.
 """
@@ -90,7 +90,7 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
         parts.append(after(curve, rest_tokens))
         assumptions.append(
             "after the last point the loss falls no faster than from the middle to the end, "
-            "but for three times the scatter of the points"
+            "but for three times how far points lie off a line"
         )
     noise_bits = SIGMAS * scatter_bits(curve)
     if noise_bits:
@@ -147,9 +147,10 @@ def after(curve: LossCurve, rest_tokens: float) -> Part:
     lowest, highest = float(curve.low[last].min()), float(curve.high[last].max())
     # A straight line down to 0, at the earliest.
     falling = rest_tokens if slope == 0 else min(rest_tokens, lowest / -slope)
-    # Of the second half: what the text does, rather than what is learned.
-    variance = scatter(curve)[len(curve.x) // 2 :]
-    open_bits = SIGMAS * rest_tokens * float(np.sqrt(variance.mean())) if len(variance) else 0.0
+    # How far the second half lies off a straight line is what the text does, rather than what is learned.
+    half = slice(min(len(curve.x) // 2, len(curve.x) - 2), None)
+    off = curve.bits[half] - np.polyval(np.polyfit(curve.x[half] / end, curve.bits[half], 1), curve.x[half] / end)
+    open_bits = SIGMAS * rest_tokens * float(off.std())
     low = max(0.0, falling * (lowest + slope * falling / 2) - open_bits)
     power = max(0.0, -math.log(end_y / mid_y) / math.log(end_x / mid_x)) if mid_x > 0 and min(end_y, mid_y) > 0 else 0.0
     # The mean of x^-b from the end on, by the middle of the stretch: b is small, so it is nearly straight.

@@ -1,5 +1,6 @@
 """Loss curves with integrals that are known, in every form that they are read in, and what is refused."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from eval.curve_report import as_json, bands, figure, human, table
 from eval.curve_smoothing import Kind, loss_curve, parse_smoothing
 from eval.plots import THEMES
 
+ROOT = Path(__file__).parents[1]
 TOKENS = 1e6
 
 
@@ -82,6 +84,22 @@ def test_what_lies_before_and_after_is_bounded() -> None:
     assert endless.high_bits == math.inf
     assert endless.low_bits == integral.low_bits
     assert any("--vocabulary" in sentence for sentence in endless.assumptions)
+
+
+def test_two_points_are_enough_and_the_rest_is_bounded_by_them() -> None:
+    integral = of(points(np.array([4e5, 8e5]), np.array([2.5, 2.3])), vocabulary=None)
+    after = integral.parts[-1]
+    # From 2.3 down by the slope of the curve, or staying there.
+    assert after.tokens == pytest.approx(2e5)
+    assert (after.low_bits, after.high_bits) == pytest.approx((2e5 * 2.25, 2e5 * 2.3))
+    falling = of(points(np.array([4e5, 8e5]), np.array([6.0, 0.5])), vocabulary=None).parts[-1]
+    assert falling.low_bits == pytest.approx(0.5 * 0.5 / (5.5 / 4e5) / 2)
+
+
+def test_a_window_over_more_points_than_there_are_is_their_mean() -> None:
+    x = np.array([1e3, 2e3, 3e3])
+    integral = of(points(x, np.array([3.0, 2.5, 2.0])), smoothing="window:9", tokens=3e3)
+    assert (integral.tokens, integral.bits) == (3e3, 3e3 * 2.0)
 
 
 def test_noise_widens_the_bounds_and_leaves_the_truth_inside() -> None:
@@ -285,6 +303,23 @@ def test_what_is_told_is_what_was_found() -> None:
     unbounded = integrate(curve, None, None)
     assert as_json(unbounded, None)["high_bits"] is None
     assert "no bound" in table(unbounded, None)
+
+
+def test_the_page_says_what_the_commands_give() -> None:
+    page = (ROOT / "docs/loss-curves.md").read_text()
+    curves = read_points(ROOT / "docs/loss-curves/llama.csv", "billion_tokens", ["65B", "33B"], None, "uncertainty")
+    for found in curves:
+        curve = loss_curve(found, 1e9, "nats", "instant", parse_smoothing("none"))
+        told = as_json(integrate(curve, None, 32_000), 5.6e12)
+        sizes = [f"{told[name] / 1e9:.0f}" for name in ("bytes", "low_bytes", "high_bytes")]
+        assert f"| {found.name} | {sizes[0]} GB | {sizes[1]} | {sizes[2]} | {told['compression_ratio']:.1f} |" in page
+    with (ROOT / "benchmarks/results/loss_curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    inside, tried = (sum(int(row[name]) for row in rows) for name in ("inside", "curves"))
+    assert f"{inside} of {tried}." in page
+    # What misses stops before the end of its run.
+    missed = {row["logged"] for row in rows if row["inside"] != row["curves"]}
+    assert missed <= {"mean since the last point", "the same, 5 % to 80 %"}
 
 
 @pytest.mark.parametrize(
