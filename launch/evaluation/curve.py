@@ -43,7 +43,7 @@ def curve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=float, metavar="N", help="of the epoch, if the curve ends before (default: where it ends)")
     add("--vocabulary", type=int, metavar="V", help="an untrained model takes log2 V: bounds what is before the curve")
     add("--corpus_bytes", type=float, metavar="B", help="gives bits per byte and the ratio")
-    add("--json", action="store_true", help="print JSON, a list of one entry a curve")
+    add("--json", action="store_true", dest="in_json", help="print JSON, a list of one entry a curve")
     add("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
 
 
@@ -60,7 +60,7 @@ def curve(
     tokens: float | None,
     vocabulary: int | None,
     corpus_bytes: float | None,
-    json: bool,
+    in_json: bool,
     png: Path | None,
 ) -> None:
     """Raises ValueError for what is wrong with the arguments or the file."""
@@ -70,17 +70,13 @@ def curve(
     how = parse_smoothing(smoothing)
     found = [loss_curve(p, tokens_per_step, unit, points, how) for p in read_points(file, x, y, tag, error)]
     measured = [(one, integrate(one, tokens, vocabulary)) for one in found]
-    if json:
-        print(dumped([as_json(integral, corpus_bytes) for _, integral in measured]))
+    if in_json:
+        print(json.dumps([as_json(integral, corpus_bytes) for _, integral in measured], indent=1, allow_nan=False))
     else:
         print("\n\n".join(table(integral, corpus_bytes) for _, integral in measured))
     if png:
         for name, theme in THEMES.items():
             write_file(png.with_name(f"{png.name}-{name}.png"), figure(measured, theme))
-
-
-def dumped(values: list[dict[str, object]]) -> str:
-    return json.dumps(values, indent=1, allow_nan=False)
 
 
 def refuse_amounts(**amounts: float | None) -> None:
