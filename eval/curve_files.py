@@ -28,9 +28,9 @@ class Points:
     x_name: str
 
     @property
-    def in_steps(self) -> bool:
-        """Whether x is, by its name, something else than tokens."""
-        return any(word in self.x_name.lower() for word in ("step", "iter"))
+    def in_tokens(self) -> bool:
+        """Whether x, by its name, counts what y is a cost of."""
+        return any(word in self.x_name.lower() for word in ("token", "byte", "symbol"))
 
 
 def read_points(path: Path, x: str | None, y: Sequence[str], tag: str | None, error: str | None) -> list[Points]:

@@ -64,9 +64,9 @@ def parse_smoothing(text: str) -> Smoothing:
 def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: Kind, smoothing: Smoothing) -> LossCurve:
     """The curve that logged points mean. Raises ValueError where they can mean none."""
     refuse_broken(points)
-    if tokens_per_step is None and points.in_steps:
+    if tokens_per_step is None and not points.in_tokens:
         raise ValueError(
-            f"{points.x_name} counts steps: say how many tokens a step has by --tokens_per_step (1 if they are tokens)"
+            f"{points.x_name} may count steps: say how many tokens one is by --tokens_per_step (1 if it counts tokens)"
         )
     x, scale = points.x * (tokens_per_step or 1.0), BITS[unit]
     y, below, above = points.y * scale, (points.y - points.low) * scale, (points.high - points.y) * scale

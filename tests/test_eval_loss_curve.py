@@ -176,10 +176,10 @@ def test_csv_files_are_read_whatever_their_columns_are_called(tmp_path: Path) ->
     path = tmp_path / "curve.csv"
     path.write_text("# made by hand\nStep,wall,train/loss,other\n1,9,3.5,\n2,9,,1\n3,9,2.5,2\n")
     [found] = read_points(path, None, [], None, None)
-    assert (found.name, found.x_name, found.in_steps) == ("train/loss", "Step", True)
+    assert (found.name, found.x_name, found.in_tokens) == ("train/loss", "Step", False)
     assert (found.x.tolist(), found.y.tolist()) == ([1, 3], [3.5, 2.5])
     [other] = read_points(path, "wall", ["other"], None, None)
-    assert (other.y.tolist(), other.in_steps) == ([1, 2], False)
+    assert (other.y.tolist(), other.in_tokens) == ([1, 2], False)
     path.write_text("Wall time,Step,Value\n0.5,1,3\n0.6,2,2\n")
     assert read_points(path, None, [], None, None)[0].y.tolist() == [3, 2]
     path.write_text("\ufefftokens,a,b,e\n1,5,4,1\n2,3,2,0.5\n")
@@ -212,7 +212,7 @@ def test_tensorboard_events_are_read_by_tag_from_file_and_folder(tmp_path: Path)
     for path in (tmp_path, file):
         [found] = read_points(path, None, [], None, None)
         assert (found.name, found.x.tolist(), found.y.tolist()) == ("train/loss", [10, 20, 30], [3, 1.5, 1])
-        assert found.in_steps
+        assert not found.in_tokens
     assert read_points(tmp_path, None, [], "new/style", None)[0].y.tolist() == [6, 3, 2]
     with pytest.raises(ValueError, match=r"no tag 'loss': .* has new/style, rate, train/loss"):
         read_points(tmp_path, None, [], "loss", None)

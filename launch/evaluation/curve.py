@@ -30,7 +30,12 @@ def curve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--y", metavar="COLUMN", nargs="+", default=[], help="of the loss; several make several (default: loss)")
     add("--tag", help="of TensorBoard's scalars (default: the only one that ends in loss)")
     add("--error", metavar="COLUMN", help="by how much y may be off, either way, in the unit of y")
-    add("--tokens_per_step", type=float, metavar="N", help="tokens that x counts as one (default: 1, if x is tokens)")
+    add(
+        "--tokens_per_step",
+        type=float,
+        metavar="N",
+        help="tokens that one of x is (default: 1 where its name says tokens)",
+    )
     add("--unit", choices=list(BITS), default="nats", help="of y, per token (default: nats)")
     add(
         "--points", choices=KINDS, default="instant",
