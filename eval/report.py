@@ -11,8 +11,9 @@ from eval.curve import load_curve
 from eval.description_length import DescriptionLength
 from eval.pages import render
 from eval.plots import THEMES, description_length_figure, rate_figure
+from eval.reference_codes import ReferenceCodes
 from eval.schema import FORMAT, Report, check_report
-from eval.tables import extrapolation_note, markdown, sizes, terms
+from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms
 
 MARKDOWN_FIGURE = """<picture>
   <source media="(prefers-color-scheme: dark)" srcset="curve-dark.png">
@@ -26,6 +27,7 @@ def build_report(
     description_length: DescriptionLength,
     coded: dict[str, int],
     baselines: Baselines | None,
+    references: ReferenceCodes | None,
     cost: dict[str, Any],
     code: CodeSize,
     reference_machine: dict[str, str],
@@ -62,6 +64,10 @@ def build_report(
     }
     if baselines and baselines.extrapolated:
         report["baselines_measured_bytes"] = baselines.measured_bytes
+    if references:
+        report["references"] = references.sizes
+        if references.extrapolated:
+            report["references_measured_bytes"] = references.measured_bytes
     return check_report(report)
 
 
@@ -82,6 +88,7 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
         module_bytes=module_bytes,
         terms=terms(report),
         sizes=rows,
+        references=known_codes(report),
         most_bytes=rows[-1].bytes,
         note=extrapolation_note(report),
     )

@@ -56,6 +56,19 @@ BaselineSizes = TypedDict(
 )
 
 
+# Codes whose length is known by counting, in bytes: eval/reference_codes.py.
+References = TypedDict(
+    "References",
+    {
+        "oracle": Annotated[float, Field(ge=0, le=0)],
+        "order-2": Amount,
+        "order-0": Amount,
+        "untrained": Amount,
+        "uniform": Amount,
+    },
+)
+
+
 class Cost(TypedDict):
     world_size: Count
     optimizer_steps: Count
@@ -84,6 +97,10 @@ class Report(TypedDict):
     baselines: BaselineSizes
     # Only when the baselines are extrapolated: how many bytes at the start of the corpus they were measured on.
     baselines_measured_bytes: NotRequired[Count]
+    # Reports of before 2026-11-26 have none.
+    references: NotRequired[References]
+    # As that of the baselines.
+    references_measured_bytes: NotRequired[Count]
     cost: Cost
     code: Code
     reference_machine: dict[str, str]
@@ -130,3 +147,7 @@ def check_sums(report: Report) -> None:
     for name, expected in follows.items():
         if not math.isclose(length[name], expected, rel_tol=1e-9):  # type: ignore[literal-required]
             raise ValueError(f"description_length.{name} is {length[name]}, but its terms make it {expected}")  # type: ignore[literal-required]
+    if "references" in report and report["references"]["uniform"] != corpus["bytes"]:
+        raise ValueError(
+            f"references.uniform is {report['references']['uniform']}, but a byte takes a byte: {corpus['bytes']}"
+        )

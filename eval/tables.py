@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from eval.schema import Report
 
 BAR_COLUMNS = 34
+# Of the reference codes.
+MEANINGS = {
+    "oracle": "knows the corpus",
+    "order-2": "counts what followed two bytes",
+    "order-0": "counts bytes",
+    "untrained": "log2 V for every token",
+    "uniform": "8 bits for every byte",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,17 @@ class Size:
     ours: bool
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The corpus by a code of known length. `verdict` says how ours compares; nothing compares with 0 bytes."""
+
+    name: str
+    bytes: float
+    bits_per_byte: float
+    verdict: str
+    meaning: str
+
+
 def terms(report: Report) -> list[Term]:
     """The four terms in the order of the formula."""
     length, corpus_bytes = report["description_length"], report["corpus"]["bytes"]
@@ -47,6 +66,17 @@ def sizes(report: Report) -> list[Size]:
     return sorted(rows, key=lambda row: row.bytes)
 
 
+def known_codes(report: Report) -> list[Reference]:
+    """The codes whose length is known by counting, shortest extreme first; none in reports that lack them."""
+    corpus_bytes, total_bytes = report["corpus"]["bytes"], report["description_length"]["total_bits"] / 8
+    rows = []
+    for name, size_bytes in report.get("references", {}).items():
+        assert isinstance(size_bytes, float)
+        told = verdict(total_bytes, size_bytes) if size_bytes else ""
+        rows.append(Reference(name, size_bytes, 8 * size_bytes / corpus_bytes, told, MEANINGS[name]))
+    return rows
+
+
 def verdict(our_bytes: float, their_bytes: float) -> str:
     """How ours compares: "1.2 % smaller"."""
     percent = 100 * (our_bytes / their_bytes - 1)
@@ -56,9 +86,13 @@ def verdict(our_bytes: float, their_bytes: float) -> str:
 
 
 def extrapolation_note(report: Report) -> str:
-    """What has to be said of baselines that were measured on a part of the corpus; empty for the others."""
-    measured_bytes = report.get("baselines_measured_bytes")
-    return f"Baselines are extrapolated from the first {measured_bytes:,} bytes." if measured_bytes is not None else ""
+    """What has to be said of baselines and counts that were made on a part of the corpus; empty for the others."""
+    names = {"Baselines": "baselines_measured_bytes", "Counted reference codes": "references_measured_bytes"}
+    return " ".join(
+        f"{name} are extrapolated from the first {measured_bytes:,} bytes."
+        for name, key in names.items()
+        if isinstance(measured_bytes := report.get(key), int)
+    )
 
 
 def duration(elapsed_secs: float) -> str:
@@ -92,6 +126,11 @@ def terminal_table(report: Report) -> str:
     for row in rows:
         bar = stroke * max(1, round(BAR_COLUMNS * row.bytes / rows[-1].bytes))
         lines.append(f"{row.name:<20}{row.bytes:>17,.0f}{row.ratio:>10.2f}{row.verdict:>16} {bar}")
+    if rows_known := known_codes(report):
+        lines += ["", f"{'reference codes':<20}{'bytes':>17}{'bits/byte':>10}{'onepass is':>16}"]
+        for known in rows_known:
+            size = f"{known.bytes:>17,.0f}{known.bits_per_byte:>10.4f}"
+            lines.append(f"{known.name:<20}{size}{known.verdict:>16} {known.meaning}")
     return "\n".join([*lines, extrapolation_note(report)]).rstrip() + "\n"
 
 
@@ -117,6 +156,12 @@ def markdown(report: Report, figure: str) -> str:
                 for s in sizes(report)
             ],
         ),
+        _table(
+            ("reference codes", "bytes", "bits per byte", "onepass is", "which"),
+            [(r.name, f"{r.bytes:,.0f}", f"{r.bits_per_byte:.4f}", r.verdict, r.meaning) for r in known],
+        )
+        if (known := known_codes(report))
+        else "",
         extrapolation_note(report),
         _table(
             ("run", ""),

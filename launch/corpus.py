@@ -7,6 +7,7 @@ from pathlib import Path
 from data.prepare import PreparedCorpus, prepare
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import code_identity, foreign_modules, measure_code, unpack
+from eval.reference_codes import ReferenceCodes, cached_codes, reference_codes
 from train.command_line import CONFIG_FILE
 from train.config import Config, DataConfig
 from train.engine import Place
@@ -43,9 +44,11 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
         refuse_other_code(run_dir)
     # On a host that does not share rank 0's cache, all is prepared again.
     corpus = prepared(config.data, progress=int(os.environ["LOCAL_RANK"]) == 0)
-    if place.rank == 0 and config.run.baselines:
+    if place.rank == 0:
         # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
-        measure(corpus)
+        count(corpus)
+        if config.run.baselines:
+            measure(corpus)
     return corpus
 
 
@@ -78,3 +81,11 @@ def measure(corpus: PreparedCorpus) -> Baselines:
     """The usual compressors on the corpus' own bytes."""
     chunks = lambda: (chunk for chunk, _ in corpus.source.chunks())  # noqa: E731
     return cached_baselines(corpus.directory, corpus.manifest.sha256, chunks, corpus.manifest.bytes, progress=True)
+
+
+def count(corpus: PreparedCorpus) -> ReferenceCodes:
+    """The codes whose length is known by counting, on the corpus' own bytes."""
+    chunks = lambda: (chunk for chunk, _ in corpus.source.chunks())  # noqa: E731
+    manifest = corpus.manifest
+    codes = cached_codes(corpus.directory, manifest.sha256, chunks, manifest.bytes)
+    return reference_codes(codes, manifest.tokens, corpus.tokenizer.vocabulary)

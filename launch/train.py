@@ -31,7 +31,7 @@ from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
-from launch.corpus import CODE_FILE, identity, measure, prepare_corpus
+from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import BYTE_SYMBOLS, Config
@@ -172,6 +172,7 @@ def keep_books(
         description_length=replace(length, data_bits=outcome.data_bits),
         coded={"tokens": outcome.coded_tokens, "bytes": outcome.coded_bytes},
         baselines=baselines,
+        references=count(corpus),
         cost=outcome.cost,
         code=code,
         reference_machine=machine,

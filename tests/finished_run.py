@@ -10,12 +10,14 @@ import yaml
 from eval.baselines import Baselines
 from eval.code_size import CodeSize
 from eval.description_length import DescriptionLength
+from eval.reference_codes import CountedCodes, reference_codes
 from eval.report import build_report, write_report
 from eval.schema import Report
 from train.config import Config
 from train.metrics import Metrics
 
 SIZES = {"gzip-9": 1000, "bzip2-9": 625, "xz-9e": 500, "zstd-22": 550, "brotli-11": 520, "ppmd": 400}
+REFERENCES = reference_codes(CountedCodes(8.0 * 550, 8.0 * 625, 1000, 1000), 300, 256)
 CODE = CodeSize({"data/tokenizer.py": 30, "train/loop.py": 50}, 200, 100, b"x" * 80)
 
 
@@ -33,6 +35,7 @@ def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400
         "description_length": DescriptionLength(8 * data_bytes, CODE.code_bits, 8.0 * 15, 8.0 * 5),
         "coded": {"tokens": 300, "bytes": 1000},
         "baselines": Baselines(SIZES, 1000, 1000),
+        "references": REFERENCES,
         "cost": {
             "world_size": 1,
             "optimizer_steps": 10,
@@ -94,7 +97,7 @@ def finished_cell(
         "parameters_non_embedding": parameters,
     }
     arguments["cost"]["model_flops"] = 6.0 * 300 * parameters
-    arguments["baselines"] = None
+    arguments["baselines"] = arguments["references"] = None
     length = DescriptionLength(8 * float(data_bytes), CODE.code_bits, 8 * tokenizer_bytes, 8.0 * 5)
     report = build_report(**arguments | {"description_length": length})
     run_dir.mkdir(parents=True)

@@ -1,17 +1,18 @@
 """report.json, .md, .html and the terminal's table, against a run with round numbers: 500 bytes for 1,000."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import SIZES, finished_run, sections
+from finished_run import REFERENCES, SIZES, finished_run, sections
 
 from eval.baselines import Baselines
 from eval.report import build_report
 from eval.schema import load_report
-from eval.tables import duration, markdown, sizes, terminal_table, terms, verdict
+from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
 
 KEYS = {
     "format": None,
@@ -29,6 +30,7 @@ KEYS = {
     },
     "coded": {"tokens", "bytes"},
     "baselines": {"gzip-9", "bzip2-9", "xz-9e", "zstd-22", "brotli-11", "ppmd"},
+    "references": {"oracle", "order-2", "order-0", "untrained", "uniform"},
     "cost": {
         "world_size",
         "optimizer_steps",
@@ -73,6 +75,31 @@ def test_extrapolated_baselines_are_said_to_be(tmp_path: Path) -> None:
     assert "extrapolated" not in terminal_table(whole) + markdown(whole, "")
 
 
+def test_reference_codes_are_told_and_their_extrapolation_too() -> None:
+    report = build_report(**sections())
+    assert [(r.name, r.bytes, r.bits_per_byte, r.verdict) for r in known_codes(report)] == [
+        ("oracle", 0.0, 0.0, ""),
+        ("order-2", 625.0, 5.0, "20.0 % smaller"),
+        ("order-0", 550.0, 4.4, "9.1 % smaller"),
+        ("untrained", 300.0, 2.4, "66.7 % larger"),
+        ("uniform", 1000.0, 8.0, "50.0 % smaller"),
+    ]
+    assert "| order-0 | 550 | 4.4000 | 9.1 % smaller | counts bytes |" in markdown(report, "")
+    half = build_report(**sections() | {"references": replace(REFERENCES, measured_bytes=600)})
+    for text in (terminal_table(half), markdown(half, "")):
+        assert "codes are extrapolated from the first 600 bytes" in text
+        assert "extrapolated" not in terminal_table(report) + markdown(report, "")
+
+
+def test_a_report_of_before_there_were_reference_codes_still_reads(tmp_path: Path) -> None:
+    report = build_report(**sections() | {"references": None})
+    assert known_codes(report) == []
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    assert load_report(path) == report
+    assert "reference codes" not in terminal_table(report) + markdown(report, "")
+
+
 def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
     report = build_report(**sections() | {"baselines": None})
     assert report["baselines"] == {}
@@ -92,6 +119,9 @@ def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
         ("cost", {"model_flops": float("inf")}, "cost.model_flops"),
         ("cost", {"world_size": 1.5}, "cost.world_size"),
         ("baselines", {"lzma": 5}, "baselines.lzma"),
+        ("references", {"oracle": 1.0}, "references.oracle"),
+        ("references", {"uniform": 999.0}, "references.uniform is 999.0"),
+        ("references", {"order-1": 9.0}, "references.order-1"),
         ("description_length", {"total_bits": 3999.0}, "total_bits is 3999.0, but its terms make it 4000.0"),
         ("description_length", {"compression_ratio": 2.1}, "compression_ratio is 2.1"),
     ],
@@ -201,7 +231,19 @@ def test_a_run_directory_gets_all_its_reports(tmp_path: Path) -> None:
     assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
     assert "url(" not in text
     assert "@import" not in text
-    for word in ("500", "4.0000", "2.00", "12,345", "train/loop.py", "50", "2.13.0", "gzip-9", "625"):
+    for word in (
+        "500",
+        "4.0000",
+        "2.00",
+        "12,345",
+        "train/loop.py",
+        "50",
+        "2.13.0",
+        "gzip-9",
+        "625",
+        "untrained",
+        "66.7",
+    ):
         assert word in page.words, word
     for name in ("curve-light.png", "curve-dark.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")

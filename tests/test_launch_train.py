@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -76,6 +77,11 @@ def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corp
     assert float(last[3]) == length["data_bits"]
     for name in ("config.yaml", "report.md", "report.html", "environment.json", "tensorboard", "checkpoints"):
         assert (undisturbed / name).exists(), name
+    # What is known by counting stands beside it, and this much has been learned.
+    known = found["references"]
+    assert known["untrained"] == pytest.approx(20_012 * math.log2(257) / 8)
+    assert (known["oracle"], known["uniform"]) == (0, 20_011)
+    assert length["data_bits"] / 8 < known["order-0"] < known["uniform"]
     assert {"train/loop.py", "model/blocks/attention.py", "data/tokenizer.py"} <= set(found["code"]["modules"])
     assert not {"train/metrics.py", "data/prepare.py", "eval/report.py"} & set(found["code"]["modules"])
 

@@ -1,0 +1,138 @@
+"""Codes whose length is known by counting, on the same bytes: the extremes that a description length lies between.
+
+`oracle` knows the corpus and says nothing; `uniform` spends 8 bits on every byte; `untrained` spends log2 V on every
+token, as a network does before it has learned. `order-0` and `order-2` are what counting alone learns: every byte is
+coded by how often it came before, anywhere or after the same two bytes, with
+
+    p(byte) = (times seen here + A) / (bytes seen here + 256 A)        A = 1/2 of order 0, 1/256 of order 2
+
+(Krichevsky & Trofimov 1981; Perks 1947, which suits contexts that see few of the 256 bytes). The sum of -log2 p does
+not depend on the order in which the bytes of a context came, so the counts at the end give it exactly.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+from scipy.special import gammaln
+
+from data.files import write_file
+from eval.baselines import LIMIT_BYTES
+from eval.files import read_json
+
+MEASUREMENT = 1  # raise it when a code changes: cached lengths of another measurement are not used
+SYMBOLS = 256
+KRICHEVSKY_TROFIMOV, PERKS = 0.5, 1 / SYMBOLS
+
+
+@dataclass(frozen=True)
+class CountedCodes:
+    """Bits of the adaptive codes. Beyond the limit they are those of the first `measured_bytes`, scaled."""
+
+    order_0_bits: float
+    order_2_bits: float
+    measured_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """references.json: the lengths, and the key that says what they were measured on."""
+
+    key: dict[str, Any]
+    codes: CountedCodes
+
+
+@dataclass(frozen=True)
+class ReferenceCodes:
+    """Bytes by code, the shortest extreme first. `measured_bytes` are those of the counted ones."""
+
+    sizes: dict[str, float]
+    measured_bytes: int
+    total_bytes: int
+
+    @property
+    def extrapolated(self) -> bool:
+        return self.measured_bytes < self.total_bytes
+
+
+def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> ReferenceCodes:
+    """All of them, for a corpus of so many tokens of a vocabulary of so many."""
+    sizes = {
+        "oracle": 0.0,
+        "order-2": codes.order_2_bits / 8,
+        "order-0": codes.order_0_bits / 8,
+        "untrained": tokens * math.log2(vocabulary) / 8,
+        "uniform": codes.total_bytes * math.log2(SYMBOLS) / 8,
+    }
+    return ReferenceCodes(sizes, codes.measured_bytes, codes.total_bytes)
+
+
+def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LIMIT_BYTES) -> CountedCodes:
+    """Count the bytes of `chunks`; of a corpus beyond `limit_bytes`, its first `limit_bytes`. Memory stays flat.
+
+    Raises ValueError when the source yields another number of bytes than `total_bytes`.
+    """
+    wanted_bytes = min(total_bytes, limit_bytes)
+    counts = np.zeros(SYMBOLS**3, np.uint32)
+    # The first byte stands after two zeros.
+    before, measured_bytes = bytes(2), 0
+    for chunk in chunks:
+        content = chunk[: limit_bytes - measured_bytes]
+        measured_bytes += len(content)
+        # Slices, so that indices of a large chunk do not fill the memory.
+        for start in range(0, len(content), 1 << 20):
+            window = np.frombuffer(before + content[start : start + (1 << 20)], np.uint8).astype(np.int32)
+            np.add.at(counts, (window[:-2] << 16) + (window[1:-1] << 8) + window[2:], 1)
+            before = bytes(window[-2:].astype(np.uint8))
+        if measured_bytes == limit_bytes:
+            break
+    if measured_bytes != wanted_bytes:
+        raise ValueError(
+            f"the source yields {measured_bytes:,} bytes where the prepared corpus has {total_bytes:,}: "
+            "it changed since it was prepared; remove the prepared corpus and run again"
+        )
+    scale = total_bytes / max(measured_bytes, 1)
+    by_context = counts.reshape(-1, SYMBOLS)
+    order_0_bits = adaptive_bits(by_context.sum(0, dtype=np.int64)[None], KRICHEVSKY_TROFIMOV)
+    order_2_bits = adaptive_bits(by_context, PERKS)
+    return CountedCodes(scale * order_0_bits, scale * order_2_bits, measured_bytes, total_bytes)
+
+
+def adaptive_bits(counts: np.ndarray, start: float) -> float:
+    """Bits of an adaptive code that ends with `counts` [contexts, symbols], each of which began at `start`."""
+    symbols, seen = counts.shape[1], counts.sum(1, dtype=np.int64)
+    seen, entries = seen[seen > 0], counts[counts > 0]
+    # Products of rising factors, as quotients of the gamma function.
+    nats = (gammaln(seen + symbols * start) - gammaln(symbols * start)).sum()
+    nats -= (gammaln(entries + start) - gammaln(start)).sum()
+    return float(nats) / math.log(2)
+
+
+def cached_codes(
+    directory: Path,
+    corpus_sha256: str,
+    chunks: Callable[[], Iterator[bytes]],
+    total_bytes: int,
+    limit_bytes: int = LIMIT_BYTES,
+) -> CountedCodes:
+    """`count_codes`, remembered in `directory`/references.json for this corpus."""
+    path = directory / "references.json"
+    key = {
+        "measurement": MEASUREMENT,
+        "corpus_sha256": corpus_sha256,
+        "total_bytes": total_bytes,
+        "limit_bytes": limit_bytes,
+    }
+    if path.exists():
+        cached = read_json(path, TypeAdapter(_Cached), limit_bytes=100_000)
+        if cached.key == key:
+            return cached.codes
+    codes = count_codes(chunks(), total_bytes, limit_bytes)
+    write_file(path, json.dumps(asdict(_Cached(key, codes)), indent=1).encode())
+    return codes
