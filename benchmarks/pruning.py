@@ -24,7 +24,7 @@ TRAIN = [
     "--model.head_width=8", "--model.ngram_orders=[]", "--data.vocabulary=1024", "--engine.threads=1",
     "--run.baselines=false",
 ]  # fmt: skip
-PRUNE = ["--remove=0.15,0.3,0.45,0.6", "--corpus_lanes=4", "--points=8,6,5,4,3"]
+PRUNE = ["--remove=0.2,0.4,0.6", "--corpus_lanes=2", "--points=5,4,3"]
 # What is pruned: the run's corpus and blocks, and options of prune.
 PRUNED = {
     "kjv-attention": ("kjv", "attention", []),
