@@ -54,10 +54,17 @@ def kept_by_layer(axes: Axes, stages: Sequence[Stage], first: int, title: str, t
             alpha=0.25 + 0.75 * (rank + 1) / len(ours), label=f"{stage.removed:.0%}",
         )  # fmt: skip
     axes.set_title(title, size=9.5, loc="left")
-    axes.set_ylim(0, 105)
+    axes.set_ylim(0, 122)
     layer_axis(axes, len(ours[0].left) // 2)
     if first == 0:
-        axes.legend(title="removed of all", frameon=False, fontsize=8, title_fontsize=8, loc="lower left", ncols=2)
+        axes.legend(
+            title="removed of all layers together",
+            frameon=False,
+            fontsize=8,
+            title_fontsize=8,
+            loc="upper left",
+            ncols=5,
+        )
 
 
 def costs_of_halves(axes: Axes, missed: Sequence[Alone], theme: Theme) -> None:
@@ -95,6 +102,7 @@ def against_bytes(axes: Axes, stages: Sequence[Stage], theme: Theme, value: Call
             [entry.weight_bytes for entry in stage.coded], [value(entry) for entry in stage.coded], f"{mark}-", ms=4,
             lw=1.6, color=theme.series[number], label=name if named else None,
             alpha=1 if stage.method == "whole" else 0.25 + 0.75 * stage.removed / last,
+            zorder=3 if stage.method == "whole" else 2,
         )  # fmt: skip
     axes.set_xlabel("weights, quantised and coded")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
