@@ -46,9 +46,9 @@ class Coded:
 
 @dataclass(frozen=True)
 class Stage:
-    """A model after a stage of pruning: rates are bits a byte, of text it has not seen and of its corpus. Times are
-    medians: its own, and the whole model's by turns with it. `peak_bytes` are those of all tensors alive at once over a
-    segment of all lanes, `state_bytes` those that a lane carries.
+    """A model after a stage of pruning: rates are bits a byte, of text it has not seen and of its corpus. Times are the
+    least of several: its own, and the whole model's by turns with it. `peak_bytes` are those of all tensors alive at
+    once over a segment of all lanes, `state_bytes` those that a lane carries.
 
     `left` is the part of the parameters that each place keeps, in order: block and MLP of every layer."""
 
