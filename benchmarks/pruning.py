@@ -31,7 +31,7 @@ PRUNED = {
     "enwik-attention": ("enwik", "attention", []),
     "enwik-hybrid": ("enwik", "gru attention", []),
     "enwik-ssd": ("enwik", "ssd", []),
-    "enwik-attention-retrained": ("enwik", "attention", ["--retrain_steps=50"]),
+    "enwik-attention-retrained": ("enwik", "attention", ["--retrain_steps=50", "--points=4"]),
 }
 COLUMNS = ["run", "by", "removed", "parameters", "weight_bytes", "peak_bytes", "state_bytes", "segment_ms"]
 COLUMNS += ["segment_whole_ms", "token_ms", "token_whole_ms", "point", "coded_bytes", "held_out_bits_per_byte"]
