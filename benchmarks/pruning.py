@@ -30,8 +30,8 @@ PRUNED = {
     "kjv-attention": ("kjv", "attention", []),
     "enwik-attention": ("enwik", "attention", []),
     "enwik-hybrid": ("enwik", "gru attention", []),
-    "enwik-ssd": ("enwik", "ssd", []),
-    "enwik-attention-retrained": ("enwik", "attention", ["--retrain_steps=50", "--points=4"]),
+    "enwik-ssd": ("enwik", "ssd", ["--remove=0.2,0.4", "--points=4"]),
+    "enwik-attention-retrained": ("enwik", "attention", ["--retrain_steps=50", "--remove=0.2,0.4", "--points=4"]),
 }
 COLUMNS = ["run", "by", "removed", "parameters", "weight_bytes", "peak_bytes", "state_bytes", "segment_ms"]
 COLUMNS += ["segment_whole_ms", "token_ms", "token_whole_ms", "point", "coded_bytes", "held_out_bits_per_byte"]
