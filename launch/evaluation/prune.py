@@ -5,44 +5,35 @@ readers hear of them in a calibration context, activation times gradient (first 
 layers are ranked together, and those that are worth least for their parameters go. After every stage scores are taken
 anew, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
 
-Beside it: as many groups taken out of every layer by their norm, and plain quantisation at equal size. The run must be
-one without context mixing, whose tables would hide what the network lost.
+Beside it: as many groups taken out of every place by their norm, as many single weights set to zero by their size, and
+plain quantisation at equal size. And half of each block and of each MLP taken out alone: which is missed least? The run
+must be one without context mixing, whose tables would hide what the network lost.
 """
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.files import write_file
-from data.lanes import Lanes
 from eval.plots import THEMES
-from eval.pruning import Coded, Stage, choose, coded_table, figure, heading, largest, line
-from eval.weight_code import Point, pack, unpack
-from launch.evaluation.run_corpus import (
-    FinishedRun,
-    copied,
-    corpus_bits,
-    open_run,
-    parameters,
-    small_vectors,
-    with_parameters,
-)
-from launch.evaluation.scoring import connect_alone, one_pass, source_of, tokenize
-from launch.evaluation.surgery import groups, keep, prunable
+from eval.pruning import Alone, Stage, alone_table, choose, coded_table, heading, largest
+from eval.pruning_plots import figure
+from eval.weight_code import Point
+from launch.evaluation.bench import Bench
+from launch.evaluation.run_corpus import copied, open_run, small_vectors
+from launch.evaluation.scoring import connect_alone
+from launch.evaluation.surgery import groups, keep, prunable, size
 from launch.evaluation.two_part import points, refuse_unknown
 from model.lm import LanguageModel
-from train.engine import Place, disconnect
+from train.engine import disconnect
 from train.optim import build_optimizer
-
-TIMED_ROUNDS = 21
 
 
 def prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +43,10 @@ def prune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remove", type=shares, default=[0.1, 0.2, 0.3, 0.4, 0.5],
         help="share of blocks' and MLPs' parameters gone after each stage, rising (default: 0.1,0.2,0.3,0.4,0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--corpus_lanes", type=int, metavar="N",
+        help="score only so many of the run's lanes, evenly apart, and draw totals up from them (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--calibration_steps", type=int, default=16, help="segments of all lanes that scores are taken on (default: 16)"
@@ -74,6 +69,7 @@ def prune(
     held_out: Path,
     corpus: str | None,
     remove: list[float],
+    corpus_lanes: int | None,
     calibration_steps: int,
     retrain_steps: int,
     points: list[Point],
@@ -90,27 +86,31 @@ def prune(
     opened = open_run(run, corpus)
     if opened.model.mixing is not None:
         raise ValueError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
-    found = [groups(module) for module in prunable(opened.model)]
+    for module in prunable(opened.model):
+        groups(module)  # refuses what it does not know
     place = connect_alone(opened.config.engine.threads)
-    bench = Bench(opened, held_out, place, points, group)
+    bench = Bench(opened, held_out, place, points, group, corpus_lanes)
     stages = prune_in_stages(bench, remove, calibration_steps, retrain_steps)
-    print("\n" + coded_table([stage for stage in stages if stage.method != "magnitude"]))
+    print("\n" + coded_table(stages), flush=True)
+    missed = halves(bench, stages[0].held_out_bits, calibration_steps)
+    print("\n" + alone_table(missed))
     if png:
         for name, theme in THEMES.items():
-            write_file(png.with_name(f"{png.name}-{name}.png"), figure(stages, [part.kind for part in found], theme))
+            write_file(png.with_name(f"{png.name}-{name}.png"), figure(stages, missed, theme))
     if json:
-        write_file(json, dump(stages))
+        write_file(json, dump(stages, missed))
     disconnect(place)
 
 
-def dump(stages: list[Stage]) -> bytes:
-    return json.dumps([asdict(stage) for stage in stages], indent=1).encode()
+def dump(stages: list[Stage], missed: list[Alone]) -> bytes:
+    found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(one) for one in missed]}
+    return json.dumps(found, indent=1).encode()
 
 
-def prune_in_stages(bench: "Bench", remove: list[float], calibration_steps: int, retrain_steps: int) -> list[Stage]:
-    """The model as it is, then after each stage by saliency and by norm."""
+def prune_in_stages(bench: Bench, remove: list[float], calibration_steps: int, retrain_steps: int) -> list[Stage]:
+    """The model as it is, then after each stage: groups by saliency, groups by norm, weights by size."""
     whole = bench.run.model
-    pruned, plain = copied(whole), copied(whole)
+    pruned, plain, sparse = copied(whole), copied(whole), copied(whole)
     total = sum(size(part) for part in prunable(whole))
     print(heading(), flush=True)
     stages = [bench.measure("whole", 0.0, whole, whole, coded=True)]
@@ -128,69 +128,29 @@ def prune_in_stages(bench: "Bench", remove: list[float], calibration_steps: int,
             norms = one.sums(part, one.owned, torch.square) ** 0.5
             keep(part, largest(norms, len(kept)))
         gone = size(whole) - size(pruned)
+        masks = zero_smallest(sparse, gone / total)
         if retrain_steps:
-            retrain(bench, pruned, retrain_steps)
-            retrain(bench, plain, retrain_steps)
+            for model in (pruned, plain, sparse):
+                retrain(bench, model, retrain_steps)
+            apply(masks)
         stages.append(bench.measure("saliency", gone / total, pruned, whole, coded=True))
-        stages.append(bench.measure("magnitude", gone / total, plain, whole, coded=False))
+        stages.append(bench.measure("norm", gone / total, plain, whole, coded=False))
+        stages.append(bench.measure("weights", gone / total, sparse, whole, coded=True))
     return stages
 
 
-class Bench:
-    """What a model is measured on: the run's corpus, and text that it has not seen."""
-
-    def __init__(self, run: FinishedRun, held_out: Path, place: Place, points: list[Point], group: int):
-        self.run, self.place, self.points, self.group = run, place, points, group
-        _, self.tokens, end = tokenize(held_out, run.tokenizer)
-        if not end.bytes:
-            raise ValueError(f"{held_out} is empty: there is nothing to measure on")
-        self.held_out_bytes = end.bytes
-
-    def rates(self, model: LanguageModel) -> tuple[float, float]:
-        """Bits per byte of the held-out text and of the corpus."""
-        config = self.run.config
-        lanes = Lanes(len(self.tokens), config.train.lanes, config.train.segment_tokens)
-        source = source_of(self.tokens, lanes)
-        held_out_bits = one_pass(config, model, self.run.tokenizer, lanes, source, self.place, self.held_out_bytes)
-        return (
-            held_out_bits / self.held_out_bytes,
-            corpus_bits(self.run, model, self.place) / self.run.corpus.manifest.bytes,
-        )
-
-    def segments(self, steps: int) -> list[torch.Tensor]:
-        """Tokens [R, T] of all lanes at the run's first `steps` steps, which lie all over the corpus."""
-        config, manifest = self.run.config.train, self.run.corpus.manifest
-        lanes = Lanes(manifest.tokens, config.lanes, config.segment_tokens)
-        if steps >= lanes.steps:
-            raise ValueError(
-                f"{steps} steps of calibration and retraining, but the corpus has {lanes.steps}: give fewer"
-            )
-        read = self.run.corpus.tokens.read
-        return [torch.from_numpy(lanes.targets(step, lanes.share(0, 1), read)) for step in range(steps)]
-
-    def measure(self, method: str, removed: float, model: LanguageModel, whole: LanguageModel, coded: bool) -> Stage:
-        """A row, printed as it is found, with a two-part code for each point if it is to be `coded`."""
-        held_out_bits, corpus_rate = self.rates(model)
-        sizes, before = ([size(part) for part in prunable(one)] for one in (model, whole))
-        segment = self.segments(1)[0]
-        segment_secs, step_secs = latency(model, whole, segment), latency(model, whole, segment[:1, :1])
-        stage = Stage(
-            method, removed, size(model), sum(p.nbytes for p in model.parameters()), segment_secs, step_secs,
-            held_out_bits, corpus_rate, [now / then for now, then in zip(sizes, before, strict=True)],
-        )  # fmt: skip
-        print(line(stage), flush=True)
-        corpus_bytes = self.run.corpus.manifest.bytes
-        for point in self.points if coded else []:
-            packed = pack(parameters(model), point, self.group, small_vectors(model))
-            held_out_bits, rate = self.rates(with_parameters(model, unpack(packed)))
-            data_bytes = rate * corpus_bytes / 8
-            total_bytes = len(packed) + data_bytes + self.run.fixed_bits / 8
-            stage.coded.append(Coded(point, len(packed), held_out_bits, data_bytes, total_bytes))
-        return stage
-
-
-def size(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def halves(bench: Bench, whole_bits: float, calibration_steps: int) -> list[Alone]:
+    """What the held-out text costs when half of a place's groups, those of least saliency, are gone, and all else is as
+    it was."""
+    scores = saliency(bench, bench.run.model, calibration_steps)
+    found = []
+    for number, score in enumerate(scores):
+        model = copied(bench.run.model)
+        part = prunable(model)[number]
+        kind = groups(part).kind
+        keep(part, largest(score, len(score) - len(score) // 2))
+        found.append(Alone(1 + number // 2, kind, bench.held_out_rate(model) - whole_bits))
+    return found
 
 
 def saliency(bench: Bench, model: LanguageModel, steps: int) -> list[np.ndarray]:
@@ -233,14 +193,21 @@ def learning(bench: Bench, model: LanguageModel, steps: int, what: str) -> Itera
     model.zero_grad()
 
 
+def zero_smallest(model: LanguageModel, share: float) -> dict[nn.Parameter, Tensor]:
+    """Set the smallest weights to zero, this share of each matrix of blocks and MLPs. Returns what is left of each, as
+    masks of ones and zeros."""
+    small, masks = small_vectors(model), {}
+    for name, weights in model.named_parameters():
+        if name.startswith("layers.") and name not in small:
+            order = weights.detach().abs().flatten().argsort(stable=True)
+            mask = torch.ones_like(weights).flatten()
+            mask[order[: round(share * len(order))]] = 0
+            masks[weights] = mask.view_as(weights)
+    apply(masks)
+    return masks
+
+
 @torch.no_grad()
-def latency(model: LanguageModel, whole: LanguageModel, tokens: torch.Tensor) -> tuple[float, float]:
-    """Median seconds that `model` and `whole` take, by turns, for tokens [R, T] from the start."""
-    inputs = tokens.to(whole.embedding.device)
-    found: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TIMED_ROUNDS):
-        for one, secs in zip((model, whole), found, strict=True):
-            state, start = one.init_state(len(inputs)), time.perf_counter()
-            one(inputs, state, inputs)
-            secs.append(time.perf_counter() - start)
-    return statistics.median(found[0]), statistics.median(found[1])
+def apply(masks: dict[nn.Parameter, Tensor]) -> None:
+    for weights, mask in masks.items():
+        weights.mul_(mask)

@@ -166,6 +166,10 @@ def prunable(model: LanguageModel) -> list[nn.Module]:
     return [part for layer in model.layers for part in (layer.block, layer.mlp)]  # type: ignore[misc]
 
 
+def size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def keep(module: nn.Module, kept: np.ndarray) -> None:
     """Leave only the groups with the numbers `kept`, in place."""
     found = groups(module)
