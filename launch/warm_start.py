@@ -100,10 +100,10 @@ def packed_parameters(config: Config, corpus: PreparedCorpus) -> tuple[bytes, li
     report = finished_report(folder)
     before, model, tokenizer = load_frozen(folder)
     if tokenizer.encoding != corpus.tokenizer.encoding or tokenizer.kind != corpus.tokenizer.kind:
-        told = [f"{one.kind}, {one.vocabulary:,} tokens" for one in (tokenizer, corpus.tokenizer)]
+        theirs, ours = (f"{one.kind}, {one.vocabulary:,} tokens" for one in (tokenizer, corpus.tokenizer))
         raise ValueError(
-            f"run.warm_start {folder} has another tokenizer ({told[0]}) than {config.data.source} has here ({told[1]}, "
-            "learned from that): its parameters mean other tokens; --data.tokenizer bytes is the same for all corpora"
+            f"run.warm_start {folder} has another tokenizer ({theirs}) than {config.data.source} has here ({ours}): "
+            "its parameters mean other tokens; pieces come from the corpus, --data.tokenizer bytes is one for all"
         )
     tensors = parameters(model)
     with torch.device("meta"):
