@@ -39,7 +39,7 @@ def png(source: Path, folder: Path) -> int:
     """The smaller of optipng's and zopflipng's."""
     plain, first, second = (folder / f"{name}.png" for name in ("plain", "optipng", "zopflipng"))
     Image.open(source).save(plain)
-    subprocess.run(["optipng", "-quiet", "-o7", "-out", first, plain], check=True)
+    subprocess.run(["optipng", "-quiet", "-clobber", "-o7", "-out", first, plain], check=True)
     subprocess.run(["zopflipng", "-y", "-m", plain, second], check=True, stdout=subprocess.DEVNULL)
     return min(path.stat().st_size for path in (first, second))
 
