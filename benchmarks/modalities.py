@@ -98,7 +98,8 @@ def table() -> str:
         lengths[row["corpus"]] = int(row["bytes"])
     special = ("png", "webp", "jpeg xl", "flac")
     ours = [name for name in ("default", "bytes", "suited") if any(name in sizes for sizes in latest.values())]
-    lines = [["corpus", "bytes", *ours, "bits/byte", "specialised", *GENERAL]]
+    named = {"default": "the defaults", "bytes": "bytes.yaml", "suited": "suited"}
+    lines = [["corpus", "bytes", *map(named.__getitem__, ours), "bits/byte", "specialised", *GENERAL]]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for corpus, sizes in latest.items():
         best = min(sizes.values())
