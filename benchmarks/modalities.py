@@ -90,25 +90,30 @@ def rows() -> list[dict[str, str]]:
 
 
 def table() -> str:
-    """The latest row of each corpus and coder, in Markdown: bytes, the smallest in bold, and bits a byte of ours."""
+    """The latest row of each corpus and coder, in Markdown: bytes, the smallest in bold; of ours, the data term and bits a byte of the best."""
     latest: dict[str, dict[str, int]] = {}
     lengths: dict[str, int] = {}
+    data: dict[tuple[str, str], int] = {}
     for row in rows():
         latest.setdefault(row["corpus"], {})[row["coder"]] = int(row["coded_bytes"])
         lengths[row["corpus"]] = int(row["bytes"])
+        data[row["corpus"], row["coder"]] = int(row["data_bytes"] or 0)
     special = ("png", "webp", "jpeg xl", "flac")
     ours = [name for name in ("default", "bytes", "suited") if any(name in sizes for sizes in latest.values())]
     named = {"default": "the defaults", "bytes": "bytes.yaml", "suited": "suited"}
-    lines = [["corpus", "bytes", *map(named.__getitem__, ours), "bits/byte", "specialised", *GENERAL]]
+    lines = [["corpus", "bytes", *map(named.__getitem__, ours), "of it data", "bits/byte", "specialised", *GENERAL]]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for corpus, sizes in latest.items():
         best = min(sizes.values())
         told = {name: f"**{size:,}**" if size == best else f"{size:,}" for name, size in sizes.items()}
         theirs = "<br>".join(f"{name} {told[name]}" for name in special if name in told)
-        rate = 8 * min(sizes[name] for name in ours if name in sizes) / lengths[corpus]
+        our_best = min((name for name in ours if name in sizes), key=sizes.__getitem__)
+        rate = 8 * sizes[our_best] / lengths[corpus]
         cells = [told.get(name, "") for name in ours]
         general = [told[name] for name in GENERAL]
-        lines.append([corpus, f"{lengths[corpus]:,}", *cells, f"{rate:.3f}", theirs, *general])
+        lines.append(
+            [corpus, f"{lengths[corpus]:,}", *cells, f"{data[corpus, our_best]:,}", f"{rate:.3f}", theirs, *general]
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
