@@ -90,7 +90,10 @@ def rows() -> list[dict[str, str]]:
 
 
 def table() -> str:
-    """The latest row of each corpus and coder, in Markdown: bytes, the smallest in bold; of ours, the data term and bits a byte of the best."""
+    """The latest row of each corpus and coder, in Markdown: bytes, the smallest in bold.
+
+    Of ours, the data term and bits a byte are those of the best.
+    """
     latest: dict[str, dict[str, int]] = {}
     lengths: dict[str, int] = {}
     data: dict[tuple[str, str], int] = {}
@@ -111,9 +114,8 @@ def table() -> str:
         rate = 8 * sizes[our_best] / lengths[corpus]
         cells = [told.get(name, "") for name in ours]
         general = [told[name] for name in GENERAL]
-        lines.append(
-            [corpus, f"{lengths[corpus]:,}", *cells, f"{data[corpus, our_best]:,}", f"{rate:.3f}", theirs, *general]
-        )
+        cells += [f"{data[corpus, our_best]:,}", f"{rate:.3f}", theirs]
+        lines.append([corpus, f"{lengths[corpus]:,}", *cells, *general])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
