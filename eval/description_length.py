@@ -12,12 +12,14 @@ CODER_TERMINATION_BITS = 64
 
 @dataclass(frozen=True)
 class DescriptionLength:
-    """The four terms, in bits. `side_bits` is what the function of that name returns."""
+    """The four terms, in bits. `side_bits` is what the function of that name returns; `warm_start_bits`, a part of it,
+    are those of a warm start."""
 
     data_bits: float
     code_bits: float
     tokenizer_bits: float
     side_bits: float
+    warm_start_bits: float = 0.0
 
     @property
     def total_bits(self) -> float:

@@ -102,7 +102,8 @@ def load_settings(path: Path) -> dict[str, Any]:
 def point_of(name: str, report: Report, settings: dict[str, Any]) -> Point:
     """The point that a report.json and the settings of its run make."""
     model, length = report["model"], report["description_length"]
-    compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not k.startswith("run.")}
+    watched = lambda name: name.startswith("run.") and name != "run.warm_start"  # noqa: E731
+    compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not watched(k)}
     compared["model.depth"] = model["depth"]
     vocabulary = settings["data.vocabulary"]
     # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.

@@ -37,7 +37,7 @@ def build_report(
     Raises ValueError if a key is missing or unknown, or if not every token and byte of the corpus was coded.
     """
     corpus_bytes = corpus["bytes"]
-    report = {
+    report: dict[str, Any] = {
         "format": FORMAT,
         "corpus": corpus,
         "model": model,
@@ -62,6 +62,8 @@ def build_report(
         },
         "reference_machine": reference_machine,
     }
+    if description_length.warm_start_bits:
+        report["description_length"]["warm_start_bits"] = description_length.warm_start_bits
     if baselines and baselines.extrapolated:
         report["baselines_measured_bytes"] = baselines.measured_bytes
     if references:

@@ -37,6 +37,8 @@ class DescriptionLengthSection(TypedDict):
     code_bits: Amount
     tokenizer_bits: Amount
     side_bits: Amount
+    # Part of side_bits, and only where a run was warm-started.
+    warm_start_bits: NotRequired[Amount]
     total_bits: Annotated[float, Field(gt=0)]
     bits_per_byte: Amount
     data_bits_per_byte: Amount
@@ -137,6 +139,8 @@ def check_sums(report: Report) -> None:
             f"{coded['tokens']:,} tokens and {coded['bytes']:,} bytes were coded where the corpus has "
             f"{corpus['tokens']:,} and {corpus['bytes']:,}: the number means nothing"
         )
+    if length.get("warm_start_bits", 0.0) > length["side_bits"]:
+        raise ValueError("description_length.warm_start_bits exceed side_bits, of which they are a part")
     total_bits = length["data_bits"] + length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
     follows = {
         "total_bits": total_bits,

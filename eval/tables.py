@@ -50,9 +50,11 @@ class Reference:
 
 
 def terms(report: Report) -> list[Term]:
-    """The four terms in the order of the formula."""
+    """The four terms in the order of the formula; a warm start, which is side information, has a row of its own."""
     length, corpus_bytes = report["description_length"], report["corpus"]["bytes"]
     bits = {name: length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side")}  # type: ignore[literal-required]
+    if warm_start_bits := length.get("warm_start_bits"):
+        bits |= {"side": bits["side"] - warm_start_bits, "warm start": warm_start_bits}
     return [Term(name, b / 8, b / length["total_bits"], b / corpus_bytes) for name, b in bits.items()]
 
 

@@ -53,6 +53,11 @@ def compress(config: Config, named: dict[str, str]) -> None:
     if config.run.resume and config.data.source != data_source:
         raise ValueError(f"{config.run.dir} compresses {config.data.source}, not {data_source}: name that one")
     config.data.source = data_source
+    if config.run.warm_start:
+        raise ValueError(
+            f"run.warm_start {config.run.warm_start}: an archive holds no parameters to begin with; leave it out, as "
+            "they are longer than what they save (docs/not-gameable.md)"
+        )
     refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
     if archive.exists():
         raise ValueError(f"{archive} exists: name another archive, or remove it")

@@ -32,6 +32,7 @@ from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
 from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus
+from launch.warm_start import WarmStart, warm_start
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import BYTE_SYMBOLS, Config
@@ -108,13 +109,17 @@ def run_epoch(
             "copy the source, or name a data.cache_dir that all hosts share"
         )
     lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
-    source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identity(corpus))
+    warm = warm_start(config, corpus, place)
+    fixed = identity(corpus) | ({"warm start": warm.sha256} if warm else {})
+    source = CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, fixed)
     run = Run(config, place, corpus.tokenizer, lanes, wrap(source, config, place), extra)
+    if warm and run.first_step == 0:
+        warm.put(run.learner.model, place)
     if config.run.checkpoint_secs:
         refuse_unshared(place, seats, Path(config.run.dir), "run.dir")
     try:
         if place.rank == 0:
-            keep_books(run, config, place, corpus, extra, finish)
+            keep_books(run, config, place, corpus, warm, extra, finish)
         else:
             run.go(None, 0.0, manifest.bytes)
     except ValueError as error:
@@ -140,7 +145,13 @@ def resolve(config: Config, place: Place) -> Config:
 
 
 def keep_books(
-    run: Run, config: Config, place: Place, corpus: PreparedCorpus, extra: dict[str, Any], finish: Finish
+    run: Run,
+    config: Config,
+    place: Place,
+    corpus: PreparedCorpus,
+    warm: WarmStart | None,
+    extra: dict[str, Any],
+    finish: Finish,
 ) -> None:
     """The run as rank 0 sees it: its fixed terms before and its report after."""
     run_dir, manifest = Path(config.run.dir), corpus.manifest
@@ -152,11 +163,15 @@ def keep_books(
     code = measure_code(told)
     if not config.run.resume:
         write_file(run_dir / CODE_FILE, code.packed)
+        if warm:
+            warm.keep(run_dir)
     # What can be resumed has a configuration, so that is written last.
     save_config(config, run_dir / CONFIG_FILE)
     baselines = measure(corpus) if config.run.baselines else None
     tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
-    length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side_bits(manifest.tokens, place.world_size))
+    warm_start_bytes = len(warm.packed) if warm else 0
+    side = side_bits(manifest.tokens, place.world_size, warm_start_bytes=warm_start_bytes)
+    length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side, 8.0 * warm_start_bytes)
 
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}

@@ -51,6 +51,7 @@ def test_blocks_have_a_line_each_and_seeds_share_it(tmp_path: Path) -> None:
         ({"train": {"matrix_lr": 0.005}}, "attention, matrix_lr 0.005"),
         ({"train": {"of_a_later_version": 1}}, "attention, of_a_later_version 1"),
         ({"vocabulary": 1024}, "attention, vocabulary 1024"),
+        ({"run": {"warm_start": "runs/other"}}, "attention, warm_start runs/other"),
     ],
 )
 def test_whatever_else_differs_makes_another_line(tmp_path: Path, changes: dict[str, Any], label: str) -> None:

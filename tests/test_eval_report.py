@@ -124,6 +124,7 @@ def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
         ("references", {"order-1": 9.0}, "references.order-1"),
         ("description_length", {"total_bits": 3999.0}, "total_bits is 3999.0, but its terms make it 4000.0"),
         ("description_length", {"compression_ratio": 2.1}, "compression_ratio is 2.1"),
+        ("description_length", {"warm_start_bits": 41.0}, "warm_start_bits exceed side_bits"),
     ],
 )
 def test_a_report_that_does_not_hold_is_refused_on_one_line(

@@ -139,6 +139,11 @@ def refuse_changes(before: Config, after: Config, saved: Path) -> None:
                     f"{section}.{name} was {value!r} in {saved} and is now {new[section][name]!r}: a resumed run "
                     "keeps its configuration; start a new run to change it"
                 )
+    if before.run.warm_start != after.run.warm_start:
+        raise ValueError(
+            f"run.warm_start was {before.run.warm_start!r} in {saved} and is now {after.run.warm_start!r}: a run "
+            "begins once; start a new run to begin with other parameters"
+        )
 
 
 def load_config(path: Path) -> Config:
@@ -207,6 +212,11 @@ def check(config: Config) -> None:
         raise ValueError(f"model.ngram_words is {model.ngram_words}: take 0 to 4")
     if not 0 <= model.ngram_rows_log2 <= 30:
         raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 0 to 30")
+    if config.run.warm_start and engine.zero_stage > 0:
+        raise ValueError(
+            f"run.warm_start needs whole parameters and engine.zero_stage {engine.zero_stage} keeps parts of copies: "
+            "take --engine.zero_stage 0"
+        )
     if not 0 <= train.flat_fraction < 1:
         raise ValueError(f"train.flat_fraction is {train.flat_fraction}: it must be in [0, 1)")
     if train.lanes % train.accumulation:

@@ -145,6 +145,9 @@ class RunConfig:
     """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
     stop_after_steps: int = 0
     """Checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
+    warm_start: str = ""
+    """Run directory of a finished run whose parameters this one begins with, of the same model and tokenizer. They are
+    charged in full to the side information. Empty: random ones, which are free."""
 
 
 @dataclass

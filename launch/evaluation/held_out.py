@@ -9,7 +9,8 @@ A file that the run was trained on would tell nothing, so the run's corpus is se
 a stretch of --window bytes or more that occurs in the corpus, byte by byte? Above the share --threshold the file is
 refused, with the first such place. --contaminated scores it all the same, and says so. The corpus is found among the
 prepared ones (data.cache_dir of the run) by its SHA-256, or read again from data.source, or from --corpus; it must be
-the run's to the byte. Exit status 2: bad arguments, or a file was refused; nothing was scored.
+the run's to the byte. What a warm-started run's parameters had seen before is searched too. Exit status 2: bad
+arguments, or a file was refused; nothing was scored.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from eval.curve import load_curve
 from eval.overlap import Overlap, Windows
 from eval.schema import Corpus
 from launch.evaluation.scoring import connect_alone, finished_report, held_out_bits
+from launch.warm_start import seen_before
 from train.config import DataConfig
 from train.engine import disconnect
 from train.frozen import load_frozen
@@ -63,6 +65,9 @@ def held_out(
     report, curve = finished_report(run), load_curve(run / "curve.csv")
     config, model, tokenizer = load_frozen(run)
     overlaps = refuse_seen(report["corpus"], config.data, corpus, files, window, threshold, contaminated)
+    for seen in seen_before(run):
+        more = refuse_seen(seen["corpus"], seen["data"], None, files, window, threshold, contaminated)
+        overlaps = [max(pair, key=lambda overlap: overlap.share) for pair in zip(overlaps, more, strict=True)]
     place = connect_alone(config.engine.threads)
     scores = [held_out_bits(file, config, model, tokenizer, place) for file in files]
     disconnect(place)
