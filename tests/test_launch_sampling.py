@@ -41,8 +41,9 @@ def learner(model: ModelConfig, rows: int) -> FrozenLearner:
     torch.manual_seed(1)
     made = LanguageModel(model, VOCABULARY)
     with torch.no_grad():
-        for values in made.parameters():
-            values.add_(0.3 * torch.randn_like(values))
+        for name, values in made.named_parameters():
+            # Weights of the mixing multiply log-odds: more of it, and one token would be drawn time and again.
+            values.add_((0.1 if name.startswith("mixing") else 0.3) * torch.randn_like(values))
     if made.mixing is not None:
         made.mixing.learn(torch.randint(VOCABULARY, (4, made.context + 19)), torch.randint(VOCABULARY, (4, 20)))
     return FrozenLearner(Config(model=model), made, END, rows, PLACE)
