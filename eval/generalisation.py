@@ -47,12 +47,12 @@ class Agreement:
     interval: tuple[float, float] | None
 
 
-# What is held against the held-out rate. More parameters are the rival that needs no training at all.
+# What is held against the held-out rate. Width is the rival that needs no training at all.
 NUMBERS: dict[str, Callable[[Scored], float]] = {
     "total description": lambda row: row.total,
     "data alone": lambda row: row.data,
     "last tenth of training": lambda row: row.last_tenth,
-    "more parameters": lambda row: -row.parameters,
+    "greater width": lambda row: -row.width,
 }
 # Which pairs of runs are compared: those for which this is equal.
 AMONG: dict[str, Callable[[Scored], Any]] = {

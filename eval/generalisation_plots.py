@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eval.comparison_plots import MARKERS
-from eval.generalisation import AMONG, NUMBERS, Agreement, Scored
+from eval.generalisation import NUMBERS, Agreement, Scored
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, png, styled
 
 PANEL_INCHES, ABOVE_INCHES, BELOW_INCHES, ROW_INCHES = 3.4, 0.62, 0.55, 0.22
@@ -52,9 +52,9 @@ def panel(axes: Axes, rows: Sequence[Scored], number: str, theme: Theme) -> None
 
 
 def title(number: str, found: Sequence[Agreement]) -> str:
-    """The number, and its tau among all runs and within groups, where there are pairs."""
-    taus = {one.among: one.tau for one in found if one.number == number and one.tau is not None}
-    return f"{number}\n" + ", ".join(f"tau {taus[among]:.2f} among {among}" for among in AMONG if among in taus)
+    """The number, and below it its tau among all runs and within groups, where there are pairs."""
+    taus = [(one.among, one.tau) for one in found if one.number == number and one.tau is not None]
+    return f"{number}\n" + "; ".join(f"{among}: tau {tau:.2f}".replace("-", "−") for among, tau in taus)
 
 
 def key(rows: Sequence[Scored], theme: Theme) -> list[Line2D]:

@@ -37,9 +37,9 @@ def test_width_may_make_all_the_agreement_that_there_is() -> None:
     assert (within.same_order, within.pairs, within.tau) == (0, 2, -1)
     assert overall.interval is not None
     assert overall.interval[0] < 0 < overall.interval[1]
-    # Two pairs of runs have the same parameters: they cannot be put in order.
-    assert (found["more parameters", "all runs"].same_order, found["more parameters", "all runs"].pairs) == (4, 4)
-    assert found["more parameters", "equal vocabulary and width"].tau is None
+    # Two pairs of runs have the same width: they cannot be put in order.
+    assert (found["greater width", "all runs"].same_order, found["greater width", "all runs"].pairs) == (4, 4)
+    assert found["greater width", "equal vocabulary and width"].tau is None
     # Another vocabulary is another group.
     alone = agreements([*rows[:1], replace(rows[1], vocabulary=1024), *rows[2:]])
     assert [one.pairs for one in alone if one.among != "all runs" and one.number == "total description"] == [1]
