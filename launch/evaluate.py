@@ -6,6 +6,7 @@ python launch/evaluate.py two-part RUN ...                        bits of the we
 python launch/evaluate.py prune RUN --held_out FILE               take out what its contexts do not need, and measure
 python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
 python launch/evaluate.py held-out RUN FILE...                    score files that it has not seen
+python launch/evaluate.py generalisation RUNS_DIR FILE            do shorter descriptions go with better held-out rates?
 python launch/evaluate.py curve FILE                              what a training curve stands for, with bounds
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable
 
 # DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
 with contextlib.redirect_stdout(sys.stderr):
-    from launch.evaluation import curve, fixed_model, held_out, prune, sampling, two_part
+    from launch.evaluation import curve, fixed_model, generalisation, held_out, prune, sampling, two_part
     from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
@@ -36,6 +37,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..
         held_out.held_out_arguments,
         held_out.held_out,
         "score files that a run has not seen, and see to that",
+    ),
+    "generalisation": (
+        generalisation.generalisation_arguments,
+        generalisation.generalisation,
+        "hold the runs of a folder against text that they have not seen",
     ),
     "curve": (curve.curve_arguments, curve.curve, "turn a training curve into a description length, with bounds"),
 }

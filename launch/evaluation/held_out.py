@@ -27,6 +27,7 @@ from eval.overlap import Overlap, Windows
 from eval.schema import Corpus
 from launch.evaluation.scoring import connect_alone, finished_report, held_out_bits
 from launch.warm_start import seen_before
+from train.command_line import CONFIG_FILE, load_config
 from train.config import DataConfig
 from train.engine import disconnect
 from train.frozen import load_frozen
@@ -64,10 +65,7 @@ def held_out(
     """Raises ValueError for what is wrong with the arguments, and for a file that the run has seen."""
     report, curve = finished_report(run), load_curve(run / "curve.csv")
     config, model, tokenizer = load_frozen(run)
-    overlaps = refuse_seen(report["corpus"], config.data, corpus, files, window, threshold, contaminated)
-    for seen in seen_before(run):
-        more = refuse_seen(seen["corpus"], seen["data"], None, files, window, threshold, contaminated)
-        overlaps = [max(pair, key=lambda overlap: overlap.share) for pair in zip(overlaps, more, strict=True)]
+    overlaps = refuse_seen_by([run], corpus, files, window, threshold, contaminated)
     place = connect_alone(config.engine.threads)
     scores = [held_out_bits(file, config, model, tokenizer, place) for file in files]
     disconnect(place)
@@ -84,6 +82,23 @@ def held_out(
     print(f"{'in training, its corpus':<{widest}}{corpus_bytes:>15,}{length['data_bits_per_byte']:>11.4f}")
     print(f"{'  the last tenth of that':<{widest}}{corpus_bytes // 10:>15,}{curve.last_rate():>11.4f}")
     print(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
+
+
+def refuse_seen_by(
+    runs: list[Path], given: str | None, files: list[Path], window: int, threshold: float, contaminated: bool
+) -> list[Overlap]:
+    """As refuse_seen, of all that any of the runs were trained on, or their first parameters had been: of each file,
+    the largest overlap. A corpus that several have seen is searched once; `given` is the first run's."""
+    searched: dict[str, list[Overlap]] = {}
+    for run in runs:
+        own = (finished_report(run)["corpus"], load_config(run / CONFIG_FILE).data)
+        for trained, data in [own, *((seen["corpus"], seen["data"]) for seen in seen_before(run))]:
+            if trained["sha256"] not in searched:
+                source = None if searched else given
+                found = refuse_seen(trained, data, source, files, window, threshold, contaminated)
+                searched[trained["sha256"]] = found
+    by_file = zip(*searched.values(), strict=True)
+    return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
 
 
 def refuse_seen(
