@@ -188,7 +188,7 @@ def test_a_model_that_drifts_is_found_at_the_end_of_the_block(block: int, tmp_pa
     learner, tokens = new_learner(case), np.zeros(case.tokens, np.uint32)
     source = Decoding(case.lanes, range(case.train.lanes), case.block_steps, iter(blocks), tokens)
     # The gains of counts, because an untrained network's other parameters do not move its output, which starts at zero.
-    gain, done = learner.model.mixing.gain, 0
+    gain, done = learner.model.mixing.scale, 0
     with pytest.raises(ValueError, match=f"block {block} decodes to other tokens than were encoded"):
         for done in one_epoch(learner, case.lanes, source, new_ledger(case)):
             if done == 1 + block * case.block_steps:
@@ -225,7 +225,7 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("corpus", [TEXT, 0 * TEXT], ids=["text", "zeros"])
 def test_probabilities_that_are_no_numbers_fail_at_once(corpus: np.ndarray, tmp_path: Path) -> None:
     learner = new_learner(PLAIN)
-    learner.model.mixing.gain.data.fill_(math.nan)
+    learner.model.mixing.scale.data.fill_(math.nan)
     reader = CorpusSource(PLAIN.lanes, range(PLAIN.train.lanes), lambda a, b: corpus[a:b], {})
     source = EncodingSource(reader, tmp_path, PLACE, PLAIN.block_steps)
     with np.errstate(invalid="ignore"), pytest.raises(RunFailed, match="stopped being numbers at step 0: try lower"):
