@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
-import csv
 import datetime
 import json
 import subprocess
@@ -21,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.result_rows import appended
 from train.command_line import CONFIG_FILE, load_config
 
 RESULTS = ROOT / "benchmarks" / "results" / "defaults.csv"
@@ -76,20 +76,14 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=1_000_000, help="length of the prefix that is used; 0 for all")
     parser.add_argument("--only", default=",".join(KNOBS), help="comma-separated knobs")
     options, rest = parser.parse_known_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    fresh = not RESULTS.exists()
-    with tempfile.TemporaryDirectory() as folder, RESULTS.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            table.writeheader()
+    with tempfile.TemporaryDirectory() as folder, appended(RESULTS, COLUMNS) as write:
         prefix = Path(folder) / options.corpus.name
         prefix.write_bytes(options.corpus.read_bytes()[: options.bytes or None])
         for knob in options.only.split(","):
             for setting in KNOBS[knob]:
                 row = measure(str(prefix), options.corpus.name, [*rest, *setting.split()])
                 row["changed"] = " ".join([*rest, setting]).strip() or "nothing"
-                table.writerow(row)
-                file.flush()
+                write(row)
                 print(f"{row['total_bytes']:>9,} bytes {row['elapsed_secs']:>7} s  {row['changed']}", flush=True)
 
 

@@ -40,6 +40,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from benchmarks.result_rows import appended
 from data.shards import MANIFEST
 from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
@@ -259,18 +260,12 @@ def main() -> int:
     stages, worlds = ([int(part) for part in text.split(",")] for text in (options.stages, options.ranks))
     cases = [(stage, ranks) for stage in stages for ranks in worlds]
     each = -(-options.kills // len(cases))
-    options.out.parent.mkdir(exist_ok=True)
-    new = not options.out.exists()
     differing = 0
-    with options.out.open("a", newline="") as file, tqdm(total=each * len(cases), unit="kill") as bar:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            table.writeheader()
+    with appended(options.out, COLUMNS) as write, tqdm(total=each * len(cases), unit="kill") as bar:
         for stage, ranks in cases:
             with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
                 row = campaign(stage, ranks, each, signals, options.moments.split(","), Path(folder), chance, bar)
-            table.writerow(row)
-            file.flush()
+            write(row)
             bar.write(", ".join(f"{name} {value}" for name, value in row.items()))
             differing += row["differences"]
     return 1 if differing else 0

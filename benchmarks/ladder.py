@@ -15,15 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
-import csv
 import lzma
 import resource
-import subprocess
 import tempfile
 import time
 from typing import Any
 
 from benchmarks.defaults import measure
+from benchmarks.result_rows import appended, commit
 
 RESULTS = ROOT / "benchmarks" / "results" / "ladder.csv"
 COLUMNS = ["date", "commit", "corpus", "bytes", "label", "options", "total_bytes", "data_bytes", "code_bytes"]
@@ -36,18 +35,6 @@ def first_bytes(path: Path, size: int) -> bytes:
     """The start of a file, unpacked if it is .xz."""
     with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
         return file.read(size)
-
-
-def commit() -> str:
-    """The commit that is checked out, with a + if files differ from it."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return told.stdout.strip()
 
 
 def cpu_secs() -> float:
@@ -73,15 +60,10 @@ def main() -> None:
     parser.add_argument("--label", default="", help="what is tried, for the table")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options, rest = parser.parse_known_args()
-    fresh = not options.out.exists()
-    with options.out.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            table.writeheader()
+    with appended(options.out, COLUMNS) as write:
         for size in map(int, options.bytes.split(",")):
             row = climb(options.corpus, size, rest)
-            table.writerow(row | {"commit": commit(), "label": options.label, "options": " ".join(rest)})
-            file.flush()
+            write(row | {"commit": commit(), "label": options.label, "options": " ".join(rest)})
             said = f"{row['bytes']:,} bytes: {row['total_bytes']:,} in {row['cpu_secs']:,} CPU s"
             if options.corpus.stem == "enwik8" and size in GOALS:
                 secs, total = GOALS[size]

@@ -25,6 +25,7 @@ from PIL import Image
 
 from benchmarks.defaults import measure
 from benchmarks.modality_corpora import file_name, make
+from benchmarks.result_rows import appended, commit
 from eval.baselines import measure_baselines
 
 RESULTS = ROOT / "benchmarks" / "results" / "modalities.csv"
@@ -148,28 +149,21 @@ def main() -> None:
         print(table())
         return
     names = make(options.folder)
-    head = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(head, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        written = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            written.writeheader()
+    about_all = {"date": datetime.date.today().isoformat(), "commit": commit()}
+    with appended(RESULTS, COLUMNS) as write:
         for config in options.configs.split(","):
             for corpus in options.only.split(",") if options.only else names:
                 path = (options.folder / f"{file_name(corpus)}.bin").absolute()
-                about = {"date": datetime.date.today().isoformat(), "commit": commit, "corpus": corpus}
-                about |= {"bytes": str(path.stat().st_size)}
+                about = about_all | {"corpus": corpus, "bytes": str(path.stat().st_size)}
                 if config == "others":
                     for coder, size in others(corpus, options.folder).items():
-                        written.writerow(about | {"coder": coder, "coded_bytes": size})
+                        write(about | {"coder": coder, "coded_bytes": size})
                 elif config != "suited" or corpus in SUITED:
                     given = CONFIGS["bytes"] + SUITED[corpus] if config == "suited" else CONFIGS[config]
                     found = measure(f"raw:{path}", corpus, [*given, *rest])
                     sizes = {"coded_bytes": found["total_bytes"], "data_bytes": found["data_bytes"]}
                     told = {"elapsed_secs": found["elapsed_secs"], "options": " ".join([*given, *rest])}
-                    written.writerow(about | {"coder": config} | sizes | told)
-                file.flush()
+                    write(about | {"coder": config} | sizes | told)
                 print(config, corpus, rows()[-1], flush=True)
 
 

@@ -17,7 +17,6 @@ sys.path[0] = str(ROOT)
 
 import argparse
 import bz2
-import csv
 import datetime
 import inspect
 import json
@@ -33,6 +32,8 @@ import numpy as np
 import zstandard
 
 import data.tokenizer
+from benchmarks.result_rows import appended, commit
+from data.bpe import draws
 from data.coder import PRECISION_BITS
 from eval.code_size import measure_code
 from eval.weight_code import Adaptive, pack, to_bytes
@@ -50,23 +51,16 @@ TINY = [*BYTES, "--model.width=32", "--model.ngram_orders=[]"]
 
 def row(what: str, corpus: str, corpus_bytes: int, terms: dict[str, float], options: str = "") -> None:
     """Print a row and append it. `terms` are in bytes."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     fields = {f"{name}_bytes": round(size) for name, size in terms.items()}
     found: dict[str, str | int] = {
         "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "what": what,
         "corpus": corpus,
     }
     found |= {"bytes": corpus_bytes, **fields, "options": options}
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            table.writeheader()
-        table.writerow(found)
+    with appended(RESULTS, COLUMNS) as write:
+        write(found)
     print(what, corpus, fields, options, flush=True)
 
 
@@ -197,24 +191,12 @@ def charge(joins: list[tuple[int, int]]) -> float:
 
 
 def choose(names: list[bytes], joins: list[tuple[int, int]]) -> Iterator[int]:
-    """What grow_pieces has to draw, in turn: as data.bpe does, but that each piece is joined in one way alone."""
+    """What grow_pieces has to draw, in turn: each piece is joined in one way alone."""
     partners: dict[tuple[int, bytes], list[bytes]] = defaultdict(list)
     for left, right in joins:
         partners[0, names[left]].append(names[right])
         partners[1, names[right]].append(names[left])
-    grown = [bytes([byte]) for byte in range(256)]
-    numbers = {piece: number for number, piece in enumerate(grown)}
-    for number, piece in enumerate(grown):
-        for side in 0, 1:
-            start = 0
-            for other in sorted(numbers[other] for other in partners[side, piece] if other in numbers):
-                joined = grown[other] + piece if side else piece + grown[other]
-                if other <= number - side and joined not in numbers:
-                    yield from (1, other - start)
-                    numbers[joined] = len(grown)
-                    grown.append(joined)
-                    start = other + 1
-            yield 0
+    yield from draws(partners, longest=None)
 
 
 def packing(folder: Path) -> None:

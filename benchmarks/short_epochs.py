@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.result_rows import appended
 from data.lanes import Lanes
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
@@ -59,13 +60,8 @@ class Table:
             if key.items() <= row.items():
                 return float(row["bits_per_byte"])
         made = self.common | key | {"bits_per_byte": f"{measure():.5f}"}
-        fresh = not self.path.exists()
-        self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            table = csv.DictWriter(file, self.columns, lineterminator="\n")
-            if fresh:
-                table.writeheader()
-            table.writerow(made)
+        with appended(self.path, self.columns) as write:
+            write(made)
         return float(made["bits_per_byte"])
 
 

@@ -111,15 +111,21 @@ def encode_pieces(pieces: Iterable[bytes]) -> bytes:
 
 def _choices(wanted: set[bytes]) -> Iterator[int]:
     """What grow_pieces has to draw, in turn, in order to grow exactly the wanted pieces."""
-    pieces = [bytes([byte]) for byte in range(256)]
-    numbers = {piece: number for number, piece in enumerate(pieces)}
     partners: dict[tuple[int, bytes], list[bytes]] = defaultdict(list)
     for piece in wanted:
         for cut in range(1, len(piece)):
             partners[0, piece[:cut]].append(piece[cut:])
             partners[1, piece[cut:]].append(piece[:cut])
+    return draws(partners)
+
+
+def draws(partners: dict[tuple[int, bytes], list[bytes]], longest: int | None = 15) -> Iterator[int]:
+    """What grow_pieces has to draw, in turn, in order to join each piece with its `partners`: of (0, piece) those after
+    it, of (1, piece) those before. Pieces of more than `longest` bytes, if there is a limit, are joined with none."""
+    pieces = [bytes([byte]) for byte in range(256)]
+    numbers = {piece: number for number, piece in enumerate(pieces)}
     for number, piece in enumerate(pieces):
-        if len(piece) >= 16:
+        if longest is not None and len(piece) > longest:
             continue
         for side in 0, 1:
             start = 0
