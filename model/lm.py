@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
 class LanguageModel(nn.Module):
     """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`; without targets, the
-    first of the pair is log-probabilities [B, T, V].
+    first of the pair is what `following` needs. A token is chosen in one step among `radices` = [V], or digit by digit.
 
     The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the context mixing.
     Targets below 0 stand for no token and cost nothing. The state returned is detached: gradients end at a segment's
@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: Any, vocabulary: int):
         super().__init__()
-        width, self.cap = config.width, config.logit_cap
+        width, self.cap, self.vocabulary = config.width, config.logit_cap, vocabulary
         names = config.block.split()
         self.embedding = parameter(torch.randn(vocabulary, width), "table")
         self.layers = nn.ModuleList(
@@ -47,20 +47,20 @@ class LanguageModel(nn.Module):
         # Zero: an untrained model codes every token with log2 V bits. Updates of the table's rows add up over the
         # width, so their rate falls with it (Yang et al. 2022, arXiv:2203.03466, table 3).
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
-        self.mixing, self.context = None, 1
+        self.mixing, self.context, self.radices = None, 1, [vocabulary]
         if config.ngram_orders:
             from model.mixing import ContextMixing
 
             self.mixing = ContextMixing(
                 vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
-            self.context = self.mixing.context
+            self.context, self.radices = self.mixing.context, self.mixing.radices
 
     def init_state(self, batch: int) -> list[Any]:
         """State of `batch` rows before their first token."""
         return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
 
-    def forward(self, history: Tensor, state: list[Any], targets: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+    def forward(self, history: Tensor, state: list[Any], targets: Tensor | None = None) -> tuple[Any, list[Any]]:
         x = self.norm(F.embedding(history[:, self.context - 1 :], self.embedding))
         after = []
         for layer, before in zip(self.layers, state, strict=True):
@@ -72,8 +72,14 @@ class LanguageModel(nn.Module):
             # cap tanh(logits / cap), but for a constant that softmax does not see; the sigmoid is several times faster.
             logits = 2 * self.cap * torch.sigmoid(logits * (2 / self.cap))
         if self.mixing is not None:
-            return self.mixing(history, logits, x, targets), after
+            seen = self.mixing.see(history, logits, x)
+            return seen if targets is None else self.mixing.nats(seen, targets), after
         if targets is None:
-            return logits.log_softmax(-1), after
+            return logits, after
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return nats.view_as(targets), after
+
+    def following(self, seen: Any, node: Tensor, radix: int) -> Tensor:
+        """Probabilities [B, P, radix] of a token's next digit, one of `radices`, of what `forward` saw of histories of
+        C tokens. `node` [B, P] holds the P digits before it that are asked for, as a number that begins with a 1."""
+        return seen.softmax(-1) if self.mixing is None else self.mixing.digit(seen, node, radix)

@@ -11,8 +11,8 @@ keeps how many zeros and ones followed; of counts that are contradicted, what is
 
 which is PAQ's logistic mixing, but that the weights w come from a small network (Ha et al. 2016, arXiv:1609.09106) of
 the s_k, the counts, the node and the language model's last layer, and that all of it learns by gradient in one step
-with the model. Coding a known token needs the D nodes of its path alone; only a decoder's step, which wants the whole
-distribution, visits all V - 1.
+with the model. A known token needs the D nodes of its path alone. A decoder takes a few levels of the tree at a time,
+and needs the nodes of those below the one that it has come to.
 
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
 same tables. They need 3 K 2^rows_log2 bytes, however long the corpus. An entry is marked with eight more bits of its
@@ -32,6 +32,8 @@ HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
+# Levels of the tree that a decoder takes at a time, for about as many nodes as make a step of tensors worth its while.
+STRIDE = 3
 # Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
 BYTE_SYMBOLS, WORD_TOKENS = 257, 32
 # Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
@@ -46,16 +48,15 @@ def lower_case(symbol: int) -> int:
 
 
 class ContextMixing(nn.Module):
-    """`forward(history [B, C - 1 + T], logits [B, T, V], x [B, T, W], targets [B, T])` gives the nats [B, T] of
-    targets, 0 where they are negative; without targets, log-probabilities [B, T, V]. `learn(history, targets)` counts
-    what followed. `context` C is the number of tokens that the longest context needs."""
+    """`forward(*see(history [B, C - 1 + T], logits [B, T, V], x [B, T, W]), nodes [B, T, N])` gives the log-odds
+    [B, T, N] of a one at nodes; `nats` and `digit` make costs and probabilities of them. `learn(history, targets)`
+    counts what followed. `context` C is the number of tokens that the longest context needs."""
 
     counts: Tensor
     powers: Tensor
     level: Tensor
     shifts: Tensor
     lonely: Tensor
-    forks: Tensor
     lower: Tensor
 
     def __init__(
@@ -66,6 +67,8 @@ class ContextMixing(nn.Module):
         self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
         self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
         self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
+        # How many ways there are at each of a decoder's stops.
+        self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, 3, dtype=torch.uint8))  # zeros, ones, mark
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
@@ -73,9 +76,8 @@ class ContextMixing(nn.Module):
             "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
             "shifts": torch.arange(self.bits, 0, -1),
-            # Nodes that no token passes to the right, and those where there is something to tell.
+            # Nodes that no token passes to the right.
             "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
-            "forks": torch.tensor([n for n in range(1, nodes) if self.leftmost(2 * n + 1) < vocabulary]),
             "lower": torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)]),
         }
         for name, value in fixed.items():
@@ -131,30 +133,39 @@ class ContextMixing(nn.Module):
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
-    def forward(self, history: Tensor, logits: Tensor, x: Tensor, targets: Tensor | None = None) -> Tensor:
-        hashes = self.hashes(history)
+    def see(self, history: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` looks at: hashes of the contexts [K, B, T], the network's probabilities of the two ways at
+        each node [B, T, 2^D - 1, 2], and its last layer."""
         levels = [F.pad(precise(logits).softmax(-1), (0, (1 << self.bits) - self.vocabulary))]
         while levels[0].shape[-1] > 2:
             # A sum over two is several times slower than one addition.
             levels.insert(0, torch.add(*levels[0].unflatten(-1, (-1, 2)).unbind(-1)))
-        chances = torch.cat(levels, -1).unflatten(-1, (-1, 2))  # of the two ways at each node
-        if targets is not None:
-            nodes, bits = self.path(targets.clamp(min=0))
-            chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
-            odds = self.odds(hashes, nodes, chances, x)
-            nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
-            return nats.masked_fill(targets < 0, 0.0)
-        forks = self.odds(hashes, self.forks.expand(*x.shape[:2], -1), chances[:, :, self.forks - 1], x)
-        odds = forks.new_full(chances.shape[:3], -torch.inf)
-        odds[:, :, self.forks - 1] = forks
-        reached = odds.new_zeros(*x.shape[:2], 1)
-        for depth in range(self.bits):
-            here = odds[..., (1 << depth) - 1 : (2 << depth) - 1]
-            reached = torch.stack([reached + F.logsigmoid(-here), reached + F.logsigmoid(here)], -1).flatten(-2)
-        return reached[..., : self.vocabulary]
+        return self.hashes(history), torch.cat(levels, -1).unflatten(-1, (-1, 2)), x
 
-    def odds(self, hashes: Tensor, nodes: Tensor, chances: Tensor, x: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes`; `chances` [B, T, N, 2] are the network's own."""
+    def nats(self, seen: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> Tensor:
+        """What targets [B, T] cost, [B, T]: 0 where they are negative."""
+        nodes, bits = self.path(targets.clamp(min=0))
+        odds = self(*seen, nodes)
+        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
+        return nats.masked_fill(targets < 0, 0.0)
+
+    def digit(self, seen: tuple[Tensor, Tensor, Tensor], node: Tensor, radix: int) -> Tensor:
+        """Probabilities [B, P, radix] of the ways from `node` [B, P], seen after one token, to those log2(radix) levels
+        below it."""
+        levels = [node.unsqueeze(-1)]
+        while 2 * levels[-1].shape[-1] < radix:
+            left = 2 * levels[-1]
+            levels.append(torch.stack([left, left + 1], -1).flatten(-2))
+        nodes = torch.cat(levels, -1)  # [B, P, radix - 1]
+        odds = self(*seen, nodes.flatten(1).unsqueeze(1)).view_as(nodes).masked_fill(self.lonely[nodes], -torch.inf)
+        reached = odds.new_ones(*node.shape, 1)
+        for here in odds.split([level.shape[-1] for level in levels], -1):
+            reached = torch.stack([reached * (-here).sigmoid(), reached * here.sigmoid()], -1).flatten(-2)
+        return reached
+
+    def forward(self, hashes: Tensor, chances: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], of what `see` returned."""
+        chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
         places, marks = self.entries(hashes, nodes)
         entry = self.counts[places]
         zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)

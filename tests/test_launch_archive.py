@@ -229,6 +229,17 @@ def test_two_ranks_bring_documents_back_in_order(two_ranks: Path, tmp_path: Path
     assert names(tmp_path) == {"folder"}
 
 
+@pytest.mark.slow
+def test_sharded_parameters_bring_a_file_back(cache: str, tmp_path: Path) -> None:
+    """Stage 3 gathers them for every step of the decoder, context mixing's outside of the engine's own call."""
+    sharded = ["--engine.zero_stage=3", "--train.optimizer=adamw", "--model.block=gru", "--train.lanes=64"]
+    (tmp_path / "file").write_bytes(PROSE[:500] * 40)
+    succeeded(launch_in(tmp_path, COMPRESS, "file", "archive", *QUICK, *sharded, cache, ranks=2))
+    assert open_archive(tmp_path / "archive").header["method"] == "model"
+    succeeded(launch_in(tmp_path, DECOMPRESS, "archive", "again", ranks=2))
+    assert (tmp_path / "again").read_bytes() == PROSE[:500] * 40
+
+
 def test_another_machine_or_world_is_refused(two_ranks: Path, quick: Path, tmp_path: Path) -> None:
     alone = complaint(launch_in(tmp_path, DECOMPRESS, two_ranks, "file"), 1)
     assert "by 2 ranks" in alone and "a run of 1" in alone and "--num_accelerators 2" in alone

@@ -20,6 +20,7 @@ from data.encoder import encode
 from data.lanes import Lanes
 from data.tokenizer import load_tokenizer
 from launch.evaluation.sampling import draw, random_payload, sample, tempered
+from model.distribution import distribution
 from model.lm import LanguageModel
 from model.registry import BLOCKS
 from train.config import Config, ModelConfig
@@ -50,8 +51,9 @@ def learner(model: ModelConfig, rows: int) -> FrozenLearner:
 
 
 def drawn(model: ModelConfig, rows: int, tokens: int, prompt: list[int], seed: int = 0, temperature: float = 1.0):
-    decoders = [Decoder(random_payload(seed, number, tokens)) for number in range(rows)]
-    samples = draw(learner(model, rows), np.array(prompt), decoders, temperature, np.ones(VOCABULARY, int), tokens)
+    made = learner(model, rows)
+    decoders = [Decoder(random_payload(seed, number, tokens * len(made.model.radices))) for number in range(rows)]
+    samples = draw(made, np.array(prompt), decoders, temperature, np.ones(VOCABULARY, int), tokens)
     return samples, decoders
 
 
@@ -65,15 +67,17 @@ def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
     shares: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
 
     # The archives' own way to probabilities, which is not told how the sample came about.
-    def collect(bounds: np.ndarray, time: int) -> np.ndarray:
-        for row, symbol in enumerate(whole[:, time]):
+    def collect(bounds: np.ndarray, time: int, below: int) -> np.ndarray:
+        digits = whole[:, time] // below % (bounds.shape[1] - 1)
+        for row, symbol in enumerate(digits):
             if 0 <= time - len(prompt) < len(samples[row].tokens):
                 start, stop = bounds[row, symbol : symbol + 2].tolist()
                 shares[row].append((start, stop - start))
-        return whole[:, time]
+        return digits
 
     lanes = Lanes(whole.size, rows, whole.shape[1])
-    code_segment(0, learner(MODELS[name], rows), lanes, lanes.share(0, 1), collect)
+    again = learner(MODELS[name], rows)
+    assert np.array_equal(code_segment(0, again, lanes, lanes.share(0, 1), collect), whole)
     assert any(len(part.tokens) > 10 for part in samples)
     for number, (part, decoder) in enumerate(zip(samples, decoders, strict=True)):
         taken = decoder.payload[: decoder.position]
@@ -81,7 +85,7 @@ def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
         # What the decoder took in, less what it has left in hand.
         taken_bits = math.log2(int.from_bytes(taken, "big")) - math.log2(decoder.state)
         assert part.bits == pytest.approx(taken_bits, abs=1e-6)
-        assert random_payload(0, number, tokens).startswith(taken)
+        assert random_payload(0, number, tokens * len(again.model.radices)).startswith(taken)
 
 
 class Dice(torch.nn.Module):
@@ -91,32 +95,37 @@ class Dice(torch.nn.Module):
 
     def __init__(self, probabilities: list[float]):
         super().__init__()
-        self.logs = torch.tensor(probabilities).log()
+        self.probabilities = torch.nn.Parameter(torch.tensor(probabilities))
+        self.vocabulary = len(probabilities)
+        self.radices = [self.vocabulary]
 
     def init_state(self, batch: int) -> list:
         return []
 
-    def forward(self, history: torch.Tensor, state: list) -> tuple[torch.Tensor, list]:
-        return self.logs.expand(len(history), 1, -1), state
+    def forward(self, history: torch.Tensor, state: list) -> tuple[int, list]:
+        return len(history), state
+
+    def following(self, seen: int, node: torch.Tensor, radix: int) -> torch.Tensor:
+        return self.probabilities.expand(seen, 1, -1)
 
 
 def frequencies(temperature: float) -> np.ndarray:
-    """How often each of five symbols is drawn in 200 rows of 60; the sixth, which ends a document, never is."""
+    """How often each of five symbols is drawn in 200 rows of 200; the sixth, which ends a document, never is."""
     dice = FrozenLearner(Config(), Dice([0.5, 0.25, 0.15, 0.09, 0.01, 0.0]), 5, 200, PLACE)  # type: ignore[arg-type]
-    decoders = [Decoder(random_payload(7, number, 60)) for number in range(200)]
-    samples = draw(dice, np.array([], int), decoders, temperature, np.ones(6, int), 60)
+    decoders = [Decoder(random_payload(7, number, 200)) for number in range(200)]
+    samples = draw(dice, np.array([], int), decoders, temperature, np.ones(6, int), 200)
     return np.bincount(np.concatenate([part.tokens for part in samples]), minlength=6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_frequencies_are_the_models(temperature: float) -> None:
     counts = frequencies(temperature)
-    assert counts.sum() == 12_000
+    assert counts.sum() == 40_000
     assert counts[5] == 0
     powers = np.array([0.5, 0.25, 0.15, 0.09, 0.01]) ** (1 / temperature)
-    assert chisquare(counts[:5], 12_000 * powers / powers.sum()).pvalue > 0.001
+    assert chisquare(counts[:5], 40_000 * powers / powers.sum()).pvalue > 0.001
     others = powers ** (1 / 1.1)
-    assert chisquare(counts[:5], 12_000 * others / others.sum()).pvalue < 0.001
+    assert chisquare(counts[:5], 40_000 * others / others.sum()).pvalue < 0.001
 
 
 def test_cold_samples_take_the_likeliest_token_and_no_bits() -> None:
@@ -125,8 +134,8 @@ def test_cold_samples_take_the_likeliest_token_and_no_bits() -> None:
     assert cold.bits < 1e-9
     model = learner(MODEL, 1)
     for token in cold.tokens:
-        probabilities, model.states = model.predict(model.recent, model.states)
-        assert token == int(probabilities.argmax())
+        seen, model.states = model.see(model.recent, model.states)
+        assert token == int(distribution(model.model, seen[0], 1).argmax())
         model.recent = torch.tensor([[token]])
 
 
@@ -134,7 +143,7 @@ def test_temperature_is_a_power_renormalised() -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
     expected = np.array([[0.25, 0.09, 0.04], [1.0, 0.0, 0.0]])
     np.testing.assert_allclose(tempered(probabilities, 0.5), expected / expected.sum(1, keepdims=True))
-    assert tempered(probabilities, 1.0) is probabilities
+    np.testing.assert_allclose(tempered(probabilities, 1.0), probabilities)
     assert (cumulative(tempered(probabilities, 1e-300)) >= 0).all()
 
 

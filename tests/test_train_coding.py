@@ -20,6 +20,7 @@ from plain_engine import PlainEngine
 from data.archive import Archive, end_content, header_content, open_archive, write_archive
 from data.frames import rank_payload
 from data.lanes import Lanes
+from model.distribution import distribution
 from model.registry import BLOCKS
 from train.config import Config, ModelConfig, TrainConfig
 from train.decoding import Decoding
@@ -92,14 +93,16 @@ class Watched:
 
     def segment(self, step: int, learner: Learner) -> np.ndarray:
         predicted: list[torch.Tensor] = []
-        predict = Learner.predict
+        see = Learner.see
 
-        def recorded(recent: torch.Tensor, states: list[Any]) -> tuple[torch.Tensor, list[Any]]:
-            probabilities, states = predict(learner, recent, states)
-            predicted.append(probabilities.double())
-            return probabilities, states
+        def recorded(recent: torch.Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
+            seen, states = see(learner, recent, states)
+            with torch.inference_mode():
+                whole = torch.cat([distribution(learner.model, part, len(recent) // len(seen)) for part in seen])
+            predicted.append(whole.detach().double())
+            return seen, states
 
-        learner.predict = recorded  # type: ignore[method-assign]
+        learner.see = recorded  # type: ignore[method-assign]
         targets = self.source.segment(step, learner)
         probabilities = torch.stack(predicted, 1).numpy()  # [R, T, V]
         coded = targets >= 0
@@ -195,6 +198,12 @@ def test_a_model_that_drifts_is_found_at_the_end_of_the_block(block: int, tmp_pa
                 gain.data *= 1 + 1e-3
     # The steps that were learned from: all but the block's last.
     assert done == min((block + 1) * case.block_steps, case.lanes.steps) - 1
+
+
+def test_a_payload_that_leads_beside_the_trees_leaves_is_found() -> None:
+    """257 tokens need 9 bits, whose 512 leaves are more."""
+    with pytest.raises(ValueError, match="block 0 decodes to other tokens"):
+        list(decode(PLAIN, [b"\xff" * 10_000] * PLAIN.blocks))
 
 
 def test_payloads_in_another_order_are_found(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Shapes: `R` lanes of this rank, `T` time, `V` vocabulary.
 
 import json
 import lzma
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -31,21 +32,29 @@ from train.engine import connect, disconnect
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 
-Code = Callable[[np.ndarray, int], np.ndarray]
+Code = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: Code) -> np.ndarray:
-    """Targets [R, T] of a step. `code(bounds, t)` writes or reads the tokens at time t of the lanes that have one, as
-    symbols with these shares [rows, V + 1] of the coder's number."""
+    """Targets [R, T] of a step, digit by digit. `code(bounds, t, below)` writes or reads a digit of the tokens at time
+    t of the lanes that have one, as symbols with these shares [rows, radix + 1] of the coder's number; `below` is the
+    number of tokens that a digit stands for."""
     start, stop = lanes.segment(step)
     targets = np.full((len(share), stop - start), -1)
-    recent, states = learner.recent, learner.states
+    recent, states, radices = learner.recent, learner.states, learner.model.radices
     for time in range(stop - start):
-        probabilities, states = learner.predict(recent, states)
+        seen, states = learner.see(recent, states)
         rows = sum(lane * lanes.lane_tokens + start + time < lanes.tokens for lane in share)
-        targets[:rows, time] = code(cumulative(probabilities[:rows].numpy(force=True)), time)
-        following = torch.from_numpy(targets[:, time:][:, :1]).to(recent.device)
-        recent = torch.cat([recent[:, 1:], following.clamp(min=0)], 1)
+        node, below = torch.ones_like(recent[:, :1]), math.prod(radices)
+        for radix in radices:
+            below //= radix
+            bounds = cumulative(learner.following(seen, node, radix)[:rows, 0].numpy(force=True))
+            node *= radix
+            node[:rows, 0] += torch.from_numpy(code(bounds, time, below)).to(node.device)
+        # A payload that is no encoder's may end beside the tree's leaves: its check will tell.
+        node = (node - math.prod(radices)).clamp(max=learner.model.vocabulary - 1)
+        targets[:rows, time] = node[:rows, 0].numpy(force=True)
+        recent = torch.cat([recent[:, 1:], node], 1)
     return targets
 
 
@@ -62,7 +71,7 @@ class Decoding:
     def segment(self, step: int, learner: Learner) -> np.ndarray:
         if step % self.block_steps == 0:
             self.decoder, self.check = Decoder(next(self.payloads)), 0
-        targets = code_segment(step, learner, self.lanes, self.share, lambda bounds, _: self.decoder.decode(bounds))
+        targets = code_segment(step, learner, self.lanes, self.share, lambda bounds, *_: self.decoder.decode(bounds))
         self.check = zlib.crc32(targets.data, self.check)
         ends = (step + 1) % self.block_steps == 0 or step + 1 == self.lanes.steps
         # All ranks stop, or one would wait for the others.

@@ -36,8 +36,8 @@ class EncodingSource:
     def segment(self, step: int, learner: Learner) -> np.ndarray:
         targets = self.corpus.segment(step, learner)
 
-        def code(bounds: np.ndarray, time: int) -> np.ndarray:
-            symbols, row = targets[: len(bounds), time], np.arange(len(bounds))
+        def code(bounds: np.ndarray, time: int, below: int) -> np.ndarray:
+            symbols, row = targets[: len(bounds), time] // below % (bounds.shape[1] - 1), np.arange(len(bounds))
             starts = bounds[row, symbols]
             widths = bounds[row, symbols + 1] - starts
             # What is not a number has become the least of integers.

@@ -39,12 +39,18 @@ class Learner:
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
         self.recent = torch.full((self.rows, self.model.context), start, device=place.device)
 
-    @torch.inference_mode()
-    def predict(self, recent: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
-        """The stepwise form: probabilities [R, V] of what follows `recent` [R, C], and the states after."""
+    @torch.no_grad()
+    def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The stepwise form: what `following` needs of what follows `recent` [R, C], and the states after."""
         parts = zip(recent.chunk(len(states)), states, strict=True)
-        predicted, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
-        return torch.cat(predicted)[:, 0].softmax(-1), states
+        seen, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
+        return seen, states
+
+    @torch.no_grad()
+    def following(self, seen: list[Any], node: Tensor, radix: int) -> Tensor:
+        """Probabilities [R, P, radix] of the next digit of a token after `node` [R, P]: LanguageModel.following."""
+        parts = zip(seen, node.chunk(len(seen)), strict=True)
+        return torch.cat([self.model.following(part, before, radix) for part, before in parts])
 
     def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
         """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.

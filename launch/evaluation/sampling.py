@@ -17,6 +17,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from data.bpe import Encoder
 from data.coder import LOW, PRECISION_BITS, Decoder, cumulative
 from launch.evaluation.scoring import connect_alone
+from model.distribution import distribution
 from train.engine import disconnect
 from train.frozen import FrozenLearner, load_frozen
 from train.run import RunFailed
@@ -80,7 +82,7 @@ def sample(
     learner = FrozenLearner(config, model, tokenizer.end_of_document, count, place)
     piece_bytes = np.array([len(piece) for piece in tokenizer.pieces])
     costs = piece_bytes if tokens is None else np.ones_like(piece_bytes)
-    decoders = [Decoder(random_payload(seed, number, most)) for number in range(count)]
+    decoders = [Decoder(random_payload(seed, number, most * len(model.radices))) for number in range(count)]
     samples = draw(learner, Encoder(tokenizer).encode(before), decoders, temperature, costs, most)
     for number, drawn in enumerate(samples, 1):
         text = tokenizer.decode(drawn.tokens)
@@ -95,12 +97,12 @@ def sample(
     disconnect(place)
 
 
-def random_payload(seed: int, number: int, tokens: int) -> bytes:
-    """Random bytes that last for so many tokens, of the `number`-th sample of a seed.
+def random_payload(seed: int, number: int, symbols: int) -> bytes:
+    """Random bytes that last for so many symbols, of the `number`-th sample of a seed.
 
-    The decoder keeps 128 bits or fewer in hand, and no token takes more than PRECISION_BITS from it.
+    The decoder keeps 128 bits or fewer in hand, and no symbol takes more than PRECISION_BITS from it.
     """
-    return np.random.default_rng([seed, number]).bytes(16 + 4 + PRECISION_BITS // 8 * tokens)
+    return np.random.default_rng([seed, number]).bytes(16 + 4 + PRECISION_BITS // 8 * symbols)
 
 
 def draw(
@@ -118,39 +120,61 @@ def draw(
     a decoder that had the prompt would go on.
     """
     samples, spent, end = [Sample() for _ in decoders], np.zeros(len(decoders), np.int64), len(costs) - 1
-    probabilities, learner.states = learner.predict(learner.recent, learner.states)
+    seen, learner.states = learner.see(learner.recent, learner.states)
     for token in tqdm(prompt, desc="prompt", unit=" tokens", disable=None, leave=False):
-        probabilities = probabilities_after(learner, np.full(len(decoders), token, np.int64))
+        seen = seen_after(learner, np.full(len(decoders), token, np.int64))
     with tqdm(total=most, desc="sampling", disable=None, leave=False) as bar:
         while rows := [row for row, drawn in enumerate(samples) if spent[row] < most and drawn.tokens[-1:] != [end]]:
-            bounds = cumulative(tempered(probabilities.numpy(force=True), temperature))
-            if (bounds < 0).any():  # what is not a number has become the least of integers
-                raise RunFailed("the model's probabilities are no numbers: its training went astray")
             tokens = np.full(len(decoders), end, np.int64)
+            tokens[rows] = draw_tokens(learner, seen, rows, decoders, samples, temperature, len(costs))
             for row in rows:
-                tokens[row] = decoders[row].decode(bounds[row : row + 1])[0]
-                assert decoders[row].state >= LOW, "the random bits have run dry"
-                share = bounds[row, tokens[row] + 1] - bounds[row, tokens[row]]
-                samples[row].bits += PRECISION_BITS - math.log2(share)
                 samples[row].tokens.append(int(tokens[row]))
             spent += costs[tokens]
             bar.update(min(most, int(spent.max())) - bar.n)
-            probabilities = probabilities_after(learner, tokens)
+            seen = seen_after(learner, tokens)
     return samples
 
 
-def probabilities_after(learner: FrozenLearner, tokens: np.ndarray) -> torch.Tensor:
-    """What follows once each row has had its one of `tokens` [R]: probabilities [R, V]. The learner moves on."""
+def draw_tokens(
+    learner: FrozenLearner,
+    seen: list[Any],
+    rows: list[int],
+    decoders: list[Decoder],
+    samples: list[Sample],
+    temperature: float,
+    vocabulary: int,
+) -> np.ndarray:
+    """The next token of each of `rows`, [rows], the bits that it takes added to its sample's: digit by digit like an
+    encoder's, or at once where a temperature needs the whole distribution."""
+    radices = learner.model.radices if temperature == 1 else [vocabulary]
+    node = torch.ones_like(learner.recent[:, :1])
+    for radix in radices:
+        if temperature == 1:
+            bounds = cumulative(learner.following(seen, node, radix)[:, 0].numpy(force=True))
+        else:
+            whole = distribution(learner.model, seen[0], len(node))
+            bounds = cumulative(tempered(whole.numpy(force=True), temperature))
+        if (bounds < 0).any():  # what is not a number has become the least of integers
+            raise RunFailed("the model's probabilities are no numbers: its training went astray")
+        node *= radix
+        for row in rows:
+            symbol = int(decoders[row].decode(bounds[row : row + 1])[0])
+            assert decoders[row].state >= LOW, "the random bits have run dry"
+            samples[row].bits += PRECISION_BITS - math.log2(bounds[row, symbol + 1] - bounds[row, symbol])
+            node[row] += symbol
+    return (node[rows, 0] - math.prod(radices)).numpy(force=True)
+
+
+def seen_after(learner: FrozenLearner, tokens: np.ndarray) -> list[Any]:
+    """What `following` needs once each row has had its one of `tokens` [R]. The learner moves on."""
     following = torch.from_numpy(tokens).to(learner.recent.device)[:, None]
     learner.recent = torch.cat([learner.recent[:, 1:], following], 1)
-    probabilities, learner.states = learner.predict(learner.recent, learner.states)
-    return probabilities
+    seen, learner.states = learner.see(learner.recent, learner.states)
+    return seen
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """p^(1 / temperature), renormalised, of probabilities [R, V]. At 1 they are the very bits that an encoder takes."""
-    if temperature == 1:
-        return probabilities
+    """p^(1 / temperature), renormalised, of probabilities [R, V]."""
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities.astype(np.float64)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
