@@ -6,7 +6,7 @@
 
 Needs no GPU and next to no memory: models are built of fake tensors, so parameters, FLOPs and what autograd saves are
 counted exactly at any width. What the engine holds and sends is a formula, checked against benchmarks/zero_state.py.
-Seconds are a MODEL and were never measured: arithmetic (muon's iterations too, which every GPU does for all matrices)
+Seconds are a MODEL and were never measured: arithmetic (muon's iterations too, of those matrices that fall to a GPU)
 at --utilisation (an assumption) of the peak, then messages at the link's rate, which neither overlap (Onepass sets
 overlap_comm to false) nor wait for latency. Defaults: an H100 (989 TFLOP/s of dense bf16), a 400 Gb/s link a GPU. The
 global batch is that of --train.lanes and --train.segment_tokens, whatever the number of GPUs. Description lengths come
@@ -89,16 +89,19 @@ def buffer_bytes(stage: int, world: int, parameters: int) -> int:
     return FP32 * (BUCKET if stage else min(parameters, BUCKET) * (world > 1))
 
 
-def muon_needs(model: LanguageModel) -> tuple[int, int]:
-    """FLOPs of an update, and bytes that orthogonalising the largest group needs: fp32 input and output, bf16 twice."""
+def muon_needs(model: LanguageModel, world: int) -> tuple[int, int]:
+    """FLOPs of an update on the GPU that has most of it to do, and bytes that orthogonalising the largest group needs:
+    fp32 input and output, bf16 twice."""
     shapes = Counter(p.shape for p in model.parameters() if p.role == "matrix")  # type: ignore[attr-defined]
-    flops = 0
+    flops, before = [0] * world, 0
     for shape, count in shapes.items():
         with FlopCounterMode(display=False) as counter:
             # In bf16, as on GPUs: fp32 takes another way.
             orthogonalise(torch.empty(1, *shape, dtype=torch.bfloat16))
-        flops += count * counter.get_total_flops()
-    return flops, 12 * max(count * shape.numel() for shape, count in shapes.items())
+        for number in range(before, before + count):
+            flops[number % world] += counter.get_total_flops()
+        before += count
+    return max(flops), 12 * max(count * shape.numel() for shape, count in shapes.items())
 
 
 def sent_bytes(stage: int, world: int, parameters: int, accumulation: int) -> tuple[int, int]:
@@ -143,7 +146,6 @@ def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> I
     largest = max(sum(p.numel() for p in part.parameters(recurse=False)) for part in model.modules())
     one, two = (saved_bytes(model, rows, time) for rows in (1, 2))
     flops_per_token = 3 * forward_flops(model, time) / time
-    update_flops, update_bytes = muon_needs(model)
     total_bytes, law = predicted(Path(options.law), config, vocabulary)
     mixing_bytes = model.mixing.counts.nbytes if model.mixing is not None else 0
     about = {"width": config.model.width, "depth": config.model.depth, "parameters": parameters}
@@ -157,6 +159,7 @@ def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> I
             )[1],
         }
         gathered = 8 * (world - 1) * rows * (model.context - 1 + 2 * time) if mixing_bytes else 0
+        update_flops, update_bytes = muon_needs(model, world)
         for optimizer, stage in PLANS:
             memory = {
                 "state_bytes": state_bytes(optimizer, stage, world, parameters, matrices, accumulation),
@@ -167,6 +170,8 @@ def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> I
             }
             sent, paper = sent_bytes(stage, world, parameters, accumulation)
             update = update_flops if optimizer == "muon" else 0
+            # Broadcasts, by rings, of the matrices that others have orthogonalised, in bf16.
+            sent += 2 * matrices * (world - 1) // world if optimizer == "muon" else 0
             compute_secs = (flops_per_token * rows * time + update) / flops_per_sec
             message_secs = (sent + gathered) / (options.link_gbytes * 1e9)
             gpu_bytes = sum(memory.values())

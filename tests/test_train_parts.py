@@ -14,7 +14,7 @@ from train.command_line import OWNED_KEYS, build_parser, parse_config, read_deep
 from train.config import Config, ModelConfig, TrainConfig, from_dict
 from train.engine import Place, deepspeed_config
 from train.ledger import Ledger
-from train.optim import Muon, build_optimizer, orthogonalise, rate_scale
+from train.optim import Muon, build_optimizer, orthogonalise, orthogonalise_together, rate_scale
 
 PLACE = Place(0, 1, torch.device("cpu"))
 
@@ -43,6 +43,44 @@ def test_orthogonalise_moves_singular_values_by_the_quintic(shape: tuple[int, in
     for _ in range(5):
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
     assert (orthogonalise(matrices) - left @ torch.diag_embed(values) @ right).abs().max() < 1e-5
+
+
+class OneOfRanks:
+    """torch.distributed as one of several ranks sees it, whose messages nobody else sends: it notes who would."""
+
+    is_initialized = staticmethod(lambda: True)
+    wait = staticmethod(lambda: None)
+
+    def __init__(self, rank: int, world_size: int):
+        self.get_rank, self.get_world_size = lambda: rank, lambda: world_size
+        self.senders: list[int] = []
+
+    def broadcast(self, matrix: torch.Tensor, src: int, async_op: bool) -> "OneOfRanks":
+        self.senders.append(src)
+        if src != self.get_rank():
+            matrix.fill_(torch.nan)
+        return self
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_ranks_share_out_matrices_and_get_all_of_them(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    stacks, senders, done = [torch.randn(3, 4, 9), torch.randn(1, 5, 5), torch.randn(2, 9, 4)], [], []
+    expected = [matrix for stack in stacks for matrix in orthogonalise(stack)]
+    for rank in range(world_size):
+        ranks = OneOfRanks(rank, world_size)
+        monkeypatch.setattr("train.optim.dist", ranks)
+        parts = [orthogonalise_together(stack, before) for stack, before in zip(stacks, [0, 3, 4], strict=True)]
+        mine = [number for number, matrix in enumerate(m for part in parts for m in part) if not matrix.isnan().any()]
+        assert mine == [number for number, sender in enumerate(ranks.senders) if sender == rank]
+        for number in mine:
+            found = [matrix for part in parts for matrix in part][number]
+            assert (found - expected[number]).abs().max() < 1e-5
+        senders.append(ranks.senders)
+        done.append(len(mine))
+    assert senders == [senders[0]] * world_size
+    assert sum(done) == 6
+    assert max(done) == -(-6 // world_size)
 
 
 def test_muon_treats_other_roles_as_adam_does() -> None:

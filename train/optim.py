@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 if TYPE_CHECKING:
     from train.config import TrainConfig
@@ -54,6 +55,21 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+def orthogonalise_together(matrices: Tensor, before: int) -> Tensor:
+    """The same of matrices that all ranks hold: each does its share, and gets the others' from them. `before` counts
+    the matrices that were shared out in this step, so that small groups do not all fall to the first ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return orthogonalise(matrices)
+    ranks = dist.get_world_size()
+    whole = torch.empty_like(matrices, dtype=torch.bfloat16 if matrices.is_cuda else None)
+    first = (dist.get_rank() - before) % ranks
+    whole[first::ranks] = orthogonalise(matrices[first::ranks]).to(whole.dtype)
+    sent = [dist.broadcast(one, (before + number) % ranks, async_op=True) for number, one in enumerate(whole)]
+    for work in sent:
+        work.wait()
+    return whole.to(matrices.dtype)
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for groups of role `matrix` (all of one shape, orthogonalised in one batch), Adam for the other roles."""
 
@@ -62,6 +78,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        before = 0
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
@@ -81,7 +98,9 @@ class Muon(torch.optim.Optimizer):
                 inputs, outputs = parameters[0].shape
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 step_length = -group["lr"] * max(1, outputs / inputs) ** 0.5
-                torch._foreach_add_(parameters, list(orthogonalise(ahead).unbind()), alpha=step_length)
+                directions = orthogonalise_together(ahead, before)
+                torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
+                before += len(parameters)
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
                 squares = [self.state[p]["square"] for p in parameters]
