@@ -53,7 +53,7 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     watch("logits", learner.model)
     for step in range(steps):
         targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), 0.0)
+        learner.learn(targets, lanes.valid_tokens(step), 0, 1)
     return found
 
 

@@ -47,7 +47,7 @@ MAPPING = MORE | {torch.ops.aten.addmm_: addmm_in_place}
 def step_flops(learner: Learner, tokens: torch.Tensor) -> tuple[int, int]:
     """Of one step's matrix products: all of them, and the optimiser's."""
     with FlopCounterMode(display=False, custom_mapping=MAPPING) as everything:
-        learner.learn(tokens, tokens.numel(), 0.0)
+        learner.learn(tokens, tokens.numel(), 0, 1)
     with FlopCounterMode(display=False, custom_mapping=MAPPING) as optimizer:
         for p in learner.model.parameters():
             p.grad = torch.zeros_like(p)
@@ -68,7 +68,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
         rates.append(gemm_flops_per_sec(place.device, torch.float32, repeats=3))
         start = time.perf_counter()
         for _ in range(3):
-            learner.learn(tokens, tokens.numel(), 0.0)
+            learner.learn(tokens, tokens.numel(), 0, 1)
         finish()
         secs.append((time.perf_counter() - start) / 3)
     parts = [total / taken / rate for taken, rate in zip(secs, rates, strict=True)]

@@ -72,7 +72,7 @@ def measure(config: Config, place: Place) -> None:
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in learner.model.parameters())
     targets = torch.randint(vocabulary, (learner.rows, config.train.segment_tokens), device=place.device)
     tokens = targets.numel() * place.world_size
-    learner.learn(targets, tokens, 0.0)
+    learner.learn(targets, tokens, 0, 1)
     held = {"between steps": live_bytes()}
     engine_step = learner.engine.step
 
@@ -90,7 +90,7 @@ def measure(config: Config, place: Place) -> None:
     learner.engine.step = step
     getattr(learner.engine.optimizer, "optimizer", learner.engine.optimizer).register_step_pre_hook(before_update)
     with Collectives() as collectives:
-        learner.learn(targets, tokens, 0.0)
+        learner.learn(targets, tokens, 0, 1)
     if place.rank == 0:
         print(f"ZeRO {config.engine.zero_stage}, {config.train.optimizer}, {parameters:,} parameters, ", end="")
         print(f"{place.world_size} ranks; bytes a parameter:")

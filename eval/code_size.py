@@ -36,6 +36,8 @@ for name in config["model"]["block"].split():
     load_block(name)
 if config["model"]["ngram_orders"]:
     import model.mixing
+if config["train"].get("replay"):
+    import train.replay
 files = []
 for name, module in list(sys.modules.items()):
     stem = os.path.join(root, *name.split("."))

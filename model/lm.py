@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
 
     The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the context mixing.
     Targets below 0 stand for no token and cost nothing. The state returned is detached: gradients end at a segment's
-    start. `config` is a ModelConfig.
+    start. `alone` leaves context mixing out: then C is 1. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -60,8 +60,11 @@ class LanguageModel(nn.Module):
         """State of `batch` rows before their first token."""
         return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
 
-    def forward(self, history: Tensor, state: list[Any], targets: Tensor | None = None) -> tuple[Any, list[Any]]:
-        x = self.norm(F.embedding(history[:, self.context - 1 :], self.embedding))
+    def forward(
+        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False
+    ) -> tuple[Any, list[Any]]:
+        mixing, context = (None, 1) if alone else (self.mixing, self.context)
+        x = self.norm(F.embedding(history[:, context - 1 :], self.embedding))
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
@@ -71,9 +74,9 @@ class LanguageModel(nn.Module):
         if self.cap:
             # cap tanh(logits / cap), but for a constant that softmax does not see; the sigmoid is several times faster.
             logits = 2 * self.cap * torch.sigmoid(logits * (2 / self.cap))
-        if self.mixing is not None:
-            seen = self.mixing.see(history, logits, x)
-            return seen if targets is None else self.mixing.nats(seen, targets), after
+        if mixing is not None:
+            seen = mixing.see(history, logits, x)
+            return seen if targets is None else mixing.nats(seen, targets), after
         if targets is None:
             return logits, after
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")

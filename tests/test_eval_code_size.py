@@ -1,5 +1,6 @@
 """The code term: what is stripped, what is kept, which modules count, and that the packed decoder opens again."""
 
+import ast
 import lzma
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from eval.code_size import (
     reference_machine,
     unpack,
 )
-from train.config import Config
+from model.registry import BLOCKS
+from train.config import Config, ModelConfig, TrainConfig
 
 CONFIG: dict[str, Any] = {
     "data": {"source": "secret.txt", "tokenizer": "bytes"},
@@ -34,6 +36,22 @@ def run(source: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(source, "canonical", "exec"), names)
     return names
+
+
+def test_modules_that_are_imported_late_are_charged_too() -> None:
+    """What is imported within functions, as only some configurations need it, the fresh interpreter has to be told."""
+    everything = Config(model=ModelConfig(block=" ".join(BLOCKS)), train=TrainConfig(replay=1)).to_dict()
+    charged, plain = decoder_modules(everything), decoder_modules(Config(model=ModelConfig(ngram_orders=[])).to_dict())
+    late = set()
+    for name in charged:
+        for function in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(function, ast.FunctionDef):
+                imports = [node.module for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+                late |= {f"{module.replace('.', '/')}.py" for module in imports if module}
+    late = {name for name in late if (ROOT / name).exists()}
+    assert late == {"model/mixing.py", "train/replay.py"}
+    assert late <= set(charged)
+    assert not late & set(plain)
 
 
 def test_comments_docstrings_and_bare_strings_go_and_the_rest_behaves_the_same() -> None:

@@ -163,6 +163,18 @@ def test_the_number_of_ranks_may_change_on_the_way(undisturbed: Path, corpus: Pa
     assert not list(run_dir.glob("checkpoints/*universal*"))
 
 
+def test_replay_survives_a_stop_and_another_number_of_ranks(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    plain, broken = tmp_path / "plain", tmp_path / "broken"
+    more = ["--train.replay=1", "--run.baselines=false"]
+    assert run(TRAIN, *arguments(corpus, cache, plain, *more)).returncode == 0
+    assert run(TRAIN, *arguments(corpus, cache, broken, *more, "--run.stop_after_steps=30"), ranks=2).returncode == 0
+    done = run(TRAIN, f"--run.dir={broken}", "--run.resume", "--run.stop_after_steps=0")
+    assert done.returncode == 0, done.stderr
+    bits = [[float(row[3]) for row in curve(run_dir)[1:]] for run_dir in (plain, broken)]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-5)
+    assert "train/replay.py" in report(plain)["code"]["modules"]
+
+
 def test_every_block_learns_the_same_in_shards(corpus: Path, cache: Path, tmp_path: Path) -> None:
     pattern = " ".join(sorted(BLOCKS))
     small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}", "--train.optimizer=adamw"]

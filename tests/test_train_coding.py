@@ -64,6 +64,7 @@ CASES = {
     "no prior": Case(model=replace(MODEL, ngram_orders=[])),
     "two blocks of attention": Case(model=replace(MODEL, block="attention attention", depth=2, logit_cap=0.0)),
     "accumulation": Case(train=replace(TRAIN, accumulation=2)),
+    "replay": Case(1237, train=replace(TRAIN, replay=2, accumulation=2)),
     "adamw": Case(train=replace(TRAIN, optimizer="adamw")),
     "ragged in lanes and segments": Case(1237),
     "one long block": Case(1237, block_steps=256),
@@ -221,14 +222,14 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
     coded = []
     for step in range(lanes.steps):
         coded.append(source.segment(step, learner))
-        learner.learn(torch.from_numpy(coded[-1]), lanes.valid_tokens(step), 0.0)
+        learner.learn(torch.from_numpy(coded[-1]), lanes.valid_tokens(step), 0, 1)
     assert [(targets >= 0).sum() for targets in coded] == [1, 0]
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(2)]
     learner, decoding = new_learner(case), Decoding(lanes, share, 1, iter(blocks), np.zeros(9, np.uint32))
     for step in range(lanes.steps):
         targets = decoding.segment(step, learner)
         assert np.array_equal(targets, coded[step])
-        learner.learn(torch.from_numpy(targets), lanes.valid_tokens(step), 0.0)
+        learner.learn(torch.from_numpy(targets), lanes.valid_tokens(step), 0, 1)
 
 
 @pytest.mark.parametrize("corpus", [TEXT, 0 * TEXT], ids=["text", "zeros"])

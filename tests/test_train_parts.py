@@ -175,6 +175,8 @@ def test_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         (["--engine.zero_stage", "1"], "--train.optimizer adamw"),
         (["--train.lanes", "6", "--train.accumulation", "4"], "train.lanes 6"),
         (["--train.flat_fraction", "1"], "train.flat_fraction"),
+        (["--train.replay", "65"], "take 0 to 64"),
+        (["--train.replay", "1", "--train.segment_tokens", "16385"], "16,384 or fewer, not 16,385"),
         (["--model.ngram_orders", "[2,2]"], r"ngram_orders \[2, 2\]"),
         (["--model.ngram_lags", "[[3],[]]"], r"ngram_lags \[\] must be"),
         (["--model.ngram_lags", "[[1,1]]"], r"ngram_lags \[1, 1\] must be"),

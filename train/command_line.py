@@ -219,6 +219,10 @@ def check(config: Config) -> None:
         )
     if not 0 <= train.flat_fraction < 1:
         raise ValueError(f"train.flat_fraction is {train.flat_fraction}: it must be in [0, 1)")
+    if not 0 <= train.replay <= 64:
+        raise ValueError(f"train.replay is {train.replay}: take 0 to 64")
+    if train.replay and train.segment_tokens > 1 << 14:
+        raise ValueError(f"train.replay needs train.segment_tokens of 16,384 or fewer, not {train.segment_tokens:,}")
     if train.lanes % train.accumulation:
         raise ValueError(f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}")
     if train.optimizer == "muon" and engine.zero_stage > 0:

@@ -84,6 +84,9 @@ class TrainConfig:
     """Tokens that each lane advances in one step."""
     accumulation: int = 1
     """Micro-batches that each rank's lanes are split into; the same bits in less memory."""
+    replay: int = 0
+    """Segments of what each lane has already coded, twice segment_tokens long, from which every step learns once more.
+    A decoder has these tokens, too: it costs time, not truth. 1 about doubles the time of a step."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
     matrix_lr: float = 0.02

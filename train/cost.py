@@ -66,7 +66,11 @@ class Cost:
         elapsed_secs, place = self.elapsed_secs, self.learner.place
         segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
         segments = self.lanes.lanes * self.lanes.lane_tokens / segment
-        model_flops = 3 * forward_flops(self.learner.model, segment, place.device) * segments
+        flops = forward_flops(self.learner.model, segment, place.device)
+        if replay := self.learner.replay:
+            again = forward_flops(self.learner.model, replay.tokens, place.device, alone=True)
+            flops += self.learner.config.replay * again
+        model_flops = 3 * flops * segments
         dtype = torch.bfloat16 if self.learner.engine.torch_autocast_enabled() else torch.float32
         peak = gemm_flops_per_sec(place.device, dtype) * place.world_size
         cuda = place.device.type == "cuda"

@@ -41,7 +41,8 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
     number of tokens that a digit stands for."""
     start, stop = lanes.segment(step)
     targets = np.full((len(share), stop - start), -1)
-    recent, states, radices = learner.recent, learner.states, learner.model.radices
+    recent, states = learner.recent[:, -learner.model.context :].clamp(min=0), learner.states
+    radices = learner.model.radices
     for time in range(stop - start):
         seen, states = learner.see(recent, states)
         rows = sum(lane * lanes.lane_tokens + start + time < lanes.tokens for lane in share)

@@ -29,7 +29,7 @@ class FrozenLearner(Learner):
         self.recent = torch.full((lanes, model.context), start, device=place.device)
 
     @torch.no_grad()
-    def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
+    def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
         """Nats [R, T] of targets [R, T], by the parallel form."""
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]

@@ -37,7 +37,12 @@ class Learner:
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
-        self.recent = torch.full((self.rows, self.model.context), start, device=place.device)
+        kept, self.replay = self.model.context, None
+        if config.train.replay:
+            from train.replay import REMEMBERED, Replay
+
+            kept, self.replay = max(kept, REMEMBERED), Replay(config.train, place)
+        self.recent = torch.full((self.rows, kept), start, device=place.device)
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -52,25 +57,29 @@ class Learner:
         parts = zip(seen, node.chunk(len(seen)), strict=True)
         return torch.cat([self.model.following(part, before, radix) for part, before in parts])
 
-    def learn(self, targets: Tensor, coded_tokens: int, progress: float) -> Tensor:
+    def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
         """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.
 
         `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
-        batch; `progress` in [0, 1] sets the learning rate.
+        batch; `step` of `steps` sets the learning rate.
         """
-        history = torch.cat([self.recent, targets.clamp(min=0)], 1)
-        self.recent = history[:, -self.model.context :]
+        whole = torch.cat([self.recent, targets], 1)
+        history = whole[:, -self.model.context - targets.shape[1] :].clamp(min=0)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate_scale(progress, self.config)
+            group["lr"] = group["peak_lr"] * rate_scale(step / steps, self.config)
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / coded_tokens
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
             cost, self.states[index] = self.engine(inputs, self.states[index], wanted)
-            self.engine.backward(cost.sum() * scale)
+            loss = cost.sum() * scale
+            if self.replay:
+                loss = loss + self.replay.loss(self, step, index)
+            self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
+        self.recent = whole[:, targets.shape[1] :]
         if self.model.mixing is not None:
             self.model.mixing.learn(self.place.gather(history[:, :-1]), self.place.gather(targets))
         return torch.cat(nats)
@@ -89,6 +98,6 @@ def one_epoch(
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
-        nats = learner.learn(tokens, lanes.valid_tokens(step), step / lanes.steps)
+        nats = learner.learn(tokens, lanes.valid_tokens(step), step, lanes.steps)
         ledger.add(nats, targets)
         yield step + 1

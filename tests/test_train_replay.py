@@ -1,0 +1,91 @@
+"""Replay draws from what is coded, alike for any number of ranks, and teaches what an epoch without it does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_train_coding import PLACE, PLAIN, corpus_source, new_ledger, plain_engine  # noqa: F401
+
+from train.config import Config, TrainConfig
+from train.engine import Place
+from train.loop import Learner, one_epoch
+from train.replay import Replay
+
+CONFIG = TrainConfig(lanes=4, segment_tokens=8, replay=3)
+
+
+def past(steps: int, kept: int = 100) -> torch.Tensor:
+    """Of lane r after so many steps of 8 tokens: 1000 r, 1000 r + 1, ..., and -7 where nothing was coded."""
+    coded = torch.arange(8 * steps) + 1000 * torch.arange(4).unsqueeze(1)
+    return torch.cat([torch.full((4, kept), -7), coded], 1)[:, -kept:]
+
+
+@pytest.mark.parametrize("steps", [3, 7, 40])
+def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
+    drawn = Replay(CONFIG, PLACE).drawn(past(steps), steps)
+    assert drawn is not None
+    inputs, targets = drawn
+    assert inputs.shape == targets.shape == (12, 16)
+    assert (inputs.diff() == 1).all()
+    assert (inputs // 1000 == torch.arange(4).repeat_interleave(3).unsqueeze(1)).all()
+    assert (targets[:, :4] == -1).all()
+    assert torch.equal(targets[:, 4:], inputs[:, 4:] + 1)
+    assert (targets.max(1).values % 1000 < 8 * steps).all()
+
+
+def test_every_place_of_the_past_is_drawn_and_none_twice_as_often() -> None:
+    draw = Replay(replace(CONFIG, replay=64), PLACE)
+    starts = []
+    for steps in range(20, 120):
+        drawn = draw.drawn(past(steps, kept=40), steps)
+        assert drawn is not None
+        starts.append(drawn[0][:, 0] % 1000 - 8 * steps + 40)
+    counts = torch.cat(starts).bincount()
+    assert len(counts) == 40 - 16
+    assert counts.max() < 1.3 * counts.min()
+
+
+def test_nothing_is_drawn_while_the_past_is_short() -> None:
+    assert Replay(CONFIG, PLACE).drawn(past(2), 2) is None
+
+
+def test_ranks_draw_what_one_rank_does() -> None:
+    whole = Replay(CONFIG, PLACE).drawn(past(9), 9)
+    parts = [Replay(CONFIG, Place(rank, 2, PLACE.device)).drawn(past(9)[2 * rank :][:2], 9) for rank in range(2)]
+    for index in range(2):
+        assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))  # type: ignore[index]
+
+
+def test_tokens_that_were_none_are_not_learned() -> None:
+    ended = past(9)
+    ended[3, -30:] = -1
+    inputs, targets = Replay(CONFIG, PLACE).drawn(ended, 9)  # type: ignore[misc]
+    assert inputs.min() == 0
+    assert (targets[9:] == -1).sum() > 3 * 4
+    assert (targets[:9, 4:] >= 0).all()
+
+
+def epoch(train: TrainConfig, tokens: int, orders: list[int]) -> tuple[Learner, float]:
+    case = replace(PLAIN, tokens=tokens, train=train, model=replace(PLAIN.model, ngram_orders=orders))
+    learner, ledger = Learner(Config(model=case.model, train=train), 257, 256, PLACE), new_ledger(case)
+    for _ in one_epoch(learner, case.lanes, corpus_source(case), ledger):
+        pass
+    return learner, ledger.totals()[0]
+
+
+def test_a_network_that_learns_again_makes_the_rest_shorter() -> None:
+    plain, replayed = (epoch(replace(PLAIN.train, replay=replay), 4000, [])[1] for replay in (0, 2))
+    assert replayed < 0.98 * plain
+
+
+def test_counts_know_nothing_of_it() -> None:
+    plain, replayed = (epoch(replace(PLAIN.train, replay=replay), 600, [1, 2])[0] for replay in (0, 2))
+    assert not torch.equal(plain.model.embedding, replayed.model.embedding)
+    assert plain.model.mixing is not None
+    assert replayed.model.mixing is not None
+    assert torch.equal(plain.model.mixing.counts, replayed.model.mixing.counts)
+
+
+def test_accumulation_makes_no_difference() -> None:
+    one, two = (epoch(replace(PLAIN.train, replay=1, accumulation=parts), 1200, [1])[1] for parts in (1, 2))
+    assert one == pytest.approx(two, rel=1e-5)

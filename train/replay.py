@@ -1,0 +1,57 @@
+"""Replay: beside each step, learn again from what is already coded (Bornschein, Li & Hutter 2022, arXiv:2210.07931).
+
+Every token is coded once, by parameters that have not seen it; but a decoder has all tokens before it, too, and may
+train on them as often as it likes. From every lane, segments of twice a step's length are drawn evenly from what it
+last coded. The network learns from them alone: the counts of context mixing know these tokens by now. It begins them
+with an empty state, and their first quarter only fills that.
+
+Shapes: `R` lanes of this rank, `L` tokens of a replayed segment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from train.config import TrainConfig
+    from train.engine import Place
+    from train.loop import Learner
+
+# Tokens of each lane that can be drawn from: with memory for more, the past would grow with the corpus.
+REMEMBERED = 1 << 16
+
+
+class Replay:
+    """Draws `config.replay` segments from each lane of this rank."""
+
+    def __init__(self, config: TrainConfig, place: Place):
+        self.config, self.place, self.tokens = config, place, 2 * config.segment_tokens
+
+    def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
+        """Nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed makes of
+        ranks and micro-batches; 0 while nothing can be."""
+        drawn = self.drawn(learner.recent, step)
+        if drawn is None:
+            return 0.0
+        inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
+        nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
+        return nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
+
+    def drawn(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
+        """Inputs and targets [R * replay, L], lane by lane; targets that cost nothing are -1. `past` [R, P] ends with
+        what was coded in the `step` steps before. None while that is too short."""
+        known = min(step * self.config.segment_tokens, past.shape[1])
+        if known <= self.tokens:
+            return None
+        # Drawn for all lanes on every rank, so that the number of ranks does not matter.
+        seeded = torch.Generator().manual_seed(step)
+        starts = torch.randint(known - self.tokens, (self.config.lanes, self.config.replay), generator=seeded)
+        mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known
+        index = mine.unsqueeze(-1) + torch.arange(self.tokens + 1)
+        segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, self.tokens + 1)
+        targets = segments[:, 1:].clone()
+        targets[:, : self.tokens // 4] = -1
+        return segments[:, :-1].clamp(min=0), targets
