@@ -75,7 +75,7 @@ def epoch(train: TrainConfig, tokens: int, orders: list[int]) -> tuple[Learner, 
 
 def test_a_network_that_learns_again_makes_the_rest_shorter() -> None:
     plain, replayed = (epoch(replace(PLAIN.train, replay=replay), 4000, [])[1] for replay in (0, 2))
-    assert replayed < 0.98 * plain
+    assert replayed < 0.99 * plain
 
 
 def test_counts_know_nothing_of_it() -> None:

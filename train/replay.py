@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Tokens of each lane that can be drawn from: with memory for more, the past would grow with the corpus.
 REMEMBERED = 1 << 16
+# Of a replayed token's nats, by their mean, beside those of a new one: docs/learning-speed.md.
+WEIGHT = 0.5
 
 
 class Replay:
@@ -31,14 +33,14 @@ class Replay:
         self.config, self.place, self.tokens = config, place, 2 * config.segment_tokens
 
     def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
-        """Nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed makes of
-        ranks and micro-batches; 0 while nothing can be."""
+        """Weighed nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed
+        makes of ranks and micro-batches; 0 while nothing can be."""
         drawn = self.drawn(learner.recent, step)
         if drawn is None:
             return 0.0
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
-        return nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
+        return WEIGHT * nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
 
     def drawn(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs and targets [R * replay, L], lane by lane; targets that cost nothing are -1. `past` [R, P] ends with
