@@ -194,9 +194,10 @@ class ContextMixing(nn.Module):
         # Of contexts that want one entry in one step, the highest mark gets it: the outcome is deterministic.
         mark = torch.zeros_like(places, dtype=torch.uint8).scatter_reduce_(0, index, marks, "amax")
         counted = (2 * index + ones)[mark[index] == marks]
-        new = counted.bincount(minlength=2 * len(places)).view(-1, 2)
+        new = counted.bincount(minlength=2 * len(places)).int().view(-1, 2)
         entry = self.counts[places]
-        old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).long()
-        counts = torch.where((new.flip(-1) > 0) & (old > 2), (old + 3) // 2, old) + new
-        counts = counts * 255 // counts.amax(-1, keepdim=True).clamp(min=255)
+        old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).int()
+        counts = torch.where((new.flip(-1) > 0) & (old > 2), old + 3 >> 1, old) + new
+        # In floating point, which is faster, and too close to the quotient of such small numbers to fall short of it.
+        counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
         self.counts[places] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)
