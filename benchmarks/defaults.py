@@ -50,6 +50,7 @@ KNOBS = {
         "--model.ngram_rows_log2=24",
     ],
     "logit_cap": ["--model.logit_cap=0"],
+    "replay": ["--train.replay=1", "--train.replay=2", "--model.ngram_orders=[] --train.replay=1"],
 }
 
 

@@ -1,9 +1,12 @@
 """Context mixing: counts by hand, a true distribution, and the same price by either way to it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
+from model.distribution import distribution
 from model.mixing import BYTE_SYMBOLS, ContextMixing
 
 
@@ -21,10 +24,10 @@ def mixing(
 def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
     seen = mixing.see(history, torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
-    node, reached = torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1)
-    for radix in mixing.radices:
-        reached = (reached.unsqueeze(-1) * mixing.digit(seen, node, radix)).flatten(1)
-        node = (node.unsqueeze(-1) * radix + torch.arange(radix)).flatten(1)
+    leaves = SimpleNamespace(
+        parameters=mixing.parameters, radices=mixing.radices, following=mixing.digit, vocabulary=1 << mixing.bits
+    )
+    reached = distribution(leaves, seen, 1)  # type: ignore[arg-type]
     assert reached[0, mixing.vocabulary :].sum() == 0
     return reached[0, : mixing.vocabulary]
 

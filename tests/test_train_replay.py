@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_train_coding import PLACE, PLAIN, corpus_source, new_ledger, plain_engine  # noqa: F401
+from test_train_coding import PLACE, PLAIN, corpus_source, new_learner, new_ledger, plain_engine  # noqa: F401
 
-from train.config import Config, TrainConfig
+from train.config import TrainConfig
 from train.engine import Place
 from train.loop import Learner, one_epoch
 from train.replay import Replay
@@ -67,7 +67,7 @@ def test_tokens_that_were_none_are_not_learned() -> None:
 
 def epoch(train: TrainConfig, tokens: int, orders: list[int]) -> tuple[Learner, float]:
     case = replace(PLAIN, tokens=tokens, train=train, model=replace(PLAIN.model, ngram_orders=orders))
-    learner, ledger = Learner(Config(model=case.model, train=train), 257, 256, PLACE), new_ledger(case)
+    learner, ledger = new_learner(case), new_ledger(case)
     for _ in one_epoch(learner, case.lanes, corpus_source(case), ledger):
         pass
     return learner, ledger.totals()[0]

@@ -126,7 +126,7 @@ def draw(
     with tqdm(total=most, desc="sampling", disable=None, leave=False) as bar:
         while rows := [row for row, drawn in enumerate(samples) if spent[row] < most and drawn.tokens[-1:] != [end]]:
             tokens = np.full(len(decoders), end, np.int64)
-            tokens[rows] = draw_tokens(learner, seen, rows, decoders, samples, temperature, len(costs))
+            tokens[rows] = draw_tokens(learner, seen, rows, decoders, samples, temperature)
             for row in rows:
                 samples[row].tokens.append(int(tokens[row]))
             spent += costs[tokens]
@@ -142,11 +142,10 @@ def draw_tokens(
     decoders: list[Decoder],
     samples: list[Sample],
     temperature: float,
-    vocabulary: int,
 ) -> np.ndarray:
     """The next token of each of `rows`, [rows], the bits that it takes added to its sample's: digit by digit like an
     encoder's, or at once where a temperature needs the whole distribution."""
-    radices = learner.model.radices if temperature == 1 else [vocabulary]
+    radices = learner.model.radices if temperature == 1 else [learner.model.vocabulary]
     node = torch.ones_like(learner.recent[:, :1])
     for radix in radices:
         if temperature == 1:
