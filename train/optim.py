@@ -102,15 +102,13 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
                 before += len(parameters)
             else:
-                # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
+                # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, in one pass over memory.
                 squares = [self.state[p]["square"] for p in parameters]
-                torch._foreach_lerp_(means, gradients, 0.1)
-                torch._foreach_mul_(squares, group["beta2"])
-                torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["beta2"])
-                scale = torch._foreach_sqrt(squares)
-                torch._foreach_div_(scale, (1 - group["beta2"] ** group["updates"]) ** 0.5)
-                torch._foreach_add_(scale, 1e-8)
-                torch._foreach_addcdiv_(parameters, means, scale, -group["lr"] / (1 - 0.9 ** group["updates"]))
+                updates = [torch.full((), group["updates"], dtype=torch.float32, device=means[0].device)] * len(means)
+                rates = {"lr": group["lr"], "beta1": 0.9, "beta2": group["beta2"], "eps": 1e-8, "weight_decay": 0.0}
+                torch._fused_adam_(
+                    parameters, gradients, means, squares, [], updates, **rates, amsgrad=False, maximize=False
+                )
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.optim.Optimizer:
