@@ -181,17 +181,18 @@ def refuse_odd(name: str, weights: np.ndarray) -> None:
 
 
 def pack_counts(counts: np.ndarray) -> bytes:
-    """Tables of counts [rows, 3], uint8, of model/mixing.py: a bit a row that says whether it is empty, and the planes
-    of the others (zeros, ones, mark), through xz."""
+    """Tables of counts [rows, words], int16, of model/mixing.py: a bit a row that says whether it is empty, and the
+    planes of the others' bytes (zeros and ones of each node, the mark), through xz."""
     full = counts.any(1)
-    content = np.packbits(full).tobytes() + counts[full].T.tobytes()
+    content = np.packbits(full).tobytes() + counts[full].view(np.uint8).T.tobytes()
     return lzma.compress(content, format=lzma.FORMAT_ALONE, preset=2)
 
 
-def unpack_counts(packed: bytes, rows: int) -> np.ndarray:
-    """Counts [rows, 3] of what `pack_counts` returned."""
+def unpack_counts(packed: bytes, rows: int, words: int) -> np.ndarray:
+    """Counts [rows, words] of what `pack_counts` returned."""
     content = lzma.decompress(packed, format=lzma.FORMAT_ALONE)
     full = np.unpackbits(np.frombuffer(content[: -(-rows // 8)], np.uint8), count=rows).astype(bool)
-    counts = np.zeros((rows, 3), np.uint8)
-    counts[full] = np.frombuffer(content[-(-rows // 8) :], np.uint8).reshape(3, -1).T
+    counts = np.zeros((rows, words), np.int16)
+    planes = np.frombuffer(content[-(-rows // 8) :], np.uint8).reshape(2 * words, -1)
+    counts[full] = np.ascontiguousarray(planes.T).view(np.int16)
     return counts

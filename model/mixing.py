@@ -15,10 +15,13 @@ with the model. A known token needs the D nodes of its path alone. A decoder tak
 and needs the nodes of those below the one that it has come to.
 
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
-same tables. They need 3 K 2^rows_log2 bytes, however long the corpus. An entry is marked with eight more bits of its
-hash: one that another context's entry stands in the way of takes its place.
+same tables. A row of 16 bytes has the counts of seven nodes, those of three levels of the tree below one of them, and
+16 more bits of the context's hash, to tell whose they are. Four rows lie together in a line of the processor's cache. A
+context that finds none of its own there takes that of the least counts, as in PAQ. K 2^(rows_log2 + 4) bytes in all,
+however long the corpus.
 
-Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `W` width, `K` contexts, `V` vocabulary, `H` hidden.
+Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
+vocabulary.
 """
 
 import torch
@@ -32,8 +35,10 @@ HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Levels of the tree that a decoder takes at a time, for about as many nodes as make a step of tensors worth its while.
+# Levels of the tree in a row of counts. A decoder takes as many at a time, too.
 STRIDE = 3
+# 16-bit words of a row: seven pairs of counts and a mark. Rows of a line.
+ROW, WAYS = 1 << STRIDE, 4
 # Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
 BYTE_SYMBOLS, WORD_TOKENS = 257, 32
 # Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
@@ -56,6 +61,7 @@ class ContextMixing(nn.Module):
     powers: Tensor
     level: Tensor
     shifts: Tensor
+    slot: Tensor
     lonely: Tensor
     lower: Tensor
 
@@ -70,12 +76,13 @@ class ContextMixing(nn.Module):
         # How many ways there are at each of a decoder's stops.
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)]
         nodes = 1 << self.bits
-        self.register_buffer("counts", torch.zeros(self.tables << rows_log2, 3, dtype=torch.uint8))  # zeros, ones, mark
+        self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
         fixed = {
             "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
             "shifts": torch.arange(self.bits, 0, -1),
+            "slot": torch.tensor([self.within(node) for node in range(nodes)]),
             # Nodes that no token passes to the right.
             "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
             "lower": torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)]),
@@ -94,6 +101,11 @@ class ContextMixing(nn.Module):
     def leftmost(self, node: int) -> int:
         """The first token below a node."""
         return (node << self.bits + 1 - node.bit_length()) - (1 << self.bits)
+
+    def within(self, node: int) -> int:
+        """A node's place in its row."""
+        below = 1 << max(node.bit_length() - 1, 0) % STRIDE
+        return node % below + below - 1
 
     def hashes(self, history: Tensor) -> Tensor:
         """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
@@ -121,12 +133,17 @@ class ContextMixing(nn.Module):
                 hashes.append(key)
         return torch.stack(hashes)
 
-    def entries(self, hashes: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in the tables and marks, [K, B, T, N], of hashes [K, B, T] at nodes [B, T, N]."""
-        mixed = (hashes.unsqueeze(-1) + nodes * ODD) * OTHER_ODD >> 20
-        table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
-        places = (table << self.rows_log2) + (mixed & (1 << self.rows_log2) - 1)
-        return places, (mixed >> self.rows_log2 & 255).to(torch.uint8)
+    def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+        """Lines of the tables, and the marks of rows in them, [K, B, T, S], of hashes [K, B, T] at roots [B, T, S]."""
+        mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
+        lines = len(self.counts) // (WAYS * self.tables)
+        table = torch.arange(self.tables, device=roots.device).view(-1, 1, 1, 1)
+        return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
+
+    def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of lines and marks [...]: what is in the lines [..., WAYS, ROW], whether the marked row is, and which."""
+        rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
+        return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes from the root to each token, and the bits that are taken there: [B, T, D]."""
@@ -145,7 +162,7 @@ class ContextMixing(nn.Module):
     def nats(self, seen: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> Tensor:
         """What targets [B, T] cost, [B, T]: 0 where they are negative."""
         nodes, bits = self.path(targets.clamp(min=0))
-        odds = self(*seen, nodes)
+        odds = self(*seen, nodes, STRIDE)
         nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
         return nats.masked_fill(targets < 0, 0.0)
 
@@ -157,18 +174,21 @@ class ContextMixing(nn.Module):
             left = 2 * levels[-1]
             levels.append(torch.stack([left, left + 1], -1).flatten(-2))
         nodes = torch.cat(levels, -1)  # [B, P, radix - 1]
-        odds = self(*seen, nodes.flatten(1).unsqueeze(1)).view_as(nodes).masked_fill(self.lonely[nodes], -torch.inf)
+        odds = self(*seen, nodes.flatten(1).unsqueeze(1), radix - 1).view_as(nodes)
+        odds = odds.masked_fill(self.lonely[nodes], -torch.inf)
         reached = odds.new_ones(*node.shape, 1)
         for here in odds.split([level.shape[-1] for level in levels], -1):
             reached = torch.stack([reached * (-here).sigmoid(), reached * here.sigmoid()], -1).flatten(-2)
         return reached
 
-    def forward(self, hashes: Tensor, chances: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], of what `see` returned."""
+    def forward(self, hashes: Tensor, chances: Tensor, x: Tensor, nodes: Tensor, together: int) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], of what `see` returned. So many nodes `together` are
+        of one row, which begins with the first of them."""
         chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
-        places, marks = self.entries(hashes, nodes)
-        entry = self.counts[places]
-        zeros, ones = (entry[..., :2] * (entry[..., 2:] == marks.unsqueeze(-1))).long().unbind(-1)
+        line, found, way = self.find(*self.lines(hashes, nodes[..., ::together]))
+        row = torch.arange(nodes.shape[-1], device=nodes.device) // together
+        pairs = line.flatten(3).gather(3, (row * WAYS + way[..., row]) * ROW + self.slot[nodes]) * found[..., row]
+        zeros, ones = pairs.unsqueeze(-1).view(torch.uint8).long().unbind(-1)
         table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
         cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
         ratio = ((ones + 0.4) / (zeros + 0.4)).log()
@@ -188,16 +208,26 @@ class ContextMixing(nn.Module):
         """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
         coded = targets >= 0
         nodes, bits = self.path(targets.clamp(min=0))
-        places, marks = (part[:, coded].flatten() for part in self.entries(self.hashes(history), nodes))
-        ones = bits[coded].expand(self.tables, -1, -1).flatten()
-        places, index = places.unique(return_inverse=True)
-        # Of contexts that want one entry in one step, the highest mark gets it: the outcome is deterministic.
-        mark = torch.zeros_like(places, dtype=torch.uint8).scatter_reduce_(0, index, marks, "amax")
-        counted = (2 * index + ones)[mark[index] == marks]
-        new = counted.bincount(minlength=2 * len(places)).int().view(-1, 2)
-        entry = self.counts[places]
-        old = (entry[:, :2] * (entry[:, 2:] == mark.unsqueeze(-1))).int()
-        counts = torch.where((new.flip(-1) > 0) & (old > 2), old + 3 >> 1, old) + new
+        lines, marks = self.lines(self.hashes(history), nodes[..., ::STRIDE])
+        keys, key = (lines << 16 | marks)[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
+        lines = keys >> 16
+        line, found, way = self.find(lines, keys)
+        # Of rows with the same count at their root, any.
+        any_one = (torch.arange(WAYS, device=keys.device) + keys.unsqueeze(-1)) & WAYS - 1
+        first = line[..., 0]
+        least = (((first & 255) + (first >> 8 & 255)) * WAYS + any_one).argmin(-1)
+        way = torch.where(found, way, least)
+        row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
+        old = row.view(torch.uint8).unflatten(1, (ROW, 2))
+        at = key[..., torch.arange(self.bits, device=keys.device) // STRIDE] * ROW + self.slot[nodes][coded]
+        new = (2 * at + bits[coded]).flatten().bincount(minlength=2 * ROW * len(keys)).int().view_as(old)
+        counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
         # In floating point, which is faster, and too close to the quotient of such small numbers to fall short of it.
         counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
-        self.counts[places] = torch.cat([counts.to(torch.uint8), mark.unsqueeze(-1)], -1)
+        row = counts.to(torch.uint8).flatten(1).view(torch.int16)
+        row[:, -1] = keys
+        # Of contexts that want one row in one step, the highest mark gets it: the outcome is deterministic.
+        wish = (lines.diff(prepend=lines[:1]) > 0).cumsum(0) * WAYS + way
+        rank = torch.arange(len(keys), device=keys.device)
+        won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish] == rank
+        self.counts.index_copy_(0, (lines * WAYS + way)[won], row[won])

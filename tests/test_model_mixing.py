@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.distribution import distribution
-from model.mixing import BYTE_SYMBOLS, ContextMixing
+from model.mixing import BYTE_SYMBOLS, STRIDE, WAYS, ContextMixing
 
 
 def mixing(
@@ -35,11 +35,16 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
 def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[tuple[int, int]]]:
     """Of each context, zeros and ones along a token's path."""
     nodes, _ = mixing.path(torch.tensor([[token]]))
-    rows, marks = mixing.entries(mixing.hashes(torch.tensor([history])), nodes)
-    found = []
-    for path, wanted in zip(mixing.counts[rows[:, 0, 0]].tolist(), marks[:, 0, 0].tolist(), strict=True):
-        found.append([(a, b) if mark == w else (0, 0) for (a, b, mark), w in zip(path, wanted, strict=True)])
-    return found
+    line, found, way = mixing.find(*mixing.lines(mixing.hashes(torch.tensor([history])), nodes[..., ::STRIDE]))
+    paths = []
+    for context in range(mixing.tables):
+        pairs = []
+        for depth, slot in enumerate(mixing.slot[nodes][0, 0].tolist()):
+            at = (context, 0, 0, depth // STRIDE)
+            zeros, ones = line[at][way[at], slot].reshape(1).view(torch.uint8).tolist()
+            pairs.append((zeros, ones) if found[at] else (0, 0))
+        paths.append(pairs)
+    return paths
 
 
 @pytest.mark.parametrize("vocabulary", [2, 3, 50, 64, 257, 300])
@@ -88,13 +93,24 @@ def test_counts_of_one_step_add_up_and_end_at_255() -> None:
 
 
 def test_a_context_takes_the_place_of_another_and_never_its_counts() -> None:
-    """Two rows a table: whatever is not the latest is unknown, not mistaken."""
-    model = mixing(50, (2,), rows_log2=1)
+    """A line a table, and two rows a context: whatever finds no room is unknown, not mistaken."""
+    model = mixing(50, (2,), rows_log2=2)
     for a in range(30):
         model.learn(torch.tensor([[a, a + 1]]), torch.tensor([[a + 7]]))
     known = [counts(model, [a, a + 1], a + 7)[1] for a in range(30)]
-    assert 1 <= sum(path != [(0, 0)] * 6 for path in known) <= 5
+    assert known[-1] == [(1 - bit, bit) for bit in (1, 0, 0, 1, 0, 0)]  # 36
+    rows = [path[at : at + STRIDE] for path in known for at in (0, STRIDE)]
+    assert sum(row != [(0, 0)] * STRIDE for row in rows) == WAYS
     assert all(count in [(0, 0), (0, 1), (1, 0)] for path in known for count in path)
+
+
+def test_the_least_seen_makes_room() -> None:
+    """A line of four rows, of which each context of one-digit tokens takes one."""
+    model = mixing(8, (1,), rows_log2=2)
+    for times, last in [(2, 0), (3, 1), (2, 2), (1, 3), (1, 4), (1, 5)]:
+        for _ in range(times):
+            model.learn(torch.tensor([[last]]), torch.tensor([[7]]))
+    assert [counts(model, [last], 7)[1][0][1] for last in range(6)] == [2, 3, 2, 0, 0, 1]
 
 
 def test_what_two_contexts_want_in_one_step_is_not_mixed() -> None:

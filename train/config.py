@@ -70,8 +70,8 @@ class ModelConfig:
     ngram_words: int = 2
     """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
     before, 3 with the two before, 4 with the second before alone, too."""
-    ngram_rows_log2: int = 22
-    """Rows of each context's table of counts, as a power of two; a row takes 3 bytes."""
+    ngram_rows_log2: int = 20
+    """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
 
 
 @dataclass

@@ -123,7 +123,7 @@ def tables_bytes(model: LanguageModel) -> int:
     assert model.mixing is not None
     counts = model.mixing.counts.cpu().numpy()
     packed = pack_counts(counts)
-    if not np.array_equal(unpack_counts(packed, len(counts)), counts):
+    if not np.array_equal(unpack_counts(packed, *counts.shape), counts):
         raise RunFailed("the tables do not come back as they were")
     return len(packed)
 
