@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import MLP, RMSNorm, parameter, precise
+from model.layers import MLP, RMSNorm, parameter, precise, rows
 from model.registry import load_block
+
+# Rows of the table of embedded contexts.
+GRAMS = 1 << 14
 
 
 class Layer(nn.Module):
@@ -29,9 +32,11 @@ class LanguageModel(nn.Module):
     """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`; without targets, the
     first of the pair is what `following` needs. A token is chosen in one step among `radices` = [V], or digit by digit.
 
-    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, only help the context mixing.
-    Targets below 0 stand for no token and cost nothing. The state returned is detached: gradients end at a segment's
-    start. `alone` leaves context mixing out: then C is 1. `config` is a ModelConfig.
+    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, are for contexts of several
+    tokens. Some of these may have an embedding, too, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
+    Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The state
+    returned is detached: gradients end at a segment's start. `alone` leaves context mixing out. `config` is a
+    ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -47,7 +52,7 @@ class LanguageModel(nn.Module):
         # Zero: an untrained model codes every token with log2 V bits. Updates of the table's rows add up over the
         # width, so their rate falls with it (Yang et al. 2022, arXiv:2203.03466, table 3).
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
-        self.mixing, self.context, self.radices = None, 1, [vocabulary]
+        self.mixing, self.context, self.radices, self.embedded = None, 1, [vocabulary], []
         if config.ngram_orders:
             from model.mixing import ContextMixing
 
@@ -55,6 +60,9 @@ class LanguageModel(nn.Module):
                 vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
             self.context, self.radices = self.mixing.context, self.mixing.radices
+            self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.words]
+        if self.embedded:
+            self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
     def init_state(self, batch: int) -> list[Any]:
         """State of `batch` rows before their first token."""
@@ -63,8 +71,13 @@ class LanguageModel(nn.Module):
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False
     ) -> tuple[Any, list[Any]]:
-        mixing, context = (None, 1) if alone else (self.mixing, self.context)
-        x = self.norm(F.embedding(history[:, context - 1 :], self.embedding))
+        mixing = self.mixing
+        x = F.embedding(history[:, self.context - 1 :], self.embedding)
+        if mixing is not None:
+            hashes = mixing.hashes(history)
+            if self.embedded:
+                x = x + rows(self.grams, mixing.buckets(hashes, self.embedded, GRAMS)).sum(0)
+        x = self.norm(x)
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
@@ -74,8 +87,8 @@ class LanguageModel(nn.Module):
         if self.cap:
             # cap tanh(logits / cap), but for a constant that softmax does not see; the sigmoid is several times faster.
             logits = 2 * self.cap * torch.sigmoid(logits * (2 / self.cap))
-        if mixing is not None:
-            seen = mixing.see(history, logits, x)
+        if mixing is not None and not alone:
+            seen = mixing.see(hashes, logits, x)
             return seen if targets is None else mixing.nats(seen, targets), after
         if targets is None:
             return logits, after

@@ -53,9 +53,9 @@ def lower_case(symbol: int) -> int:
 
 
 class ContextMixing(nn.Module):
-    """`forward(*see(history [B, C - 1 + T], logits [B, T, V], x [B, T, W]), nodes [B, T, N])` gives the log-odds
-    [B, T, N] of a one at nodes; `nats` and `digit` make costs and probabilities of them. `learn(history, targets)`
-    counts what followed. `context` C is the number of tokens that the longest context needs."""
+    """`forward(*see(hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W]), nodes [B, T, N], ...)` gives the
+    log-odds [B, T, N] of a one at nodes; `nats` and `digit` make costs and probabilities of them. `learn(history,
+    targets)` counts what followed. `context` C is the number of tokens that the longest context needs."""
 
     counts: Tensor
     powers: Tensor
@@ -150,14 +150,19 @@ class ContextMixing(nn.Module):
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
-    def see(self, history: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
+        """Of contexts, by their orders and 0 for the word so far, numbers below `count`, a power of two: [E, B, T]."""
+        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
+        return hashes[which] * ODD >> 40 & count - 1
+
+    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` looks at: hashes of the contexts [K, B, T], the network's probabilities of the two ways at
         each node [B, T, 2^D - 1, 2], and its last layer."""
         levels = [F.pad(precise(logits).softmax(-1), (0, (1 << self.bits) - self.vocabulary))]
         while levels[0].shape[-1] > 2:
             # A sum over two is several times slower than one addition.
             levels.insert(0, torch.add(*levels[0].unflatten(-1, (-1, 2)).unbind(-1)))
-        return self.hashes(history), torch.cat(levels, -1).unflatten(-1, (-1, 2)), x
+        return hashes, torch.cat(levels, -1).unflatten(-1, (-1, 2)), x
 
     def nats(self, seen: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> Tensor:
         """What targets [B, T] cost, [B, T]: 0 where they are negative."""

@@ -28,11 +28,15 @@ def test_untrained_model_codes_every_token_with_log2_v_bits(orders: list[int]) -
     assert (nats / math.log(2) - math.log2(300)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("orders", [[], ORDERS])
-@pytest.mark.parametrize("vocabulary", [257, 300])
-def test_the_cost_of_targets_is_what_the_stepwise_form_says(orders: list[int], vocabulary: int) -> None:
+@pytest.mark.parametrize(
+    ("orders", "embedded", "vocabulary"),
+    [([], [], 257), ([], [], 300), (ORDERS, [], 257), (ORDERS, [2, 0], 257), (ORDERS, [4], 300)],
+)
+def test_the_cost_of_targets_is_what_the_stepwise_form_says(
+    orders: list[int], embedded: list[int], vocabulary: int
+) -> None:
     torch.manual_seed(1)
-    model = LanguageModel(config(ngram_orders=orders), vocabulary).double()
+    model = LanguageModel(config(ngram_orders=orders, ngram_embeddings=embedded), vocabulary).double()
     with torch.no_grad():
         for name, p in model.named_parameters():
             # Beyond log-odds of 20, softplus is off by 1e-9.
@@ -53,6 +57,22 @@ def test_the_cost_of_targets_is_what_the_stepwise_form_says(orders: list[int], v
     assert (nats[targets >= 0] - expected[targets >= 0]).abs().max() < 1e-10
     assert (nats[targets < 0] == 0).all()
     assert expected.std() > 0.1
+
+
+def test_embedded_contexts_are_the_orders_that_are_named() -> None:
+    """With what stands so far back changed, what the network says changes, or does not."""
+    for embedded, changes in [([1], [True, False, False]), ([2], [True, True, False]), ([1, 4], [True] * 3)]:
+        torch.manual_seed(1)
+        model = LanguageModel(config(ngram_embeddings=embedded), 300)
+        torch.nn.init.normal_(model.grams)
+        torch.nn.init.normal_(model.output)
+        history = torch.randint(300, (1, model.context))
+        targets = torch.tensor([[7]])
+        for lag, changed in zip((1, 2, 4), changes, strict=True):
+            other = history.clone()
+            other[0, -lag] += 1
+            one, two = (model(one, model.init_state(1), targets, True)[0].item() for one in (history, other))
+            assert (one != two) == changed, (embedded, lag)
 
 
 def test_returned_state_carries_no_gradient() -> None:

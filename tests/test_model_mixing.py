@@ -23,7 +23,7 @@ def mixing(
 
 def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
-    seen = mixing.see(history, torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
+    seen = mixing.see(mixing.hashes(history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
     leaves = SimpleNamespace(
         parameters=mixing.parameters, radices=mixing.radices, following=mixing.digit, vocabulary=1 << mixing.bits
     )
@@ -184,7 +184,7 @@ def test_gradients_reach_the_network_and_every_parameter() -> None:
         model.weigh.add_(0.1)
         model.gate.add_(0.1)
     logits, x = (torch.randn(2, 10, size, requires_grad=True) for size in (50, 4))
-    model.nats(model.see(history, logits, x), torch.randint(50, (2, 10))).sum().backward()
+    model.nats(model.see(model.hashes(history), logits, x), torch.randint(50, (2, 10))).sum().backward()
     for tensor in (logits, x, *model.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() > 0

@@ -61,10 +61,11 @@ class Case:
 
 CASES = {
     "default": Case(1280),
+    "embedded contexts": Case(model=replace(MODEL, ngram_embeddings=[2, 3, 0])),
     "no prior": Case(model=replace(MODEL, ngram_orders=[])),
     "two blocks of attention": Case(model=replace(MODEL, block="attention attention", depth=2, logit_cap=0.0)),
     "accumulation": Case(train=replace(TRAIN, accumulation=2)),
-    "replay": Case(1237, train=replace(TRAIN, replay=2, accumulation=2)),
+    "replay": Case(1237, replace(MODEL, ngram_embeddings=[3]), train=replace(TRAIN, replay=2, accumulation=2)),
     "adamw": Case(train=replace(TRAIN, optimizer="adamw")),
     "ragged in lanes and segments": Case(1237),
     "one long block": Case(1237, block_steps=256),

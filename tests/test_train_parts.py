@@ -183,6 +183,7 @@ def test_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         (["--model.ngram_lags", "[[65537]]"], "from 1 to 65,536"),
         (["--model.ngram_lags", "[[1]]", "--model.ngram_orders", "[]"], "give model.ngram_orders"),
         (["--model.ngram_words", "5"], "take 0 to 4"),
+        (["--model.ngram_embeddings", "[2,5]"], r"ngram_embeddings \[5\] are none of"),
         (["--run.resume"], "run.dir ''"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],

@@ -210,6 +210,8 @@ def check(config: Config) -> None:
         raise ValueError("model.ngram_lags need context mixing: give model.ngram_orders, too")
     if not 0 <= model.ngram_words <= 4:
         raise ValueError(f"model.ngram_words is {model.ngram_words}: take 0 to 4")
+    if orders and (strange := sorted({*model.ngram_embeddings} - {0, *orders})):
+        raise ValueError(f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words")
     if not 2 <= model.ngram_rows_log2 <= 30:
         raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 2 to 30")
     if config.run.warm_start and engine.zero_stage > 0:

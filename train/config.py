@@ -70,6 +70,9 @@ class ModelConfig:
     ngram_words: int = 2
     """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
     before, 3 with the two before, 4 with the second before alone, too."""
+    ngram_embeddings: list[int] = field(default_factory=list)
+    """Which of these contexts the network has embeddings of, too: by their orders, and 0 for the word so far, which is
+    left out where there are no words."""
     ngram_rows_log2: int = 20
     """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
 

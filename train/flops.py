@@ -36,8 +36,7 @@ def forward_flops(model: nn.Module, time: int, device: torch.device | None = Non
     """Floating-point operations of one row's forward pass over `time` tokens: those of matrix products and attention,
     so neither elementwise recurrences nor Fourier transforms. `alone` leaves context mixing out."""
     lm: Any = model
-    context = 1 if alone else lm.context
-    history = torch.zeros(1, context - 1 + time, dtype=torch.int64, device=device)
+    history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=MORE) as counter:
         lm(history, lm.init_state(1), history[:, -time:], alone)
     return counter.get_total_flops()

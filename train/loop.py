@@ -41,7 +41,7 @@ class Learner:
         if config.train.replay:
             from train.replay import REMEMBERED, Replay
 
-            kept, self.replay = max(kept, REMEMBERED), Replay(config.train, place)
+            kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
 
     @torch.no_grad()

@@ -29,8 +29,9 @@ WEIGHT = 0.5
 class Replay:
     """Draws `config.replay` segments from each lane of this rank."""
 
-    def __init__(self, config: TrainConfig, place: Place):
-        self.config, self.place, self.tokens = config, place, 2 * config.segment_tokens
+    def __init__(self, config: TrainConfig, place: Place, context: int):
+        """`context` C is the number of tokens that an input needs: itself, and those before it."""
+        self.config, self.place, self.context, self.tokens = config, place, context, 2 * config.segment_tokens
 
     def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
         """Weighed nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed
@@ -43,17 +44,18 @@ class Replay:
         return WEIGHT * nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
 
     def drawn(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
-        """Inputs and targets [R * replay, L], lane by lane; targets that cost nothing are -1. `past` [R, P] ends with
-        what was coded in the `step` steps before. None while that is too short."""
-        known = min(step * self.config.segment_tokens, past.shape[1])
+        """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
+        `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None while that is too short."""
+        before = self.context - 1
+        known = min(step * self.config.segment_tokens, past.shape[1] - before)
         if known <= self.tokens:
             return None
         # Drawn for all lanes on every rank, so that the number of ranks does not matter.
         seeded = torch.Generator().manual_seed(step)
         starts = torch.randint(known - self.tokens, (self.config.lanes, self.config.replay), generator=seeded)
-        mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known
-        index = mine.unsqueeze(-1) + torch.arange(self.tokens + 1)
-        segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, self.tokens + 1)
-        targets = segments[:, 1:].clone()
+        mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
+        index = mine.unsqueeze(-1) + torch.arange(before + self.tokens + 1)
+        segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
+        targets = segments[:, self.context :].clone()
         targets[:, : self.tokens // 4] = -1
         return segments[:, :-1].clamp(min=0), targets
