@@ -46,9 +46,10 @@ KNOBS = {
         "--model.ngram_orders=[1,2,3,4,5,6,7,8,10,14,20]",
         "--model.ngram_words=0",
         "--model.ngram_words=1",
-        "--model.ngram_rows_log2=20",
-        "--model.ngram_rows_log2=24",
+        "--model.ngram_rows_log2=18",
+        "--model.ngram_rows_log2=22",
     ],
+    "embeddings": [f"--model.ngram_embeddings={orders}" for orders in ("[]", "[2]", "[2,3]", "[2,3,4,0]")],
     "logit_cap": ["--model.logit_cap=0"],
     "replay": ["--train.replay=1", "--train.replay=2", "--model.ngram_orders=[] --train.replay=1"],
 }
