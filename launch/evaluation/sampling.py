@@ -161,7 +161,8 @@ def draw_tokens(
             assert decoders[row].state >= LOW, "the random bits have run dry"
             samples[row].bits += PRECISION_BITS - math.log2(bounds[row, symbol + 1] - bounds[row, symbol])
             node[row] += symbol
-    return (node[rows, 0] - math.prod(radices)).numpy(force=True)
+    # As in decoding: a digit's least share, 2^-48, may be beside the tree's leaves.
+    return (node[rows, 0] - math.prod(radices)).clamp(max=learner.model.vocabulary - 1).numpy(force=True)
 
 
 def seen_after(learner: FrozenLearner, tokens: np.ndarray) -> list[Any]:
