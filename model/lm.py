@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[Any, list[Any]]:
         mixing = self.mixing
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
-        if mixing is not None:
+        if mixing is not None and (self.embedded or not alone):
             hashes = mixing.hashes(history)
             if self.embedded:
                 x = x + rows(self.grams, mixing.buckets(hashes, self.embedded, GRAMS)).sum(0)

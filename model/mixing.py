@@ -136,7 +136,7 @@ class ContextMixing(nn.Module):
     def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Lines of the tables, and the marks of rows in them, [K, B, T, S], of hashes [K, B, T] at roots [B, T, S]."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
-        lines = len(self.counts) // (WAYS * self.tables)
+        lines = (1 << self.rows_log2) // WAYS
         table = torch.arange(self.tables, device=roots.device).view(-1, 1, 1, 1)
         return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
 
