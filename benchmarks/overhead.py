@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +79,30 @@ def turn(loop: Iterator[object], steps: int) -> float:
     return time.perf_counter() - start
 
 
+class Corpus:
+    """The corpus that `config` names, as launch/train.py would learn it on this rank."""
+
+    def __init__(self, config: Config, place: Place):
+        data, train = config.data, config.train
+        if config.engine.precision == "auto":
+            config = replace(config, engine=replace(config.engine, precision="fp32"))
+        corpus = prepare(data.source, data.field, data.split, data.tokenizer, data.vocabulary, cache_dir=data.cache_dir)
+        self.config, self.place = config, place
+        self.vocabulary, self.first = corpus.tokenizer.vocabulary, corpus.tokenizer.end_of_document
+        self.lanes = Lanes(len(corpus.tokens), train.lanes, train.segment_tokens)
+        self.share, self.read = self.lanes.share(place.rank, place.world_size), corpus.tokens.read
+
+    def start(self) -> tuple[Learner, Lanes, CorpusSource, Ledger]:
+        """What one_epoch takes to learn it from its beginning."""
+        learner = Learner(self.config, self.vocabulary, self.first, self.place)
+        ledger = Ledger(learner.rows, np.zeros(self.vocabulary, np.int64), self.place)
+        return learner, self.lanes, CorpusSource(self.lanes, self.share, self.read, {}), ledger
+
+    def batches(self) -> Iterator[Tensor]:
+        """Targets [R, T] of one step after another."""
+        return (torch.from_numpy(self.lanes.targets(step, self.share, self.read)) for step in range(self.lanes.steps))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
@@ -86,23 +111,15 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
-    if config.engine.precision == "auto":
-        config = replace(config, engine=replace(config.engine, precision="fp32"))
-    data = config.data
-    corpus = prepare(data.source, data.field, data.split, data.tokenizer, data.vocabulary, cache_dir=data.cache_dir)
-    lanes = Lanes(len(corpus.tokens), config.train.lanes, config.train.segment_tokens)
+    corpus = Corpus(config, place)
+    lanes = corpus.lanes
     if lanes.steps < options.steps * options.rounds:
         parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
-    share, first = lanes.share(0, 1), corpus.tokenizer.end_of_document
-    vocabulary = corpus.tokenizer.vocabulary
-    learner = Learner(config, vocabulary, first, place)
-    ledger = Ledger(len(share), torch.zeros(vocabulary, dtype=torch.int64).numpy(), place)
-    source = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
-    ours = one_epoch(learner, lanes, source, ledger)
+    ours = one_epoch(*corpus.start())
 
     def bare(compiled: bool) -> Iterator[Tensor]:
-        batches = (torch.from_numpy(lanes.targets(step, share, corpus.tokens.read)) for step in range(lanes.steps))
-        return bare_loop(config, vocabulary, first, batches, lanes.steps, compiled, place)
+        batches = corpus.batches()
+        return bare_loop(corpus.config, corpus.vocabulary, corpus.first, batches, lanes.steps, compiled, place)
 
     loops: dict[str, Iterator[object]] = {"onepass": ours, "bare": bare(False)}
     if options.compile:

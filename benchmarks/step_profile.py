@@ -1,0 +1,108 @@
+"""Where the time of a training step goes: by its parts, and by PyTorch's operators.
+
+    python benchmarks/step_profile.py [--steps 60] [--operators 25] [any option of launch/train.py]
+    deepspeed --num_accelerators 2 benchmarks/step_profile.py --engine.threads=1 ...      of two ranks
+
+Steps are those of launch/train.py over the corpus. Parts are medians of steps without a profiler, of rank 0: what they
+leave of a step is the loop's own. Operators are self time by torch.profiler in as many steps after them, which it makes
+slower; on CUDA, of the device. The first tenth of the steps is not counted.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.overhead import Corpus, finish
+from train.command_line import parse_config
+from train.engine import connect, disconnect
+from train.loop import one_epoch
+
+
+class Parts:
+    """Seconds of each part in each step. `time` wraps a function; a part may be entered several times a step."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[float]] = defaultdict(list)
+        self.now: dict[str, float] = defaultdict(float)
+
+    def time(self, owner: Any, method: str, name: str) -> None:
+        """Time every call of `owner`'s method as a part."""
+        function: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            finish()
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                finish()
+                self.now[name] += time.perf_counter() - start
+
+        setattr(owner, method, timed)
+
+    def close(self, secs: float) -> None:
+        """A step that took `secs` is over."""
+        for name, value in {**self.now, "the whole step": secs}.items():
+            self.steps[name].append(value)
+        self.now.clear()
+
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(values[len(values) // 10 :]) for name, values in self.steps.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each kind (default: %(default)s)")
+    parser.add_argument("--operators", type=int, default=25, help="operators to list (default: %(default)s)")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_args()
+    config = parse_config("", rest)
+    place = connect(config.engine.threads, config.engine.timeout_secs)
+    corpus = Corpus(config, place)
+    learner, lanes, source, ledger = corpus.start()
+    parts = Parts()
+    parts.time(source, "segment", "reading tokens")
+    parts.time(learner.engine, "forward", "forward pass")
+    parts.time(learner.engine, "backward", "backward pass")
+    parts.time(learner.engine, "step", "optimiser")
+    parts.time(ledger, "add", "ledger")
+    if learner.model.mixing is not None:
+        parts.time(learner.model.mixing, "learn", "counting")
+    loop = one_epoch(learner, lanes, source, ledger)
+    for _ in range(options.steps):
+        start = time.perf_counter()
+        next(loop)
+        finish()
+        parts.close(time.perf_counter() - start)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        for _ in range(options.steps):
+            next(loop)
+        finish()
+    if place.rank == 0:
+        for name, secs in sorted(parts.medians().items(), key=lambda part: -part[1]):
+            print(f"{1e3 * secs:8.2f} ms  {name}")
+        events = profiler.key_averages()
+        cuda = place.device.type == "cuda"
+        micros = {
+            event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total, event.count)
+            for event in events
+        }
+        total = sum(value for value, _ in micros.values())
+        print(f"\nby operators, of {total / options.steps / 1e3:.1f} ms a step under the profiler")
+        for name, (value, count) in sorted(micros.items(), key=lambda row: -row[1][0])[: options.operators]:
+            print(f"{value / total:7.1%} {value / options.steps / 1e3:8.2f} ms {count / options.steps:7.1f} x  {name}")
+    disconnect(place)
+
+
+if __name__ == "__main__":
+    main()
