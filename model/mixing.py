@@ -1,9 +1,10 @@
 """Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
 
-A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
-heap. For every context (none, the k latest tokens, tokens at given distances, the words so far) and every node, a table
-keeps how many zeros and ones followed; of counts that are contradicted, what is above two is halved, as in PAQ
-(Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
+A token is the path of its D bits through a binary tree whose inner nodes are numbered from 1 as in a heap, D the least
+multiple of 3 with V <= 2^D: a token has digits of three bits. For every context (none, the k latest tokens, tokens at
+given distances, the words so far) and every node, a table keeps how many zeros and ones followed; of counts that are
+contradicted, what is above two is halved, as in PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless
+data compression"). At a node,
 
     s_k = gain[n_0, n_1] log((n_1 + 0.4) / (n_0 + 0.4)) + offset[n_0, n_1]        of context k, counts in 15 levels
     s_K = log-odds of the node by the network's softmax
@@ -11,8 +12,8 @@ keeps how many zeros and ones followed; of counts that are contradicted, what is
 
 which is PAQ's logistic mixing, but that the weights w come from a small network (Ha et al. 2016, arXiv:1609.09106) of
 the s_k, the counts, the node and the language model's last layer, and that all of it learns by gradient in one step
-with the model. A known token needs the D nodes of its path alone. A decoder takes a few levels of the tree at a time,
-and needs the nodes of those below the one that it has come to.
+with the model. A known token needs the D nodes of its path alone. A decoder goes digit by digit, and needs the seven
+nodes below the one that it has come to.
 
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
 same tables. A row of 16 bytes has the counts of seven nodes, those of three levels of the tree below one of them, and
@@ -21,7 +22,7 @@ context that finds none of its own there takes that of the least counts, as in P
 however long the corpus.
 
 Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
-vocabulary.
+vocabulary, `R` = 8 ways of a digit.
 """
 
 import torch
@@ -35,10 +36,10 @@ HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Levels of the tree in a row of counts. A decoder takes as many at a time, too.
-STRIDE = 3
+# Levels of the tree in a digit, whose nodes have a row of counts, and the ways through them.
+STRIDE, RADIX = 3, 8
 # 16-bit words of a row: seven pairs of counts and a mark. Rows of a line.
-ROW, WAYS = 1 << STRIDE, 4
+ROW, WAYS = RADIX, 4
 # Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
 BYTE_SYMBOLS, WORD_TOKENS = 257, 32
 # Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
@@ -53,14 +54,15 @@ def lower_case(symbol: int) -> int:
 
 
 class ContextMixing(nn.Module):
-    """`forward(*see(hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W]), nodes [B, T, N], ...)` gives the
-    log-odds [B, T, N] of a one at nodes; `nats` and `digit` make costs and probabilities of them. `learn(history,
-    targets)` counts what followed. `context` C is the number of tokens that the longest context needs."""
+    """`see(hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make costs of
+    tokens and probabilities of digits of. `learn(history, targets)` counts what followed. `context` C is the number of
+    tokens that the longest context needs."""
 
     counts: Tensor
     powers: Tensor
     level: Tensor
     shifts: Tensor
+    sides: Tensor
     slot: Tensor
     lonely: Tensor
     lower: Tensor
@@ -72,15 +74,16 @@ class ContextMixing(nn.Module):
         self.vocabulary, self.orders, self.lags, self.rows_log2 = vocabulary, orders, lags, rows_log2
         self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
         self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
-        self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
-        # How many ways there are at each of a decoder's stops.
-        self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)]
+        self.tables, digits = 1 + len(orders) + len(lags) + len(self.words), -(-(vocabulary - 1).bit_length() // STRIDE)
+        self.bits, self.radices = STRIDE * digits, [RADIX] * digits
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
         fixed = {
             "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
+            # Of a digit's ways, those to the left and to the right of each of its nodes: [R, 2 (R - 1)].
+            "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
             "shifts": torch.arange(self.bits, 0, -1),
             "slot": torch.tensor([self.within(node) for node in range(nodes)]),
             # Nodes that no token passes to the right.
@@ -155,52 +158,65 @@ class ContextMixing(nn.Module):
         which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
         return hashes[which] * ODD >> 40 & count - 1
 
-    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `forward` looks at: hashes of the contexts [K, B, T], the network's probabilities of the two ways at
-        each node [B, T, 2^D - 1, 2], and its last layer."""
-        levels = [F.pad(precise(logits).softmax(-1), (0, (1 << self.bits) - self.vocabulary))]
-        while levels[0].shape[-1] > 2:
-            # A sum over two is several times slower than one addition.
-            levels.insert(0, torch.add(*levels[0].unflatten(-1, (-1, 2)).unbind(-1)))
-        return hashes, torch.cat(levels, -1).unflatten(-1, (-1, 2)), x
+    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """What `forward` looks at: hashes of the contexts [K, B, T], of each digit the network's probabilities of its
+        ways after all digits before it [B, T, .., R], and the network's last layer."""
+        ways = precise(logits).softmax(-1)
+        levels: list[Tensor] = []
+        for _ in self.radices:
+            lacking = -ways.shape[-1] % RADIX
+            levels.insert(0, (F.pad(ways, (0, lacking)) if lacking else ways).unflatten(-1, (-1, RADIX)))
+            ways = levels[0].sum(-1)
+        return hashes, levels, x
 
-    def nats(self, seen: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> Tensor:
+    def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
+        """The network's probabilities [B, T, P, R] of the ways of a digit at its `node` [B, T, P]."""
+        # A decoder of what is no archive may come to nodes beyond the vocabulary.
+        place = (node - RADIX**digit).clamp(max=levels[digit].shape[2] - 1)
+        return levels[digit].gather(2, place.unsqueeze(-1).expand(-1, -1, -1, RADIX))
+
+    def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """What targets [B, T] cost, [B, T]: 0 where they are negative."""
+        hashes, levels, x = seen
         nodes, bits = self.path(targets.clamp(min=0))
-        odds = self(*seen, nodes, STRIDE)
+        roots = nodes[..., ::STRIDE]
+        ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
+        odds = self(hashes, torch.cat(ways, 2), x, roots, nodes)
         nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
         return nats.masked_fill(targets < 0, 0.0)
 
-    def digit(self, seen: tuple[Tensor, Tensor, Tensor], node: Tensor, radix: int) -> Tensor:
-        """Probabilities [B, P, radix] of the ways from `node` [B, P], seen after one token, to those log2(radix) levels
-        below it."""
-        levels = [node.unsqueeze(-1)]
-        while 2 * levels[-1].shape[-1] < radix:
-            left = 2 * levels[-1]
-            levels.append(torch.stack([left, left + 1], -1).flatten(-2))
-        nodes = torch.cat(levels, -1)  # [B, P, radix - 1]
-        odds = self(*seen, nodes.flatten(1).unsqueeze(1), radix - 1).view_as(nodes)
-        odds = odds.masked_fill(self.lonely[nodes], -torch.inf)
+    def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
+        """Probabilities [B, P, R] of a digit, by its number, at its `node` [B, P], seen after one token."""
+        hashes, levels, x = seen
+        roots = node.unsqueeze(1)
+        levels_below = [torch.arange(1 << level, device=node.device) for level in range(STRIDE)]
+        nodes = torch.cat([(roots.unsqueeze(-1) << level) + which for level, which in enumerate(levels_below)], -1)
+        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2)).view_as(nodes)
+        odds = odds.masked_fill(self.lonely[nodes], -torch.inf)[:, 0]
         reached = odds.new_ones(*node.shape, 1)
-        for here in odds.split([level.shape[-1] for level in levels], -1):
+        for here in odds.split([1 << level for level in range(STRIDE)], -1):
             reached = torch.stack([reached * (-here).sigmoid(), reached * here.sigmoid()], -1).flatten(-2)
         return reached
 
-    def forward(self, hashes: Tensor, chances: Tensor, x: Tensor, nodes: Tensor, together: int) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], of what `see` returned. So many nodes `together` are
-        of one row, which begins with the first of them."""
-        chances = chances.gather(2, (nodes - 1).unsqueeze(-1).expand(-1, -1, -1, 2))
-        line, found, way = self.find(*self.lines(hashes, nodes[..., ::together]))
-        row = torch.arange(nodes.shape[-1], device=nodes.device) // together
-        pairs = line.flatten(3).gather(3, (row * WAYS + way[..., row]) * ROW + self.slot[nodes]) * found[..., row]
+    def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], as many of each of the rows that begin with `roots`
+        [B, T, S], where the network has probabilities `ways` [B, T, S, R]."""
+        row = torch.arange(nodes.shape[-1], device=nodes.device) // (nodes.shape[-1] // roots.shape[-1])
+        slot = self.slot[nodes]
+        with torch.autocast(x.device.type, enabled=False):
+            sides = (ways @ self.sides).flatten(2)
+        at = 2 * (row * (RADIX - 1) + slot)
+        left, right = sides.gather(2, at), sides.gather(2, at + 1)
+        line, found, way = self.find(*self.lines(hashes, roots))
+        pairs = line.flatten(3).gather(3, (row * WAYS + way[..., row]) * ROW + slot) * found[..., row]
         zeros, ones = pairs.unsqueeze(-1).view(torch.uint8).long().unbind(-1)
         table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
         cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
         ratio = ((ones + 0.4) / (zeros + 0.4)).log()
-        network = (chances[..., 1:] + 1e-9).log() - (chances[..., :1] + 1e-9).log()
+        network = (right + 1e-9).log() - (left + 1e-9).log()
         gain, offset = rows(self.scale, cell).unbind(-1)
         counted = gain * ratio + offset
-        inputs = torch.cat([counted.movedim(0, -1), network], -1)  # [B, T, N, K + 1]
+        inputs = torch.cat([counted.movedim(0, -1), network.unsqueeze(-1)], -1)  # [B, T, N, K + 1]
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
         features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
         with torch.autocast(x.device.type, enabled=False):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dist import ROOT, command
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 from test_launch_train import SMALL
 from trained_run import trained_run
 
@@ -105,7 +105,7 @@ class Dice(torch.nn.Module):
     def forward(self, history: torch.Tensor, state: list) -> tuple[int, list]:
         return len(history), state
 
-    def following(self, seen: int, node: torch.Tensor, radix: int) -> torch.Tensor:
+    def following(self, seen: int, node: torch.Tensor, digit: int) -> torch.Tensor:
         return self.probabilities.expand(seen, 1, -1)
 
 
@@ -147,17 +147,22 @@ def test_temperature_is_a_power_renormalised() -> None:
     assert (cumulative(tempered(probabilities, 1e-300)) >= 0).all()
 
 
-def test_seeds_rows_and_the_end_of_a_document() -> None:
+def test_seeds_and_rows() -> None:
     tokens = lambda samples: [part.tokens for part in samples]  # noqa: E731
     first = tokens(drawn(MODEL, 4, 60, [1], seed=3)[0])
     assert tokens(drawn(MODEL, 4, 60, [1], seed=3)[0]) == first
     assert tokens(drawn(MODEL, 4, 60, [1], seed=4)[0]) != first
     assert tokens(drawn(MODEL, 4, 60, [2], seed=3)[0]) != first
     assert len({tuple(row) for row in first}) == 4
-    for row in first:
-        assert END not in row[:-1]
-        assert (row[-1] == END) == (len(row) < 60)
-    assert any(row[-1] == END for row in first)
+
+
+def test_a_sample_ends_with_its_document() -> None:
+    dice = FrozenLearner(Config(), Dice([0.5, 0.48, 0.02]), 2, 50, PLACE)  # type: ignore[arg-type]
+    decoders = [Decoder(random_payload(7, number, 60)) for number in range(50)]
+    rows = [part.tokens for part in draw(dice, np.array([], int), decoders, 1.0, np.ones(3, int), 60)]
+    assert all(2 not in row[:-1] and (row[-1] == 2 or len(row) == 60) for row in rows)
+    ended = sum(row[-1] == 2 for row in rows)
+    assert binomtest(ended, 50, 1 - 0.98**60).pvalue > 0.001
 
 
 def test_the_random_bits_last_however_dear_the_tokens() -> None:

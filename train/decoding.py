@@ -47,9 +47,9 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
         seen, states = learner.see(recent, states)
         rows = sum(lane * lanes.lane_tokens + start + time < lanes.tokens for lane in share)
         node, below = torch.ones_like(recent[:, :1]), math.prod(radices)
-        for radix in radices:
+        for digit, radix in enumerate(radices):
             below //= radix
-            bounds = cumulative(learner.following(seen, node, radix)[:rows, 0].numpy(force=True))
+            bounds = cumulative(learner.following(seen, node, digit)[:rows, 0].numpy(force=True))
             node *= radix
             node[:rows, 0] += torch.from_numpy(code(bounds, time, below)).to(node.device)
         # A payload that is no encoder's may end beside the tree's leaves: its check will tell.

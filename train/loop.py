@@ -52,10 +52,10 @@ class Learner:
         return seen, states
 
     @torch.no_grad()
-    def following(self, seen: list[Any], node: Tensor, radix: int) -> Tensor:
-        """Probabilities [R, P, radix] of the next digit of a token after `node` [R, P]: LanguageModel.following."""
+    def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
+        """Probabilities [R, P, radix] of a digit of a token at `node` [R, P]: LanguageModel.following."""
         parts = zip(seen, node.chunk(len(seen)), strict=True)
-        return torch.cat([self.model.following(part, before, radix) for part, before in parts])
+        return torch.cat([self.model.following(part, before, digit) for part, before in parts])
 
     def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
         """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.

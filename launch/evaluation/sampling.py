@@ -147,9 +147,9 @@ def draw_tokens(
     encoder's, or at once where a temperature needs the whole distribution."""
     radices = learner.model.radices if temperature == 1 else [learner.model.vocabulary]
     node = torch.ones_like(learner.recent[:, :1])
-    for radix in radices:
+    for digit, radix in enumerate(radices):
         if temperature == 1:
-            bounds = cumulative(learner.following(seen, node, radix)[:, 0].numpy(force=True))
+            bounds = cumulative(learner.following(seen, node, digit)[:, 0].numpy(force=True))
         else:
             whole = distribution(learner.model, seen[0], len(node))
             bounds = cumulative(tempered(whole.numpy(force=True), temperature))
