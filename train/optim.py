@@ -55,19 +55,17 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-def orthogonalise_together(matrices: Tensor, before: int) -> Tensor:
-    """The same of matrices that all ranks hold: each does its share, and gets the others' from them. `before` counts
-    the matrices that were shared out in this step, so that small groups do not all fall to the first ranks."""
+def orthogonalise_together(matrices: Tensor, before: int) -> tuple[Tensor, list[dist.Work]]:
+    """The same of matrices that all ranks hold: each does its share, and gets the others' by the time that what is
+    returned with them has been waited for. `before` counts the matrices that were shared out in this step, so that
+    small groups do not all fall to the first ranks."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return orthogonalise(matrices)
+        return orthogonalise(matrices), []
     ranks = dist.get_world_size()
     whole = torch.empty_like(matrices, dtype=torch.bfloat16 if matrices.is_cuda else None)
     first = (dist.get_rank() - before) % ranks
     whole[first::ranks] = orthogonalise(matrices[first::ranks]).to(whole.dtype)
-    sent = [dist.broadcast(one, (before + number) % ranks, async_op=True) for number, one in enumerate(whole)]
-    for work in sent:
-        work.wait()
-    return whole.to(matrices.dtype)
+    return whole, [dist.broadcast(one, (before + number) % ranks, async_op=True) for number, one in enumerate(whole)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -78,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        before = 0
+        before, pending = 0, []
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
@@ -98,8 +96,7 @@ class Muon(torch.optim.Optimizer):
                 inputs, outputs = parameters[0].shape
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 step_length = -group["lr"] * max(1, outputs / inputs) ** 0.5
-                directions = orthogonalise_together(ahead, before)
-                torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
+                pending.append((parameters, step_length, *orthogonalise_together(ahead, before)))
                 before += len(parameters)
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, in one pass over memory.
@@ -109,6 +106,11 @@ class Muon(torch.optim.Optimizer):
                 torch._fused_adam_(
                     parameters, gradients, means, squares, [], updates, **rates, amsgrad=False, maximize=False
                 )
+        # At the end, so that no rank waits for another after each shape.
+        for parameters, step_length, directions, sent in pending:
+            for work in sent:
+                work.wait()
+            torch._foreach_add_(parameters, list(directions.to(parameters[0].dtype).unbind()), alpha=step_length)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.optim.Optimizer:
