@@ -64,7 +64,8 @@ class Learner:
         batch; `step` of `steps` sets the learning rate.
         """
         whole = torch.cat([self.recent, targets], 1)
-        history = whole[:, -self.model.context - targets.shape[1] :].clamp(min=0)
+        latest = whole[:, -self.model.context - targets.shape[1] :]
+        history = latest.clamp(min=0)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate_scale(step / steps, self.config)
         # DeepSpeed averages over ranks and micro-batches.
@@ -81,7 +82,8 @@ class Learner:
             nats.append(cost.detach())
         self.recent = whole[:, targets.shape[1] :]
         if self.model.mixing is not None:
-            self.model.mixing.learn(self.place.gather(history[:, :-1]), self.place.gather(targets))
+            coded = self.place.gather(latest)
+            self.model.mixing.learn(coded[:, :-1].clamp(min=0), coded[:, self.model.context :])
         return torch.cat(nats)
 
 
