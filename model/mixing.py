@@ -1,7 +1,7 @@
 """Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
 
-A token is the path of its D bits through a binary tree whose inner nodes are numbered from 1 as in a heap, D the least
-multiple of 3 with V <= 2^D: a token has digits of three bits. For every context (none, the k latest tokens, tokens at
+A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
+heap. Three bits are a digit; the first one may have fewer. For every context (none, the k latest tokens, tokens at
 given distances, the words so far) and every node, a table keeps how many zeros and ones followed; of counts that are
 contradicted, what is above two is halved, as in PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless
 data compression"). At a node,
@@ -53,6 +53,12 @@ def lower_case(symbol: int) -> int:
     return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
 
 
+def rows_of(nodes: Tensor, roots: Tensor) -> Tensor:
+    """Which of the rows that begin with `roots` [..., S] each of `nodes` [..., N] is in, [N]: fewer in the first."""
+    each = -(-nodes.shape[-1] // roots.shape[-1])
+    return torch.arange(each * roots.shape[-1], device=nodes.device)[-nodes.shape[-1] :] // each
+
+
 class ContextMixing(nn.Module):
     """`see(hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make costs of
     tokens and probabilities of digits of. `learn(history, targets)` counts what followed. `context` C is the number of
@@ -62,6 +68,7 @@ class ContextMixing(nn.Module):
     powers: Tensor
     level: Tensor
     shifts: Tensor
+    begins: Tensor
     sides: Tensor
     slot: Tensor
     lonely: Tensor
@@ -74,8 +81,8 @@ class ContextMixing(nn.Module):
         self.vocabulary, self.orders, self.lags, self.rows_log2 = vocabulary, orders, lags, rows_log2
         self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
         self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
-        self.tables, digits = 1 + len(orders) + len(lags) + len(self.words), -(-(vocabulary - 1).bit_length() // STRIDE)
-        self.bits, self.radices = STRIDE * digits, [RADIX] * digits
+        self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
+        self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
@@ -85,6 +92,7 @@ class ContextMixing(nn.Module):
             # Of a digit's ways, those to the left and to the right of each of its nodes: [R, 2 (R - 1)].
             "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
             "shifts": torch.arange(self.bits, 0, -1),
+            "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
             "slot": torch.tensor([self.within(node) for node in range(nodes)]),
             # Nodes that no token passes to the right.
             "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
@@ -107,7 +115,8 @@ class ContextMixing(nn.Module):
 
     def within(self, node: int) -> int:
         """A node's place in its row."""
-        below = 1 << max(node.bit_length() - 1, 0) % STRIDE
+        depth, first = max(node.bit_length() - 1, 0), self.radices[0].bit_length() - 1
+        below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
     def hashes(self, history: Tensor) -> Tensor:
@@ -148,10 +157,10 @@ class ContextMixing(nn.Module):
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
-    def path(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The nodes from the root to each token, and the bits that are taken there: [B, T, D]."""
+    def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """To each token: where its digits begin [B, T, S], its nodes [B, T, D], and the bits that are taken there."""
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
-        return leaf >> self.shifts, leaf >> self.shifts - 1 & 1
+        return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
         """Of contexts, by their orders and 0 for the word so far, numbers below `count`, a power of two: [E, B, T]."""
@@ -161,47 +170,49 @@ class ContextMixing(nn.Module):
     def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """What `forward` looks at: hashes of the contexts [K, B, T], of each digit the network's probabilities of its
         ways after all digits before it [B, T, .., R], and the network's last layer."""
-        ways = precise(logits).softmax(-1)
+        ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
+        ways = F.pad(ways, (0, lacking)) if lacking else ways
         levels: list[Tensor] = []
-        for _ in self.radices:
-            lacking = -ways.shape[-1] % RADIX
-            levels.insert(0, (F.pad(ways, (0, lacking)) if lacking else ways).unflatten(-1, (-1, RADIX)))
+        for radix in self.radices[::-1]:
+            levels.insert(0, ways.unflatten(-1, (-1, radix)))
             ways = levels[0].sum(-1)
+        # The first digit's, in as many places as others have, so that as many bits are before them.
+        levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
         return hashes, levels, x
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the ways of a digit at its `node` [B, T, P]."""
-        # A decoder of what is no archive may come to nodes beyond the vocabulary.
-        place = (node - RADIX**digit).clamp(max=levels[digit].shape[2] - 1)
+        place = node % levels[digit].shape[2]
         return levels[digit].gather(2, place.unsqueeze(-1).expand(-1, -1, -1, RADIX))
 
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """What targets [B, T] cost, [B, T]: 0 where they are negative."""
         hashes, levels, x = seen
-        nodes, bits = self.path(targets.clamp(min=0))
-        roots = nodes[..., ::STRIDE]
+        roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
         odds = self(hashes, torch.cat(ways, 2), x, roots, nodes)
         nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
         return nats.masked_fill(targets < 0, 0.0)
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
-        """Probabilities [B, P, R] of a digit, by its number, at its `node` [B, P], seen after one token."""
+        """Probabilities [B, P, radices[digit]] of a digit at its `node` [B, P], seen after one token."""
         hashes, levels, x = seen
         roots = node.unsqueeze(1)
-        levels_below = [torch.arange(1 << level, device=node.device) for level in range(STRIDE)]
-        nodes = torch.cat([(roots.unsqueeze(-1) << level) + which for level, which in enumerate(levels_below)], -1)
+        # As the nodes of a tree of their own are numbered, and how deep in it they are.
+        own = torch.arange(1, self.radices[digit], device=node.device)
+        depth = own.double().log2().long()
+        nodes = (roots.unsqueeze(-1) - 1 << depth) + own
         odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2)).view_as(nodes)
         odds = odds.masked_fill(self.lonely[nodes], -torch.inf)[:, 0]
         reached = odds.new_ones(*node.shape, 1)
-        for here in odds.split([1 << level for level in range(STRIDE)], -1):
+        for here in odds.split(depth.bincount().tolist(), -1):
             reached = torch.stack([reached * (-here).sigmoid(), reached * here.sigmoid()], -1).flatten(-2)
         return reached
 
     def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor) -> Tensor:
         """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], as many of each of the rows that begin with `roots`
-        [B, T, S], where the network has probabilities `ways` [B, T, S, R]."""
-        row = torch.arange(nodes.shape[-1], device=nodes.device) // (nodes.shape[-1] // roots.shape[-1])
+        [B, T, S], or fewer of the first, where the network has probabilities `ways` [B, T, S, R]."""
+        row = rows_of(nodes, roots)
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2)
@@ -228,8 +239,8 @@ class ContextMixing(nn.Module):
     def learn(self, history: Tensor, targets: Tensor) -> None:
         """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
         coded = targets >= 0
-        nodes, bits = self.path(targets.clamp(min=0))
-        lines, marks = self.lines(self.hashes(history), nodes[..., ::STRIDE])
+        roots, nodes, bits = self.path(targets.clamp(min=0))
+        lines, marks = self.lines(self.hashes(history), roots)
         keys, key = (lines << 16 | marks)[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
         lines = keys >> 16
         line, found, way = self.find(lines, keys)
@@ -240,7 +251,7 @@ class ContextMixing(nn.Module):
         way = torch.where(found, way, least)
         row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
         old = row.view(torch.uint8).unflatten(1, (ROW, 2))
-        at = key[..., torch.arange(self.bits, device=keys.device) // STRIDE] * ROW + self.slot[nodes][coded]
+        at = key[..., rows_of(nodes, roots)] * ROW + self.slot[nodes][coded]
         new = (2 * at + bits[coded]).flatten().bincount(minlength=2 * ROW * len(keys)).int().view_as(old)
         counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
         # In floating point, which is faster, and too close to the quotient of such small numbers to fall short of it.

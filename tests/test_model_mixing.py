@@ -25,7 +25,10 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
     seen = mixing.see(mixing.hashes(history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
     leaves = SimpleNamespace(
-        parameters=mixing.parameters, radices=mixing.radices, following=mixing.digit, vocabulary=1 << mixing.bits
+        parameters=mixing.parameters,
+        radices=mixing.radices,
+        following=mixing.digit,
+        vocabulary=1 << mixing.bits,
     )
     reached = distribution(leaves, seen, 1)  # type: ignore[arg-type]
     assert reached[0, mixing.vocabulary :].sum() == 0
@@ -34,8 +37,8 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
 
 def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[tuple[int, int]]]:
     """Of each context, zeros and ones along a token's path."""
-    nodes, _ = mixing.path(torch.tensor([[token]]))
-    line, found, way = mixing.find(*mixing.lines(mixing.hashes(torch.tensor([history])), nodes[..., ::STRIDE]))
+    roots, nodes, _ = mixing.path(torch.tensor([[token]]))
+    line, found, way = mixing.find(*mixing.lines(mixing.hashes(torch.tensor([history])), roots))
     paths = []
     for context in range(mixing.tables):
         pairs = []
