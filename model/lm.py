@@ -59,8 +59,8 @@ class LanguageModel(nn.Module):
             self.mixing = ContextMixing(
                 vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
-            self.context, self.radices = self.mixing.context, self.mixing.radices
-            self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.words]
+            self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
+            self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
@@ -74,9 +74,9 @@ class LanguageModel(nn.Module):
         mixing = self.mixing
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
-            hashes = mixing.hashes(history)
+            hashes = mixing.contexts.hashes(history)
             if self.embedded:
-                x = x + rows(self.grams, mixing.buckets(hashes, self.embedded, GRAMS)).sum(0)
+                x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
         after = []
         for layer, before in zip(self.layers, state, strict=True):

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.contexts import ODD, Contexts
 from model.layers import parameter, precise, rows
 
-ODD, OTHER_ODD = 0x2545F4914F6CDD1D, -0x61C8864680B583EB
+OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
@@ -40,17 +41,6 @@ LEVELS = len(EDGES) + 1
 STRIDE, RADIX = 3, 8
 # 16-bit words of a row: seven pairs of counts and a mark. Rows of a line.
 ROW, WAYS = RADIX, 4
-# Of the `bytes` tokenizer, whose words we can tell, as far as they stand within so many of the last bytes.
-BYTE_SYMBOLS, WORD_TOKENS = 257, 32
-# Contexts of words, in the order in which they are taken: 0 is the word so far, 1 the one before it.
-WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
-
-
-def lower_case(symbol: int) -> int:
-    """A letter in lower case, 0 for what is none. Bytes above 127 are parts of letters, as a rule."""
-    if 65 <= symbol <= 90:
-        return symbol + 32
-    return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
 
 
 def rows_of(nodes: Tensor, roots: Tensor) -> Tensor:
@@ -60,34 +50,28 @@ def rows_of(nodes: Tensor, roots: Tensor) -> Tensor:
 
 
 class ContextMixing(nn.Module):
-    """`see(hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make costs of
-    tokens and probabilities of digits of. `learn(history, targets)` counts what followed. `context` C is the number of
-    tokens that the longest context needs."""
+    """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make
+    costs of tokens and probabilities of digits of. `learn(history, targets)` counts what followed."""
 
     counts: Tensor
-    powers: Tensor
     level: Tensor
     shifts: Tensor
     begins: Tensor
     sides: Tensor
     slot: Tensor
     lonely: Tensor
-    lower: Tensor
 
     def __init__(
         self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
     ):
         super().__init__()
-        self.vocabulary, self.orders, self.lags, self.rows_log2 = vocabulary, orders, lags, rows_log2
-        self.words = WORDS[:words] if vocabulary == BYTE_SYMBOLS else ()
-        self.context = max([*orders, *(lag for far in lags for lag in far), WORD_TOKENS if self.words else 1])
-        self.tables, self.bits = 1 + len(orders) + len(lags) + len(self.words), (vocabulary - 1).bit_length()
+        self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
+        self.contexts = Contexts(vocabulary, orders, lags, words)
+        self.tables = self.contexts.number
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
-        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.context)]
         fixed = {
-            "powers": torch.tensor(powers, dtype=torch.uint64).view(torch.int64),
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
             # Of a digit's ways, those to the left and to the right of each of its nodes: [R, 2 (R - 1)].
             "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
@@ -96,7 +80,6 @@ class ContextMixing(nn.Module):
             "slot": torch.tensor([self.within(node) for node in range(nodes)]),
             # Nodes that no token passes to the right.
             "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
-            "lower": torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)]),
         }
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
@@ -119,32 +102,6 @@ class ContextMixing(nn.Module):
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
-    def hashes(self, history: Tensor) -> Tensor:
-        """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
-        latest = history.unfold(1, self.context, 1).flip(-1)  # [B, T, C], latest first
-        # Polynomials in an odd number; of their sums modulo 2^64, the upper bits depend on every token.
-        longest = max(self.orders)
-        sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
-        hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
-        for lags in self.lags:
-            at = [lag - 1 for lag in lags]
-            hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
-        if self.words:
-            lower = self.lower[latest[..., :WORD_TOKENS]]
-            letter = lower > 0
-            # A letter after none, seen from the end, begins the next word; the one so far may have none.
-            number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
-            spelled = []
-            for word in range(3):
-                part = letter & (number == word)
-                spelled.append((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1))
-            for words in self.words:
-                key = torch.zeros_like(hashes[0])
-                for word in words:
-                    key = key * ODD + spelled[word]
-                hashes.append(key)
-        return torch.stack(hashes)
-
     def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Lines of the tables, and the marks of rows in them, [K, B, T, S], of hashes [K, B, T] at roots [B, T, S]."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
@@ -161,11 +118,6 @@ class ContextMixing(nn.Module):
         """To each token: where its digits begin [B, T, S], its nodes [B, T, D], and the bits that are taken there."""
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
-
-    def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
-        """Of contexts, by their orders and 0 for the word so far, numbers below `count`, a power of two: [E, B, T]."""
-        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
-        return hashes[which] * ODD >> 40 & count - 1
 
     def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """What `forward` looks at: hashes of the contexts [K, B, T], of each digit the network's probabilities of its
@@ -240,7 +192,7 @@ class ContextMixing(nn.Module):
         """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
         coded = targets >= 0
         roots, nodes, bits = self.path(targets.clamp(min=0))
-        lines, marks = self.lines(self.hashes(history), roots)
+        lines, marks = self.lines(self.contexts.hashes(history), roots)
         keys, key = (lines << 16 | marks)[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
         lines = keys >> 16
         line, found, way = self.find(lines, keys)
