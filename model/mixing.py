@@ -43,12 +43,6 @@ STRIDE, RADIX = 3, 8
 ROW, WAYS = RADIX, 4
 
 
-def rows_of(nodes: Tensor, roots: Tensor) -> Tensor:
-    """Which of the rows that begin with `roots` [..., S] each of `nodes` [..., N] is in, [N]: fewer in the first."""
-    each = -(-nodes.shape[-1] // roots.shape[-1])
-    return torch.arange(each * roots.shape[-1], device=nodes.device)[-nodes.shape[-1] :] // each
-
-
 class ContextMixing(nn.Module):
     """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make
     costs of tokens and probabilities of digits of. `learn(history, targets)` counts what followed."""
@@ -57,6 +51,7 @@ class ContextMixing(nn.Module):
     level: Tensor
     shifts: Tensor
     begins: Tensor
+    row: Tensor
     sides: Tensor
     slot: Tensor
     lonely: Tensor
@@ -76,6 +71,7 @@ class ContextMixing(nn.Module):
             # Of a digit's ways, those to the left and to the right of each of its nodes: [R, 2 (R - 1)].
             "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
             "shifts": torch.arange(self.bits, 0, -1),
+            "row": torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE,
             "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
             "slot": torch.tensor([self.within(node) for node in range(nodes)]),
             # Nodes that no token passes to the right.
@@ -142,7 +138,7 @@ class ContextMixing(nn.Module):
         hashes, levels, x = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
-        odds = self(hashes, torch.cat(ways, 2), x, roots, nodes)
+        odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
         nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
         return nats.masked_fill(targets < 0, 0.0)
 
@@ -150,21 +146,19 @@ class ContextMixing(nn.Module):
         """Probabilities [B, P, radices[digit]] of a digit at its `node` [B, P], seen after one token."""
         hashes, levels, x = seen
         roots = node.unsqueeze(1)
-        # As the nodes of a tree of their own are numbered, and how deep in it they are.
-        own = torch.arange(1, self.radices[digit], device=node.device)
-        depth = own.double().log2().long()
-        nodes = (roots.unsqueeze(-1) - 1 << depth) + own
-        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2)).view_as(nodes)
-        odds = odds.masked_fill(self.lonely[nodes], -torch.inf)[:, 0]
-        reached = odds.new_ones(*node.shape, 1)
-        for here in odds.split(depth.bincount().tolist(), -1):
-            reached = torch.stack([reached * (-here).sigmoid(), reached * here.sigmoid()], -1).flatten(-2)
-        return reached
+        radix = self.radices[digit]
+        # As the nodes of a tree of their own are numbered; of eight ways it has the first three levels.
+        own = torch.arange(1, radix, device=node.device)
+        nodes = (roots.unsqueeze(-1) - 1 << (own > 1).long() + (own > 3)) + own
+        row = torch.arange(node.shape[1], device=node.device).repeat_interleave(radix - 1)
+        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row).view_as(nodes)[:, 0]
+        odds = odds.masked_fill(self.lonely[nodes[:, 0]], -1e9)
+        sides = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
+        return (sides @ self.sides[:: RADIX // radix, : 2 * radix - 2].T).exp()
 
-    def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N], as many of each of the rows that begin with `roots`
-        [B, T, S], or fewer of the first, where the network has probabilities `ways` [B, T, S, R]."""
-        row = rows_of(nodes, roots)
+    def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
+        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] says in which of the rows that begin with
+        `roots` [B, T, S] each of them is; `ways` [B, T, S, R] are the network's probabilities there."""
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2)
@@ -203,7 +197,7 @@ class ContextMixing(nn.Module):
         way = torch.where(found, way, least)
         row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
         old = row.view(torch.uint8).unflatten(1, (ROW, 2))
-        at = key[..., rows_of(nodes, roots)] * ROW + self.slot[nodes][coded]
+        at = key[..., self.row] * ROW + self.slot[nodes][coded]
         new = (2 * at + bits[coded]).flatten().bincount(minlength=2 * ROW * len(keys)).int().view_as(old)
         counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
         # In floating point, which is faster, and too close to the quotient of such small numbers to fall short of it.
