@@ -36,6 +36,8 @@ for name in config["model"]["block"].split():
     load_block(name)
 if config["model"]["ngram_orders"]:
     import model.mixing
+    if config["model"].get("ngram_words") and config["data"]["tokenizer"] == "bytes":
+        import model.words
 if config["train"].get("replay"):
     import train.replay
 files = []

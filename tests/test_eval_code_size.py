@@ -19,8 +19,10 @@ from eval.code_size import (
     reference_machine,
     unpack,
 )
+from model.lm import LanguageModel
 from model.registry import BLOCKS
-from train.config import Config, ModelConfig, TrainConfig
+from train.command_line import parse_config
+from train.config import Config, DataConfig, ModelConfig, TrainConfig
 
 CONFIG: dict[str, Any] = {
     "data": {"source": "secret.txt", "tokenizer": "bytes"},
@@ -40,7 +42,9 @@ def run(source: str) -> dict[str, Any]:
 
 def test_modules_that_are_imported_late_are_charged_too() -> None:
     """What is imported within functions, as only some configurations need it, the fresh interpreter has to be told."""
-    everything = Config(model=ModelConfig(block=" ".join(BLOCKS)), train=TrainConfig(replay=1)).to_dict()
+    everything = Config(
+        DataConfig(tokenizer="bytes"), ModelConfig(block=" ".join(BLOCKS)), train=TrainConfig(replay=1)
+    ).to_dict()
     charged, plain = decoder_modules(everything), decoder_modules(Config(model=ModelConfig(ngram_orders=[])).to_dict())
     late = set()
     for name in charged:
@@ -49,9 +53,13 @@ def test_modules_that_are_imported_late_are_charged_too() -> None:
                 imports = [node.module for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
                 late |= {f"{module.replace('.', '/')}.py" for module in imports if module}
     late = {name for name in late if (ROOT / name).exists()}
-    assert late == {"model/mixing.py", "train/replay.py"}
+    assert late == {"model/mixing.py", "model/words.py", "train/replay.py"}
     assert late <= set(charged)
     assert not late & set(plain)
+    # Even where a corpus has not one pair of bytes to make a piece of, so that there are 257 symbols.
+    pieces = parse_config("", ["--data.tokenizer=bpe"])
+    assert "model/words.py" not in decoder_modules(pieces.to_dict())
+    assert LanguageModel(pieces.model, 257).mixing.contexts.words is None  # type: ignore[union-attr]
 
 
 def test_comments_docstrings_and_bare_strings_go_and_the_rest_behaves_the_same() -> None:
