@@ -5,13 +5,15 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data.prepare import PreparedCorpus, prepare
+from data.tokenizer import Tokenizer
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import code_identity, foreign_modules, measure_code, unpack
 from eval.reference_codes import ReferenceCodes, cached_codes, reference_codes
 from train.command_line import CONFIG_FILE
-from train.config import Config, DataConfig
+from train.config import BYTE_SYMBOLS, Config, DataConfig
 from train.engine import Place
 from train.run import LOCK_FILE
 
@@ -63,6 +65,16 @@ def identity(corpus: PreparedCorpus) -> dict[str, str]:
         "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
         "token stream": hashlib.sha256(shards.encode()).hexdigest(),
     }
+
+
+def told(config: Config, tokenizer: Tokenizer, extra: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a decoder is told, with the user's DeepSpeed keys in it: what measure_code takes."""
+    values = config.to_dict()
+    values["engine"]["deepspeed_config"] = extra
+    if tokenizer.vocabulary == BYTE_SYMBOLS:
+        # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
+        values["data"]["tokenizer"] = "bytes"
+    return values
 
 
 def refuse_other_code(run_dir: Path) -> None:

@@ -31,7 +31,7 @@ from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
-from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus
+from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus, told
 from launch.warm_start import WarmStart, warm_start
 from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
@@ -102,8 +102,8 @@ def run_epoch(
         LanguageModel(config.model, BYTE_SYMBOLS)
     corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
     manifest = corpus.manifest
-    told = f"{manifest.sha256} {manifest.tokenizer['sha256']}"
-    if odd := hosts_without(place, seats, told == from_rank_0(place, "corpus", told)):
+    ours = f"{manifest.sha256} {manifest.tokenizer['sha256']}"
+    if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):
         raise ValueError(
             f"data.source {config.data.source} has other bytes or another tokenizer on {odd} than on {seats[0].host}: "
             "copy the source, or name a data.cache_dir that all hosts share"
@@ -158,9 +158,8 @@ def keep_books(
     machine = reference_machine()
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
     write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
-    told = config.to_dict()
-    told["engine"]["deepspeed_config"] = extra
-    code = measure_code(told)
+    values = told(config, corpus.tokenizer, extra)
+    code = measure_code(values)
     if not config.run.resume:
         write_file(run_dir / CODE_FILE, code.packed)
         if warm:
@@ -175,7 +174,7 @@ def keep_books(
 
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
-    hparams = {section: told[section] for section in ("model", "train")}
+    hparams = {section: values[section] for section in ("model", "train")}
     metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
     outcome = run.go(metrics, length.total_bits, manifest.bytes)
     finish(config, place, corpus, code, outcome)

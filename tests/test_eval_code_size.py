@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data.tokenizer import Tokenizer
 from eval.canonical import canonical_source
 from eval.code_size import (
     ROOT,
@@ -19,9 +20,9 @@ from eval.code_size import (
     reference_machine,
     unpack,
 )
+from launch.corpus import told
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from train.command_line import parse_config
 from train.config import Config, DataConfig, ModelConfig, TrainConfig
 
 CONFIG: dict[str, Any] = {
@@ -56,10 +57,17 @@ def test_modules_that_are_imported_late_are_charged_too() -> None:
     assert late == {"model/mixing.py", "model/words.py", "train/replay.py"}
     assert late <= set(charged)
     assert not late & set(plain)
-    # Even where a corpus has not one pair of bytes to make a piece of, so that there are 257 symbols.
-    pieces = parse_config("", ["--data.tokenizer=bpe"])
-    assert "model/words.py" not in decoder_modules(pieces.to_dict())
-    assert LanguageModel(pieces.model, 257).mixing.contexts.words is None  # type: ignore[union-attr]
+    assert "model/words.py" not in decoder_modules(Config().to_dict())
+
+
+@pytest.mark.parametrize(("pieces", "words"), [([], True), ([b"ab"], False)])
+def test_a_corpus_without_one_piece_has_a_model_of_bytes(pieces: list[bytes], words: bool) -> None:
+    config, tokenizer = Config(DataConfig(tokenizer="bpe")), Tokenizer("bpe", b"", [bytes([n]) for n in range(256)])
+    tokenizer.pieces.extend([*pieces, b""])
+    mixing = LanguageModel(config.model, tokenizer.vocabulary).mixing
+    assert mixing is not None
+    assert (mixing.contexts.words is not None) == words
+    assert ("model/words.py" in decoder_modules(told(config, tokenizer, {}))) == words
 
 
 def test_comments_docstrings_and_bare_strings_go_and_the_rest_behaves_the_same() -> None:

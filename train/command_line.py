@@ -85,9 +85,6 @@ def parse_named(
         raise ValueError(" ".join(str(error).split())) from None
     config.run.dir = run_dir
     check(config)
-    if config.data.tokenizer != "bytes":
-        # Or a few bytes of text without any piece would have words, and a decoder that is charged for none.
-        config.model.ngram_words = 0
     return config, named
 
 

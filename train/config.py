@@ -68,7 +68,7 @@ class ModelConfig:
     last and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an
     image."""
     ngram_words: int = 2
-    """Contexts of whole words beside these, none but with the bytes tokenizer: 1 the word so far, 2 also with the one
+    """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
     before, 3 with the two before, 4 with the second before alone, too."""
     ngram_embeddings: list[int] = field(default_factory=list)
     """Which of these contexts the network has embeddings of, too: by their orders, and 0 for the word so far, which is

@@ -16,6 +16,7 @@ from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from eval.code_size import measure_code
 from launch.coded_archive import coded_frames
+from launch.corpus import told
 from launch.decompress import refuse_other_machine
 from launch.evaluation.scoring import connect_alone, one_pass, source_of, tokenize
 from model.lm import LanguageModel
@@ -60,9 +61,7 @@ def encode(file: Path, archive: Path, checkpoint: Path) -> None:
         data_bits = one_pass(config, model, tokenizer, lanes, coding, place, end.bytes)
         threads = torch.get_num_threads()
         write_archive(archive, coded_frames(about, lanes, threads, 1, tokenizer, b"", folder, end.sha256, data_bits))
-    told = config.to_dict()
-    told["engine"]["deepspeed_config"] = {}
-    tell(archive, end.bytes, model, measure_code(told).xz_bytes)
+    tell(archive, end.bytes, model, measure_code(told(config, tokenizer, {})).xz_bytes)
     disconnect(place)
 
 
