@@ -90,8 +90,8 @@ def buffer_bytes(stage: int, world: int, parameters: int) -> int:
 
 
 def muon_needs(model: LanguageModel, world: int) -> tuple[int, int]:
-    """FLOPs of an update on the GPU that has most of it to do, and bytes that orthogonalising the largest group needs:
-    fp32 input and output, bf16 twice."""
+    """FLOPs of an update on the GPU that has most of it to do, and bytes that orthogonalising the largest group needs
+    (fp32 input and output, bf16 work), beside the results of all groups in bf16, which wait for those of other GPUs."""
     shapes = Counter(p.shape for p in model.parameters() if p.role == "matrix")  # type: ignore[attr-defined]
     flops, before = [0] * world, 0
     for shape, count in shapes.items():
@@ -101,7 +101,8 @@ def muon_needs(model: LanguageModel, world: int) -> tuple[int, int]:
         for number in range(before, before + count):
             flops[number % world] += counter.get_total_flops()
         before += count
-    return max(flops), 12 * max(count * shape.numel() for shape, count in shapes.items())
+    sizes = [count * shape.numel() for shape, count in shapes.items()]
+    return max(flops), 10 * max(sizes) + 2 * sum(sizes)
 
 
 def sent_bytes(stage: int, world: int, parameters: int, accumulation: int) -> tuple[int, int]:
