@@ -14,22 +14,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.overhead import Corpus, turn
 from data.frames import rank_payload
-from data.lanes import Lanes
-from data.prepare import prepare
 from train.command_line import parse_config
 from train.decoding import Decoding
 from train.encoding import EncodingSource, block_file
 from train.engine import connect, disconnect
-from train.ledger import Ledger
-from train.loop import Learner, one_epoch
-from train.run import CorpusSource
+from train.loop import TokenSource, one_epoch
 
 
 def main() -> None:
@@ -39,15 +34,11 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
-    config = replace(config, engine=replace(config.engine, precision="fp32"))
-    data = config.data
-    corpus = prepare(data.source, data.field, data.split, data.tokenizer, data.vocabulary, cache_dir=data.cache_dir)
-    lanes = Lanes(len(corpus.tokens), config.train.lanes, config.train.segment_tokens)
+    corpus = Corpus(config, place)
+    lanes = corpus.lanes
     if lanes.steps < options.steps * options.rounds:
         parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
-    share, tokenizer = lanes.share(0, 1), corpus.tokenizer
-    reader = CorpusSource(lanes, share, corpus.tokens.read, {"corpus": corpus.manifest.sha256})
-    decoded = np.full(lanes.tokens, tokenizer.vocabulary, np.uint32)
+    decoded = np.full(lanes.tokens, corpus.vocabulary, np.uint32)
 
     with tempfile.TemporaryDirectory() as folder:
 
@@ -55,25 +46,18 @@ def main() -> None:
             for block in range(options.rounds):
                 yield rank_payload(block_file(Path(folder), block).read_bytes(), 0)
 
-        sources = {
-            "train": reader,
-            "encode": EncodingSource(reader, Path(folder), place, options.steps),
-            "decode": Decoding(lanes, share, options.steps, payloads(), decoded),
+        sources: dict[str, TokenSource] = {
+            "train": corpus.source(),
+            "encode": EncodingSource(corpus.source(), Path(folder), place, options.steps),
+            "decode": Decoding(lanes, corpus.share, options.steps, payloads(), decoded),
         }
-        loops = {}
-        for name, source in sources.items():
-            learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place)
-            ledger = Ledger(len(share), np.zeros(tokenizer.vocabulary, np.int64), place)
-            loops[name] = one_epoch(learner, lanes, source, ledger)
+        loops = {name: one_epoch(*corpus.start(source)) for name, source in sources.items()}
         secs: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(options.rounds):
             for name, loop in loops.items():
-                start = time.perf_counter()
-                for _ in range(options.steps):
-                    next(loop)
-                secs[name].append(time.perf_counter() - start)
-    read = decoded < tokenizer.vocabulary
-    expected = corpus.tokens.read(0, lanes.tokens)
+                secs[name].append(turn(loop, options.steps))
+    read = decoded < corpus.vocabulary
+    expected = corpus.read(0, lanes.tokens)
     print(f"{int(read.sum()):,} tokens decoded, as they were: {np.array_equal(decoded[read], expected[read])}")
     for name, values in secs.items():
         ratios = [mine / plain for mine, plain in zip(values[1:], secs["train"][1:], strict=True)]

@@ -29,7 +29,7 @@ from train.command_line import parse_config
 from train.config import Config
 from train.engine import Place, connect, disconnect
 from train.ledger import Ledger
-from train.loop import Learner, one_epoch
+from train.loop import Learner, TokenSource, one_epoch
 from train.optim import build_optimizer, rate_scale
 from train.run import CorpusSource
 
@@ -92,11 +92,13 @@ class Corpus:
         self.lanes = Lanes(len(corpus.tokens), train.lanes, train.segment_tokens)
         self.share, self.read = self.lanes.share(place.rank, place.world_size), corpus.tokens.read
 
-    def start(self) -> tuple[Learner, Lanes, CorpusSource, Ledger]:
-        """What one_epoch takes to learn it from its beginning."""
+    def source(self) -> CorpusSource:
+        return CorpusSource(self.lanes, self.share, self.read, {})
+
+    def start(self, source: TokenSource) -> tuple[Learner, Lanes, TokenSource, Ledger]:
+        """What one_epoch takes to learn it from its beginning, as `source` gives it."""
         learner = Learner(self.config, self.vocabulary, self.first, self.place)
-        ledger = Ledger(learner.rows, np.zeros(self.vocabulary, np.int64), self.place)
-        return learner, self.lanes, CorpusSource(self.lanes, self.share, self.read, {}), ledger
+        return learner, self.lanes, source, Ledger(learner.rows, np.zeros(self.vocabulary, np.int64), self.place)
 
     def batches(self) -> Iterator[Tensor]:
         """Targets [R, T] of one step after another."""
@@ -115,7 +117,7 @@ def main() -> None:
     lanes = corpus.lanes
     if lanes.steps < options.steps * options.rounds:
         parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
-    ours = one_epoch(*corpus.start())
+    ours = one_epoch(*corpus.start(corpus.source()))
 
     def bare(compiled: bool) -> Iterator[Tensor]:
         batches = corpus.batches()

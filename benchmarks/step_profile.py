@@ -4,8 +4,8 @@
     deepspeed --num_accelerators 2 benchmarks/step_profile.py --engine.threads=1 ...      of two ranks
 
 Steps are those of launch/train.py over the corpus. Parts are medians of steps without a profiler, of rank 0: what they
-leave of a step is the loop's own. Operators are self time by torch.profiler in as many steps after them, which it makes
-slower; on CUDA, of the device. The first tenth of the steps is not counted.
+leave of a step is the loop's own, and the first tenth of the steps is not counted. Operators are self time by
+torch.profiler in twenty steps after them, which it makes slower; on CUDA, of the device.
 """
 
 import sys
@@ -26,6 +26,9 @@ from benchmarks.overhead import Corpus, finish
 from train.command_line import parse_config
 from train.engine import connect, disconnect
 from train.loop import one_epoch
+
+# What the profiler records of more comes to lie between the blocks that steps free: large ones would fault in anew.
+PROFILED = 20
 
 
 class Parts:
@@ -62,14 +65,14 @@ class Parts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60, help="training steps of each kind (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps by the clock (default: %(default)s)")
     parser.add_argument("--operators", type=int, default=25, help="operators to list (default: %(default)s)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
     corpus = Corpus(config, place)
-    learner, lanes, source, ledger = corpus.start()
+    learner, lanes, source, ledger = corpus.start(corpus.source())
     parts = Parts()
     parts.time(source, "segment", "reading tokens")
     parts.time(learner.engine, "forward", "forward pass")
@@ -85,7 +88,7 @@ def main() -> None:
         finish()
         parts.close(time.perf_counter() - start)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        for _ in range(options.steps):
+        for _ in range(PROFILED):
             next(loop)
         finish()
     if place.rank == 0:
@@ -98,9 +101,9 @@ def main() -> None:
             for event in events
         }
         total = sum(value for value, _ in micros.values())
-        print(f"\nby operators, of {total / options.steps / 1e3:.1f} ms a step under the profiler")
+        print(f"\nby operators, of {total / PROFILED / 1e3:.1f} ms a step under the profiler")
         for name, (value, count) in sorted(micros.items(), key=lambda row: -row[1][0])[: options.operators]:
-            print(f"{value / total:7.1%} {value / options.steps / 1e3:8.2f} ms {count / options.steps:7.1f} x  {name}")
+            print(f"{value / total:7.1%} {value / PROFILED / 1e3:8.2f} ms {count / PROFILED:7.1f} x  {name}")
     disconnect(place)
 
 

@@ -11,12 +11,6 @@ ODD = 0x2545F4914F6CDD1D
 BYTE_SYMBOLS = 257
 
 
-def powers(count: int) -> Tensor:
-    """Powers of an odd number modulo 2^64, [count]. The upper bits of sums of their multiples depend on all of them."""
-    numbers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(count)]
-    return torch.tensor(numbers, dtype=torch.uint64).view(torch.int64)
-
-
 class Contexts(nn.Module):
     """None, as many of the latest tokens as each of `orders` says, tokens at the distances of each of `lags`, and the
     latest words in so many ways. `number` is K, `length` C."""
@@ -32,7 +26,9 @@ class Contexts(nn.Module):
             from model.words import WORD_TOKENS, Words
 
             self.words, self.number, self.length = Words(words), self.number + words, max(self.length, WORD_TOKENS)
-        self.register_buffer("powers", powers(self.length), persistent=False)
+        # Of an odd number, modulo 2^64: the upper bits of sums of their multiples depend on all of them.
+        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.length)]
+        self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
 
     def hashes(self, history: Tensor) -> Tensor:
         """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
@@ -44,7 +40,7 @@ class Contexts(nn.Module):
             at = [lag - 1 for lag in lags]
             hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
         if self.words:
-            hashes += self.words(latest)
+            hashes += self.words(latest, self.powers)
         return torch.stack(hashes)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.contexts import BYTE_SYMBOLS, ODD, powers
+from model.contexts import BYTE_SYMBOLS, ODD
 
 # Words count as far as they stand within so many of the last bytes.
 WORD_TOKENS = 32
@@ -23,19 +23,17 @@ def lower_case(symbol: int) -> int:
 
 
 class Words(nn.Module):
-    """`forward(latest [B, T, C])`, latest first, gives the hashes [B, T] of the first `count` of WORDS."""
+    """`forward(latest [B, T, C], powers [C])`, latest first, gives the hashes [B, T] of the first `count` of WORDS."""
 
     lower: Tensor
-    powers: Tensor
 
     def __init__(self, count: int):
         super().__init__()
         self.count = count
         lower = torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)])
         self.register_buffer("lower", lower, persistent=False)
-        self.register_buffer("powers", powers(WORD_TOKENS), persistent=False)
 
-    def forward(self, latest: Tensor) -> list[Tensor]:
+    def forward(self, latest: Tensor, powers: Tensor) -> list[Tensor]:
         lower = self.lower[latest[..., :WORD_TOKENS]]
         letter = lower > 0
         # A letter after none, seen from the end, begins the next word; the one so far may have none.
@@ -43,7 +41,7 @@ class Words(nn.Module):
         spelled, keys = [], []
         for word in range(3):
             part = letter & (number == word)
-            spelled.append((lower * part * self.powers[part.cumsum(-1) - 1]).sum(-1))
+            spelled.append((lower * part * powers[part.cumsum(-1) - 1]).sum(-1))
         for words in WORDS[: self.count]:
             key = torch.zeros_like(spelled[0])
             for word in words:

@@ -154,6 +154,9 @@ def test_seeds_and_rows() -> None:
     assert tokens(drawn(MODEL, 4, 60, [1], seed=4)[0]) != first
     assert tokens(drawn(MODEL, 4, 60, [2], seed=3)[0]) != first
     assert len({tuple(row) for row in first}) == 4
+    for row in first:
+        assert END not in row[:-1]
+        assert (row[-1] == END) == (len(row) < 60)
 
 
 def test_a_sample_ends_with_its_document() -> None:

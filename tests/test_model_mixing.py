@@ -26,10 +26,7 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
     seen = mixing.see(mixing.contexts.hashes(history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
     leaves = SimpleNamespace(
-        parameters=mixing.parameters,
-        radices=mixing.radices,
-        following=mixing.digit,
-        vocabulary=1 << mixing.bits,
+        parameters=mixing.parameters, radices=mixing.radices, following=mixing.digit, vocabulary=1 << mixing.bits
     )
     reached = distribution(leaves, seen, 1)  # type: ignore[arg-type]
     assert reached[0, mixing.vocabulary :].sum() == 0
@@ -44,14 +41,14 @@ def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[t
     for context in range(mixing.tables):
         pairs = []
         for depth, slot in enumerate(mixing.slot[nodes][0, 0].tolist()):
-            at = (context, 0, 0, depth // STRIDE)
+            at = (context, 0, 0, int(mixing.row[depth]))
             zeros, ones = line[at][way[at], slot].reshape(1).view(torch.uint8).tolist()
             pairs.append((zeros, ones) if found[at] else (0, 0))
         paths.append(pairs)
     return paths
 
 
-@pytest.mark.parametrize("vocabulary", [2, 3, 50, 64, 257, 300])
+@pytest.mark.parametrize("vocabulary", [2, 3, 20, 50, 64, 100, 257, 300])
 def test_it_is_a_distribution_that_starts_uniform_and_learns_what_follows(vocabulary: int) -> None:
     model = mixing(vocabulary, (1, 2))
     history = torch.tensor([[1] * model.contexts.length])
