@@ -6,28 +6,23 @@ so memory stays flat and the slowest one, brotli, sets the time.
 
 import bz2
 import importlib.metadata
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import brotli
 import pyppmd
 import zstandard
-from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from data.files import write_file
-from eval.files import read_json
+from eval.measured import LIMIT_BYTES, first_blocks, remembered
 
 NAMES = ("gzip-9", "bzip2-9", "xz-9e", "zstd-22", "brotli-11", "ppmd")
-LIMIT_BYTES = 100_000_000
-BLOCK_BYTES = 1 << 20
 MEASUREMENT = 1  # raise it when a compressor's settings change: cached sizes of another measurement are not used
 
 
@@ -44,14 +39,6 @@ class Baselines:
         return self.measured_bytes < self.total_bytes
 
 
-@dataclass(frozen=True)
-class _Cached:
-    """baselines.json: the sizes, and the key that says what they were measured on and with."""
-
-    key: dict[str, Any]
-    baselines: Baselines
-
-
 def measure_baselines(
     chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES, progress: bool = False
 ) -> Baselines:
@@ -62,7 +49,6 @@ def measure_baselines(
     wanted_bytes = min(total_bytes, limit_bytes)
     compressors = _compressors(wanted_bytes)
     sizes = dict.fromkeys(NAMES, 0)
-    measured_bytes = 0
     bar = tqdm(total=wanted_bytes, desc="baselines", unit="B", unit_scale=True, leave=False, disable=not progress)
     with ThreadPoolExecutor(len(compressors)) as threads, bar:
 
@@ -74,18 +60,11 @@ def measure_baselines(
             sizes[name] += len(compressors[name][1]())
 
         # All move in step with the slowest: queues would gain nothing, since it never waits for the others.
-        for block in _blocks(chunks(), limit_bytes):
-            measured_bytes += len(block)
-            if measured_bytes <= wanted_bytes:
-                list(threads.map(compress, compressors, repeat(block)))
-        if measured_bytes != wanted_bytes:
-            raise ValueError(
-                f"the source yields {measured_bytes:,} bytes where the prepared corpus has {total_bytes:,}: "
-                "it changed since it was prepared; remove the prepared corpus and run again"
-            )
+        for block in first_blocks(chunks(), total_bytes, limit_bytes):
+            list(threads.map(compress, compressors, repeat(block)))
         list(threads.map(finish, compressors))
-    scale = total_bytes / max(measured_bytes, 1)
-    return Baselines({name: round(sizes[name] * scale) for name in NAMES}, measured_bytes, total_bytes)
+    scale = total_bytes / max(wanted_bytes, 1)
+    return Baselines({name: round(sizes[name] * scale) for name in NAMES}, wanted_bytes, total_bytes)
 
 
 def cached_baselines(
@@ -97,7 +76,6 @@ def cached_baselines(
     progress: bool = False,
 ) -> Baselines:
     """`measure_baselines`, remembered in `directory`/baselines.json for this corpus and these package versions."""
-    path = directory / "baselines.json"
     versions = {name: importlib.metadata.version(name) for name in ("brotli", "pyppmd", "zstandard")}
     key = {
         "measurement": MEASUREMENT,
@@ -106,13 +84,8 @@ def cached_baselines(
         "limit_bytes": limit_bytes,
         "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
     }
-    if path.exists():
-        cached = read_json(path, TypeAdapter(_Cached), limit_bytes=100_000)
-        if cached.key == key:
-            return cached.baselines
-    baselines = measure_baselines(chunks, total_bytes, limit_bytes, progress)
-    write_file(path, json.dumps(asdict(_Cached(key, baselines)), indent=1).encode())
-    return baselines
+    measure = partial(measure_baselines, chunks, total_bytes, limit_bytes, progress)
+    return remembered(directory / "baselines.json", key, Baselines, measure)
 
 
 def _compressors(
@@ -136,18 +109,3 @@ def _compressors(
         "gzip-9": (gzip.compress, gzip.flush),
         "bzip2-9": (bzip2.compress, bzip2.flush),
     }
-
-
-def _blocks(chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:
-    """The first `limit_bytes` of chunks of any size, regrouped into blocks of a mebibyte."""
-    block = bytearray()
-    for chunk in chunks:
-        block += chunk[:limit_bytes]
-        limit_bytes -= len(chunk[:limit_bytes])
-        while len(block) >= BLOCK_BYTES:
-            yield bytes(block[:BLOCK_BYTES])
-            del block[:BLOCK_BYTES]
-        if limit_bytes == 0:
-            break
-    if block:
-        yield bytes(block)

@@ -10,20 +10,15 @@ coded by how often it came before, anywhere or after the same two bytes, with
 not depend on the order in which the bytes of a context came, so the counts at the end give it exactly.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 from scipy.special import gammaln
 
-from data.files import write_file
-from eval.baselines import LIMIT_BYTES
-from eval.files import read_json
+from eval.measured import LIMIT_BYTES, first_blocks, remembered
 
 MEASUREMENT = 1  # raise it when a code changes: cached lengths of another measurement are not used
 SYMBOLS = 256
@@ -38,14 +33,6 @@ class CountedCodes:
     order_2_bits: float
     measured_bytes: int
     total_bytes: int
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """references.json: the lengths, and the key that says what they were measured on."""
-
-    key: dict[str, Any]
-    codes: CountedCodes
 
 
 @dataclass(frozen=True)
@@ -78,25 +65,13 @@ def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LI
 
     Raises ValueError when the source yields another number of bytes than `total_bytes`.
     """
-    wanted_bytes = min(total_bytes, limit_bytes)
     counts = np.zeros(SYMBOLS**3, np.uint32)
     # The first byte stands after two zeros.
-    before, measured_bytes = bytes(2), 0
-    for chunk in chunks:
-        content = chunk[: limit_bytes - measured_bytes]
-        measured_bytes += len(content)
-        # Slices, so that indices of a large chunk do not fill the memory.
-        for start in range(0, len(content), 1 << 20):
-            window = np.frombuffer(before + content[start : start + (1 << 20)], np.uint8).astype(np.int32)
-            np.add.at(counts, (window[:-2] << 16) + (window[1:-1] << 8) + window[2:], 1)
-            before = bytes(window[-2:].astype(np.uint8))
-        if measured_bytes == limit_bytes:
-            break
-    if measured_bytes != wanted_bytes:
-        raise ValueError(
-            f"the source yields {measured_bytes:,} bytes where the prepared corpus has {total_bytes:,}: "
-            "it changed since it was prepared; remove the prepared corpus and run again"
-        )
+    before, measured_bytes = bytes(2), min(total_bytes, limit_bytes)
+    for block in first_blocks(chunks, total_bytes, limit_bytes):
+        window = np.frombuffer(before + block, np.uint8).astype(np.int32)
+        np.add.at(counts, (window[:-2] << 16) + (window[1:-1] << 8) + window[2:], 1)
+        before = bytes(window[-2:].astype(np.uint8))
     scale = total_bytes / max(measured_bytes, 1)
     by_context = counts.reshape(-1, SYMBOLS)
     order_0_bits = adaptive_bits(by_context.sum(0, dtype=np.int64)[None], KRICHEVSKY_TROFIMOV)
@@ -121,18 +96,13 @@ def cached_codes(
     total_bytes: int,
     limit_bytes: int = LIMIT_BYTES,
 ) -> CountedCodes:
-    """`count_codes`, remembered in `directory`/references.json for this corpus."""
-    path = directory / "references.json"
+    """`count_codes`, remembered in `directory`/codes.json for this corpus."""
     key = {
         "measurement": MEASUREMENT,
         "corpus_sha256": corpus_sha256,
         "total_bytes": total_bytes,
         "limit_bytes": limit_bytes,
     }
-    if path.exists():
-        cached = read_json(path, TypeAdapter(_Cached), limit_bytes=100_000)
-        if cached.key == key:
-            return cached.codes
-    codes = count_codes(chunks(), total_bytes, limit_bytes)
-    write_file(path, json.dumps(asdict(_Cached(key, codes)), indent=1).encode())
-    return codes
+    return remembered(
+        directory / "codes.json", key, CountedCodes, lambda: count_codes(chunks(), total_bytes, limit_bytes)
+    )

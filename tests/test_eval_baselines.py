@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from data.documents import open_source
-from eval import baselines as module
+from eval import measured
 from eval.baselines import NAMES, Baselines, cached_baselines, measure_baselines
 
 WORDS = "in the beginning God created heaven and earth without form void darkness upon face".split()  # noqa: SIM905
@@ -27,7 +27,7 @@ def chunks_of(data: bytes, size: int) -> Iterator[bytes]:
 
 def test_sizes_are_those_of_one_shot_compression(monkeypatch: pytest.MonkeyPatch) -> None:
     # Small blocks, so that the text makes many of them.
-    monkeypatch.setattr(module, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(measured, "BLOCK_BYTES", 10_000)
     result = measure_baselines(lambda: chunks_of(TEXT, 777), len(TEXT))
     assert (result.measured_bytes, result.extrapolated) == (len(TEXT), False)
     assert list(result.sizes) == list(NAMES)
@@ -36,13 +36,6 @@ def test_sizes_are_those_of_one_shot_compression(monkeypatch: pytest.MonkeyPatch
     assert result.sizes["brotli-11"] == pytest.approx(len(brotli.compress(TEXT, quality=11, lgwin=24)), rel=0.01)
     assert result.sizes["zstd-22"] == pytest.approx(len(zstandard.ZstdCompressor(level=22).compress(TEXT)), rel=0.01)
     assert result.sizes["ppmd"] == pytest.approx(len(pyppmd.compress(TEXT, max_order=6, mem_size=16 << 20)), rel=0.01)
-
-
-def test_blocks_are_the_bytes_in_order_up_to_the_limit() -> None:
-    for size in (1, 777, 5_000_000):
-        blocks = list(module._blocks(chunks_of(TEXT * 4, size), 1_200_000))
-        assert b"".join(blocks) == (TEXT * 4)[:1_200_000]
-        assert [len(block) for block in blocks] == [1 << 20, 1_200_000 - (1 << 20)]
 
 
 def test_beyond_the_limit_a_prefix_is_measured_and_scaled() -> None:

@@ -106,12 +106,12 @@ def test_the_cache_serves_its_own_corpus_and_no_other(tmp_path: Path) -> None:
     assert cached_codes(tmp_path, "a" * 64, chunks, len(TEXT)) == first
     assert len(reads) == 1
     cached_codes(tmp_path, "b" * 64, chunks, len(TEXT))
-    path = tmp_path / "references.json"
+    path = tmp_path / "codes.json"
     content = json.loads(path.read_text())
     content["key"]["measurement"] = 0
     path.write_text(json.dumps(content))
     cached_codes(tmp_path, "b" * 64, chunks, len(TEXT))
     assert len(reads) == 3
     path.write_text("[]")
-    with pytest.raises(ValueError, match=r"references\.json"):
+    with pytest.raises(ValueError, match=r"codes\.json"):
         cached_codes(tmp_path, "b" * 64, chunks, len(TEXT))
