@@ -59,7 +59,10 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         memory, end, position = state
         # [B, T, 3D] -> [3, B, N, T, C]
-        qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
+        # Attention in bf16 is several times slower than in fp32 on a CPU, whatever its instructions.
+        qkv = qkv if qkv.is_cuda else precise(qkv)
+        qkv = qkv.view(batch, time, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width, x.device))
         queries = (turned[0] * self.temperature).to(qkv.dtype)
         new = torch.stack([turned[1].to(qkv.dtype), qkv[2]])
@@ -76,7 +79,8 @@ class Attention(nn.Module):
         mask = visible(position - time, time, self.window, x.device) if time > 1 else None
         first = end - time + 1 - (min(self.window, position) if time == 1 else self.window)
         keys, values = memory[:, :, :, first:end]
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        with torch.autocast("cpu", enabled=False):
+            y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self.out(y.transpose(1, 2).reshape(batch, time, -1)), (memory, end, position)
 
 
