@@ -45,8 +45,9 @@ class Lanes:
 
     def valid_tokens(self, step: int) -> int:
         """Tokens that step `step` codes over all lanes."""
-        spans = (self.span(step, lane) for lane in range(self.lanes))
-        return sum(stop - start for start, stop in spans)
+        start, stop = self.segment(step)
+        full, rest = divmod(self.tokens, self.lane_tokens)
+        return full * (stop - start) + max(0, min(stop, rest) - start)
 
     def share(self, rank: int, world_size: int) -> range:
         """Lanes of rank `rank`. Raises ValueError unless the ranks' shares are equal."""

@@ -4,7 +4,9 @@ import base64
 import dataclasses
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -115,19 +117,19 @@ class TokenShards:
             if file_sha256(path) != shard.sha256:
                 raise ValueError(f"{path} does not match its SHA-256; delete {directory} and run again")
             self._shards.append(np.memmap(path, dtype, mode="r"))
-        self._starts = np.cumsum([0, *map(len, self._shards)])
+        self._starts = [0, *accumulate(map(len, self._shards))]
         if len(self) != manifest.tokens:
             found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
             raise ValueError(f"{directory / MANIFEST}: {found}; delete {directory} and run again")
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens [stop - start], int64. Raises IndexError unless 0 <= start <= stop <= len."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
-        first, last = np.searchsorted(self._starts, [start, stop], "right")
+        first, last = (bisect_right(self._starts, place) for place in (start, stop))
         parts = [
             self._shards[number][max(0, start - self._starts[number]) : stop - self._starts[number]]
             for number in range(min(first, len(self._shards)) - 1, min(last, len(self._shards)))

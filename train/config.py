@@ -121,8 +121,8 @@ class EngineConfig:
     gradient_clipping: float = 0.0
     """Largest global gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU, where bf16 is faster
-    if there is AMX, and far slower without."""
+    """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU, where bf16 is
+    faster if there is AMX, and far slower without."""
     threads: int = 0
     """CPU threads a rank; 0 shares the cores among the ranks of this host. Part of what makes bits repeatable."""
     portable: bool = False

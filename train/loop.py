@@ -66,8 +66,9 @@ class Learner:
         whole = torch.cat([self.recent, targets], 1)
         latest = whole[:, -self.model.context - targets.shape[1] :]
         history = latest.clamp(min=0)
+        rate = rate_scale(step / steps, self.config)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate_scale(step / steps, self.config)
+            group["lr"] = group["peak_lr"] * rate
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / coded_tokens
         nats = []
