@@ -46,7 +46,8 @@ def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) ->
 
 
 def remembered(path: Path, key: dict[str, Any], shape: type[Measured], measure: Callable[[], Measured]) -> Measured:
-    """`measure()`, a dataclass `shape`, or what the JSON file at `path` remembers of it for the same `key`.
+    """`measure()`, a dataclass `shape`, or what the JSON file at `path` remembers of it for the same `key`: both of
+    them, the value under the file's name.
 
     Raises ValueError, one line naming the file, when that is damaged.
     """

@@ -11,6 +11,7 @@ import brotli
 import pyppmd
 import pytest
 import zstandard
+from chunks import chunks_of
 
 from data.documents import open_source
 from eval import measured
@@ -19,10 +20,6 @@ from eval.baselines import NAMES, Baselines, cached_baselines, measure_baselines
 WORDS = "in the beginning God created heaven and earth without form void darkness upon face".split()  # noqa: SIM905
 TEXT = " ".join(random.Random(0).choices(WORDS, k=60_000)).encode()
 SHORT = TEXT[:20_000]
-
-
-def chunks_of(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def test_sizes_are_those_of_one_shot_compression(monkeypatch: pytest.MonkeyPatch) -> None:

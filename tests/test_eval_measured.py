@@ -1,17 +1,13 @@
 """The bytes that are measured, and the memory of what they gave."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
+from chunks import chunks_of
 
 from eval.measured import first_blocks
 
 BYTES = random.Random(0).randbytes(1_500_000)
-
-
-def chunks_of(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 @pytest.mark.parametrize("size", [7, 777, 5_000_000])
