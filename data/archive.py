@@ -25,6 +25,7 @@ from typing import Any
 from data.checked_frames import END_BYTES, FORMAT, CheckedFrames, frame
 from data.checked_frames import ArchiveError as ArchiveError
 from data.documents import Chunks
+from data.errors import UsageError
 from data.files import new_file
 from data.frames import MAGIC, read_frames
 from data.header import block_count, header_content, parse_header
@@ -70,7 +71,7 @@ def end_content(sha256: str, data_bits: float) -> bytes:
 def stored_frames(header: dict[str, Any], chunks: Chunks) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (kind, content) of frames that store a corpus as it is; `chunks` as data.documents.Source yields them.
 
-    Raises ValueError if they are not the bytes and documents that the header counts.
+    Raises UsageError if they are not the bytes and documents that the header counts.
     """
     yield b"H", header_content(header)
     digest, corpus_bytes, documents = hashlib.sha256(), 0, 0
@@ -80,7 +81,7 @@ def stored_frames(header: dict[str, Any], chunks: Chunks) -> Iterator[tuple[byte
         documents += ends_document
         yield b"S", bytes([ends_document]) + chunk
     if difference := _difference(header, corpus_bytes, documents):
-        raise ValueError(f"{difference}: the corpus changed while it was read; run again")
+        raise UsageError(f"{difference}: the corpus changed while it was read; run again")
     yield b"E", end_content(digest.hexdigest(), 8 * corpus_bytes)
 
 

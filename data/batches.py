@@ -18,6 +18,7 @@ import numpy as np
 
 from data.bpe import Encoder
 from data.documents import CHUNK_BYTES, Chunks, Source
+from data.errors import UsageError
 from data.tokenizer import Tokenizer
 
 # Below this, starting processes takes longer than they save: one encodes 8 to 10 MB/s.
@@ -42,7 +43,7 @@ def encode_source(
     """Tokens [N] of each batch after `start`, in order, with the position at its end; `advance` hears of bytes read.
 
     Small corpora, and the beginning of those of unknown size, are encoded here, larger ones by `workers` processes (0:
-    one a core). Raises ValueError if the bytes before `start` are not what they were.
+    one a core). Raises UsageError if the bytes before `start` are not what they were.
     """
     work = _read(source, start, advance)
     expected_bytes = source.expected_bytes
@@ -85,7 +86,7 @@ def _read(source: Source, start: Position, advance: Callable[[int], object]) -> 
         elif position.batches == start.batches and position != start:
             break
     if position.batches < start.batches or (position.batches == start.batches and position != start):
-        raise ValueError(f"data.source {source.name} was changed while it was being prepared; run again")
+        raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
 
 
 def _batches(chunks: Chunks) -> Iterator[Batch]:

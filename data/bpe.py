@@ -14,6 +14,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from data.errors import UsageError
 from data.tokenizer import Tokenizer, grow_pieces, load_tokenizer
 
 MAX_VOCABULARY = 1 << 17
@@ -50,10 +51,10 @@ def _count_words(chunks: Iterable[bytes], sample_bytes: int) -> Counter[bytes]:
 
 def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> list[bytes]:
     """Learn vocabulary - 257 pieces of two bytes or more, by byte-pair encoding over the first sample_bytes; fewer if
-    the sample does not give as many. Raises ValueError where the vocabulary is out of range."""
+    the sample does not give as many. Raises UsageError where the vocabulary is out of range."""
     if not 258 <= vocabulary <= MAX_VOCABULARY:
         remedy = f"use 258 (256 bytes, document end, one piece) to {MAX_VOCABULARY}, or the bytes tokenizer"
-        raise ValueError(f"data.vocabulary {vocabulary} is out of range: {remedy}")
+        raise UsageError(f"data.vocabulary {vocabulary} is out of range: {remedy}")
     words = _count_words(chunks, sample_bytes)
     model = io.BytesIO()
     if not words:
@@ -89,7 +90,7 @@ def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) ->
 def encode_pieces(pieces: Iterable[bytes]) -> bytes:
     """The smallest description of a set of pieces that we have; data.tokenizer.load_tokenizer reads it.
 
-    Raises ValueError on a piece that is not the join of two others, one of them of fewer than 16 bytes, which byte-pair
+    Raises UsageError on a piece that is not the join of two others, one of them of fewer than 16 bytes, which byte-pair
     encoding never learns.
     """
     wanted = set(pieces)
@@ -102,7 +103,7 @@ def encode_pieces(pieces: Iterable[bytes]) -> bytes:
         return index
 
     if wanted != set(grow_pieces(draw)[256:]):
-        raise ValueError("a piece is not the join of two others")
+        raise UsageError("a piece is not the join of two others")
     state = 0
     for weight, below, total in reversed(coded):
         state = state // weight * total + below + state % weight
@@ -140,9 +141,9 @@ def draws(partners: dict[tuple[int, bytes], list[bytes]], longest: int | None = 
 
 
 def train_tokenizer(kind: str, chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> Tokenizer:
-    """A tokenizer for a corpus. Raises ValueError on an unknown kind or an unsuitable vocabulary."""
+    """A tokenizer for a corpus. Raises UsageError on an unknown kind or an unsuitable vocabulary."""
     if kind not in ("bytes", "bpe"):
-        raise ValueError(f"data.tokenizer {kind!r} is unknown; use 'bytes' or 'bpe'")
+        raise UsageError(f"data.tokenizer {kind!r} is unknown; use 'bytes' or 'bpe'")
     encoding = b"" if kind == "bytes" else encode_pieces(train_pieces(chunks, vocabulary, sample_bytes))
     return load_tokenizer(kind, encoding)
 

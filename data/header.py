@@ -6,6 +6,7 @@ import re
 import zlib
 from typing import Any
 
+from data.errors import UsageError
 from data.lanes import Lanes
 
 MAX_HEADER_BYTES = 1 << 16
@@ -48,10 +49,10 @@ def block_count(header: dict[str, Any]) -> int:
 
 
 def header_content(header: dict[str, Any]) -> bytes:
-    """Content of the H frame. Raises ValueError if a reader would refuse it."""
+    """Content of the H frame. Raises UsageError if a reader would refuse it."""
     content = zlib.compress(_canonical(header), 9)
     if len(content) > MAX_HEADER_BYTES:
-        raise ValueError(f"the header takes {len(content)} bytes, more than {MAX_HEADER_BYTES}: shorten its texts")
+        raise UsageError(f"the header takes {len(content)} bytes, more than {MAX_HEADER_BYTES}: shorten its texts")
     parse_header(content)
     return content
 
@@ -62,33 +63,33 @@ def _canonical(header: Any) -> bytes:
 
 
 def parse_header(content: bytes) -> dict[str, Any]:
-    """The header from the content of its frame, every field checked. Raises ValueError."""
+    """The header from the content of its frame, every field checked. Raises UsageError."""
     inflater = zlib.decompressobj()
     try:
         text = inflater.decompress(content, MAX_JSON_BYTES)
         if not inflater.eof or inflater.unused_data:
-            raise ValueError(f"its JSON does not end with its frame, or takes more than {MAX_JSON_BYTES:,} bytes")
+            raise UsageError(f"its JSON does not end with its frame, or takes more than {MAX_JSON_BYTES:,} bytes")
         header = json.loads(text)
         if _canonical(header) != text:
-            raise ValueError("its JSON is not in canonical form")
+            raise UsageError("its JSON is not in canonical form")
         method = header.get("method") if isinstance(header, dict) else None
         if method not in list(_METHODS):
-            raise ValueError(f"its method is {method!r:.60}, not {', '.join(_METHODS)}")
+            raise UsageError(f"its method is {method!r:.60}, not {', '.join(_METHODS)}")
         _check("header", header, _METHODS[method])
         if method != "stored":
             block_count(header)
             if header["lanes"] % header["world_size"]:
-                raise ValueError(f"{header['lanes']} lanes cannot be shared by {header['world_size']} ranks")
+                raise UsageError(f"{header['lanes']} lanes cannot be shared by {header['world_size']} ranks")
     except (ValueError, RecursionError, zlib.error) as error:
-        raise ValueError(str(error)) from None
+        raise UsageError(str(error)) from None
     return header
 
 
 def _check(name: str, value: Any, rule: Any) -> None:
-    """Raise ValueError unless `value` is what `rule`, a part of _METHODS, says."""
+    """Raise UsageError unless `value` is what `rule`, a part of _METHODS, says."""
     if isinstance(rule, dict):
         if not isinstance(value, dict) or value.keys() != rule.keys():
-            raise ValueError(f"{name} is {value!r:.200}, not an object of {', '.join(rule)}")
+            raise UsageError(f"{name} is {value!r:.200}, not an object of {', '.join(rule)}")
         for key, part in rule.items():
             _check(key if name == "header" else f"{name}.{key}", value[key], part)
         return
@@ -101,4 +102,4 @@ def _check(name: str, value: Any, rule: Any) -> None:
         fits = isinstance(value, str) and (rule is str or rule.fullmatch(value) is not None)
         wanted = "text" if rule is str else f"text like {rule.pattern!r}"
     if not fits:
-        raise ValueError(f"{name} is {value!r:.60}, not {wanted}")
+        raise UsageError(f"{name} is {value!r:.60}, not {wanted}")

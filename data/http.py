@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
+from data.errors import UsageError
 from data.http_reply import DOWNLOAD, Reply, Version, ask, refusal
 
 # Between the tries for one byte. A try that brings a byte is followed by as many again.
@@ -31,23 +32,23 @@ T = TypeVar("T")
 
 
 def open_urls(pattern: str, random_access: bool) -> list["RemoteFile"]:
-    """The files of a URL, in which {000..099} stands for a count. Raises ValueError on what is no such URL."""
+    """The files of a URL, in which {000..099} stands for a count. Raises UsageError on what is no such URL."""
     *texts, last = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
     counts = [_count(*ends) for ends in zip(texts[1::3], texts[2::3], strict=True)]
     chosen = itertools.islice(itertools.product(*counts), MOST_SHARDS + 1)
     urls = ["".join([*itertools.chain(*zip(texts[::3], numbers, strict=True)), last]) for numbers in chosen]
     if not 0 < len(urls) <= MOST_SHARDS:
         found = f"more than {MOST_SHARDS:,} shards" if urls else "no shard"
-        raise ValueError(f"data.source {pattern!r} names {found}: count upwards, as in {{000..099}}")
+        raise UsageError(f"data.source {pattern!r} names {found}: count upwards, as in {{000..099}}")
     if re.search(r"[{}\s]", urls[0]):
-        raise ValueError(f"data.source {pattern!r} has spaces, or braces that are no range such as {{000..099}}")
+        raise UsageError(f"data.source {pattern!r} has spaces, or braces that are no range such as {{000..099}}")
     try:
         parts = urllib3.util.parse_url(urls[0])
     except HTTPError as error:
-        raise ValueError(f"data.source {pattern!r} is no URL ({error})") from error
+        raise UsageError(f"data.source {pattern!r} is no URL ({error})") from error
     if not parts.host or parts.auth:
         reason = "names a user, and no password is ever sent" if parts.auth else "names no host"
-        raise ValueError(f"data.source {pattern!r} {reason}: give a URL that opens without a login, or {DOWNLOAD}")
+        raise UsageError(f"data.source {pattern!r} {reason}: give a URL that opens without a login, or {DOWNLOAD}")
     return [RemoteFile(url, random_access) for url in urls]
 
 
@@ -118,7 +119,7 @@ class RemoteFile:
             if self._sha256 != sha256:
                 raise self.changed(size_bytes, f"SHA-256 {self._sha256}", f"SHA-256 {sha256}")
 
-    def changed(self, offset: int, before: str, now: str) -> ValueError:
+    def changed(self, offset: int, before: str, now: str) -> UsageError:
         reason = f"the file was changed on the server since it was first read (then {before}; now {now})"
         return refusal(self.url, offset, reason, f"run again once it stays as it is, or {DOWNLOAD}")
 

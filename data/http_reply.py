@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import urllib3
 from urllib3.exceptions import MaxRetryError, ResponseError
 
+from data.errors import UsageError
+
 CONNECT_SECS = 30.0
 SILENCE_SECS = 30.0
 REDIRECTS = 5
@@ -45,14 +47,14 @@ class Reply:
     end: int | None
 
 
-def refusal(url: str, offset: int, reason: str, remedy: str) -> ValueError:
-    return ValueError(f"data.source {url}, byte {offset:,}: {reason}; {remedy}")
+def refusal(url: str, offset: int, reason: str, remedy: str) -> UsageError:
+    return UsageError(f"data.source {url}, byte {offset:,}: {reason}; {remedy}")
 
 
 def ask(url: str, offset: int, ranged: bool) -> Reply:
     """Ask for a file, or if `ranged` for what follows `offset`; which of the two the server sends, the reply tells.
 
-    Raises urllib3's HTTPError for what may pass, and ValueError for what will not. Messages name `offset`.
+    Raises urllib3's HTTPError for what may pass, and UsageError for what will not. Messages name `offset`.
     """
     # With the connection closed behind it, a body that is longer than the server says can be told from one that is not.
     headers = {"Accept-Encoding": "identity", "Connection": "close"} | ({"Range": f"bytes={offset}-"} if ranged else {})

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Lanes:
@@ -22,7 +24,7 @@ class Lanes:
     def __post_init__(self) -> None:
         if min(self.tokens, self.lanes, self.segment_tokens) < 1:
             given = f"{self.tokens} tokens, train.lanes {self.lanes} and train.segment_tokens {self.segment_tokens}"
-            raise ValueError(f"{given} must be 1 or more")
+            raise UsageError(f"{given} must be 1 or more")
 
     @property
     def lane_tokens(self) -> int:
@@ -50,9 +52,9 @@ class Lanes:
         return full * (stop - start) + max(0, min(stop, rest) - start)
 
     def share(self, rank: int, world_size: int) -> range:
-        """Lanes of rank `rank`. Raises ValueError unless the ranks' shares are equal."""
+        """Lanes of rank `rank`. Raises UsageError unless the ranks' shares are equal."""
         if self.lanes % world_size:
-            raise ValueError(
+            raise UsageError(
                 f"train.lanes {self.lanes} cannot be shared by {world_size} ranks: take a multiple of {world_size}"
             )
         rows = self.lanes // world_size

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UsageError
 from data.tokenizer import Tokenizer
 
 CHUNK_TOKENS = 1 << 18
@@ -27,7 +28,7 @@ def token_chunks(tokens: np.ndarray, tokenizer: Tokenizer) -> Iterator[tuple[byt
 def write_documents(chunks: Iterable[tuple[bytes, bool]], output: Path, single: bool, sha256: str) -> None:
     """Write documents to the file `output` if they are to be a `single` one, else to numbered files in that folder.
 
-    Raises ValueError, leaving nothing, if their bytes have another SHA-256.
+    Raises UsageError, leaving nothing, if their bytes have another SHA-256.
     """
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     digest, number, fresh = hashlib.sha256(), 0, True
@@ -41,7 +42,7 @@ def write_documents(chunks: Iterable[tuple[bytes, bool]], output: Path, single: 
             fresh = ends and not single
             number += ends
         if digest.hexdigest() != sha256:
-            raise ValueError(f"the decoded bytes have SHA-256 {digest.hexdigest()}, the archive says {sha256}")
+            raise UsageError(f"the decoded bytes have SHA-256 {digest.hexdigest()}, the archive says {sha256}")
         os.sync()
         temporary.rename(output)
     finally:

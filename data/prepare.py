@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.batches import Position, encode_source
 from data.bpe import train_tokenizer
 from data.documents import Source, open_source
+from data.errors import UsageError
 from data.files import file_sha256
 from data.shards import (
     FORMAT,
@@ -73,13 +74,13 @@ def prepare(
     """Tokenise a corpus, or open what an earlier call left in cache_dir. Parameters: see DataConfig in train/config.py.
 
     The token stream is each document's tokens followed by an end of document. Calls for the same corpus wait for each
-    other. Raises ValueError on bad input, leaving nothing, and on a cache that is not what it should be. Raises OSError
+    other. Raises UsageError on bad input, leaving nothing, and on a cache that is not what it should be. Raises OSError
     when writing fails; like a killed call, that leaves whole shards, from which the next call goes on.
     """
     documents = open_source(source, field, split)
     fingerprint = documents.fingerprint()
     if not any(chunk for chunk, _ in documents.chunks()):
-        raise ValueError(f"data.source {source!r} is empty: there is not one byte to train on")
+        raise UsageError(f"data.source {source!r} is empty: there is not one byte to train on")
     trained = [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, tokenizer, trained, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
@@ -102,7 +103,7 @@ def prepare(
                 raise
         manifest = read_manifest(directory)
         if manifest.fingerprint != fingerprint:
-            raise ValueError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
+            raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
         tokens = TokenShards(directory, manifest)
     return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer), tokens, documents)
 
@@ -152,7 +153,7 @@ def _write_shards(
             journal = replace(journal, shards=[*journal.shards, shard], position=end)
             write_json(directory / JOURNAL, journal)
     if source.fingerprint() != journal.fingerprint:
-        raise ValueError(f"data.source {source.name} was changed while it was being prepared; run again")
+        raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
     end, tokens = journal.position, sum(shard.tokens for shard in journal.shards)
     manifest = Manifest(
         format=FORMAT,

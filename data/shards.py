@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UsageError
 from data.files import file_sha256, write_file
 from data.tokenizer import Tokenizer, load_tokenizer
 
@@ -59,13 +60,13 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a manifest's entry describes. Raises ValueError where the entry is not consistent."""
+    """The tokenizer that a manifest's entry describes. Raises UsageError where the entry is not consistent."""
     encoding = base64.b64decode(entry["encoding"], validate=True)
     if len(encoding) > MAX_ENCODING_BYTES or hashlib.sha256(encoding).hexdigest() != entry["sha256"]:
-        raise ValueError("the tokenizer's encoding does not match its SHA-256, or is too large")
+        raise UsageError("the tokenizer's encoding does not match its SHA-256, or is too large")
     tokenizer = load_tokenizer(entry["kind"], encoding)
     if tokenizer.vocabulary != entry["vocabulary"]:
-        raise ValueError("the tokenizer has another vocabulary than the manifest says")
+        raise UsageError("the tokenizer has another vocabulary than the manifest says")
     return tokenizer
 
 
@@ -75,31 +76,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what write_json wrote, its shards as Shard. Raises ValueError, LookupError or TypeError on anything else."""
+    """Read what write_json wrote, its shards as Shard. Raises UsageError, LookupError or TypeError on anything else."""
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError("it is too large")
+        raise UsageError("it is too large")
     values = json.loads(path.read_bytes())
     return {**values, "shards": [Shard(**shard) for shard in values["shards"]]}
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check manifest.json. Raises ValueError naming the file where it is not one of ours."""
+    """Read and check manifest.json. Raises UsageError naming the file where it is not one of ours."""
     path = directory / MANIFEST
     try:
         manifest = Manifest(**read_json(path))
         if manifest.format != FORMAT:
-            raise ValueError(f"its format is {manifest.format}, ours is {FORMAT}")
+            raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
         restore_tokenizer(manifest.tokenizer)
         numbers = [manifest.bytes, manifest.tokens, manifest.documents, *(shard.tokens for shard in manifest.shards)]
         texts = [manifest.name, manifest.sha256, manifest.fingerprint, *(shard.file for shard in manifest.shards)]
         if not all(type(number) is int and number > 0 for number in numbers):
-            raise ValueError("a count is not a positive integer")
+            raise UsageError("a count is not a positive integer")
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a name or digest is not text")
+            raise UsageError("a name or digest is not text")
     except (ValueError, LookupError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         remedy = f"delete {directory} and run again"
-        raise ValueError(f"{path} is not the manifest of a prepared corpus ({reason}); {remedy}") from error
+        raise UsageError(f"{path} is not the manifest of a prepared corpus ({reason}); {remedy}") from error
     return manifest
 
 
@@ -107,20 +108,20 @@ class TokenShards:
     """The corpus as one stream of tokens, memory-mapped."""
 
     def __init__(self, directory: Path, manifest: Manifest):
-        """Map and check every shard. Raises ValueError naming a file that is missing, cut, foreign or altered."""
+        """Map and check every shard. Raises UsageError naming a file that is missing, cut, foreign or altered."""
         dtype = np.dtype("<u2" if manifest.tokenizer["vocabulary"] <= 1 << 16 else "<u4")
         self._shards: list[np.ndarray] = []
         for shard in manifest.shards:
             path = directory / Path(shard.file).name
             if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
-                raise ValueError(f"{path} is missing or has the wrong size; delete {directory} and run again")
+                raise UsageError(f"{path} is missing or has the wrong size; delete {directory} and run again")
             if file_sha256(path) != shard.sha256:
-                raise ValueError(f"{path} does not match its SHA-256; delete {directory} and run again")
+                raise UsageError(f"{path} does not match its SHA-256; delete {directory} and run again")
             self._shards.append(np.memmap(path, dtype, mode="r"))
         self._starts = [0, *accumulate(map(len, self._shards))]
         if len(self) != manifest.tokens:
             found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
-            raise ValueError(f"{directory / MANIFEST}: {found}; delete {directory} and run again")
+            raise UsageError(f"{directory / MANIFEST}: {found}; delete {directory} and run again")
 
     def __len__(self) -> int:
         return self._starts[-1]

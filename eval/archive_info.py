@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.archive import Archive
+from data.errors import UsageError
 from eval.code_size import unpack
 from eval.description_length import side_bits
 
@@ -13,13 +14,13 @@ ALLOWED_SHARE, ALLOWED_BYTES = 0.0005, 1024
 
 
 def info(archive: Archive) -> str:
-    """Tables for a terminal of 100 columns. Raises ValueError if the program, which the archive carries, is damaged."""
+    """Tables for a terminal of 100 columns. Raises UsageError if the program, which the archive carries, is damaged."""
     lines = [f"{name:<20}{_printable(text)}" for name, text in _header_rows(archive)]
     if archive.program:
         try:
             settings = sorted(_settings(unpack(archive.program)[0], ""))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{archive.path}: program: {error}; fetch the archive again") from error
+            raise UsageError(f"{archive.path}: program: {error}; fetch the archive again") from error
         lines += ["", *_columns([_printable(f"{name} {value}") for name, value in settings])]
     return "\n".join([*lines, "", *_reconciliation(archive)]) + "\n"
 

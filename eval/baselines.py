@@ -44,7 +44,7 @@ def measure_baselines(
 ) -> Baselines:
     """Compress the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`.
 
-    Raises ValueError when the source yields another number of bytes than `total_bytes`.
+    Raises UsageError when the source yields another number of bytes than `total_bytes`.
     """
     wanted_bytes = min(total_bytes, limit_bytes)
     compressors = _compressors(wanted_bytes)

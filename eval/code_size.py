@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UsageError
 from eval.canonical import canonical_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,7 @@ root, config = sys.argv[1], json.loads(sys.argv[2])
 sys.path[0] = root
 import train.decoding
 from model.registry import load_block
+from data.errors import UsageError
 for name in config["model"]["block"].split():
     load_block(name)
 if config["model"]["ngram_orders"]:
@@ -119,20 +121,20 @@ def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
 def unpack(packed: bytes, limit_bytes: int = 16 << 20) -> tuple[dict[str, Any], dict[str, str]]:
     """Configuration and {path: canonical source} from `CodeSize.packed`, which is not trusted.
 
-    Raises ValueError when it is damaged, larger than `limit_bytes` once expanded, or names a path outside its root.
+    Raises UsageError when it is damaged, larger than `limit_bytes` once expanded, or names a path outside its root.
     """
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=256 << 20)
     try:
         text = decompressor.decompress(packed, max_length=limit_bytes).decode()
         if not decompressor.eof or decompressor.unused_data:
-            raise ValueError(f"it does not end within {limit_bytes:,} bytes, or something follows it")
+            raise UsageError(f"it does not end within {limit_bytes:,} bytes, or something follows it")
         config, *rest = text.split("\0")
         sources = dict(zip(rest[::2], rest[1::2], strict=True))
         if strange := [name for name in sources if not re.fullmatch(r"(\w+/)*\w+\.py", name)]:
-            raise ValueError(f"{strange[0]!r} is no module's path")
+            raise UsageError(f"{strange[0]!r} is no module's path")
         return json.loads(config), sources
     except (lzma.LZMAError, ValueError, RecursionError) as error:
-        raise ValueError(f"the packed decoder is damaged: {error}") from None
+        raise UsageError(f"the packed decoder is damaged: {error}") from None
 
 
 def code_identity(packed: bytes) -> str:

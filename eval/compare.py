@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from data.errors import UsageError
 from data.files import write_file
 from eval.comparison_plots import behind_figure, overlay_figure
 from eval.curve import Curve, load_curve
@@ -77,13 +78,13 @@ class Selection:
 def load_runs(runs_dir: Path) -> list[Run]:
     """The finished runs at or below `runs_dir`, shortest description first. One without a report.json is not finished.
 
-    Raises ValueError when there are none, when a file is damaged, or when the runs code different corpora.
+    Raises UsageError when there are none, when a file is damaged, or when the runs code different corpora.
     """
     if not runs_dir.is_dir():
-        raise ValueError(f"{runs_dir} is no directory: name one that holds run directories")
+        raise UsageError(f"{runs_dir} is no directory: name one that holds run directories")
     directories = sorted(path.parent for path in runs_dir.rglob("report.json"))
     if not directories:
-        raise ValueError(f"{runs_dir} holds no finished run: a run has a report.json once its epoch is done")
+        raise UsageError(f"{runs_dir} holds no finished run: a run has a report.json once its epoch is done")
     runs = []
     for directory in directories:
         name = str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name
@@ -93,7 +94,7 @@ def load_runs(runs_dir: Path) -> list[Run]:
     first = runs[0]
     for run in runs:
         if run.report["corpus"]["sha256"] != first.report["corpus"]["sha256"]:
-            raise ValueError(
+            raise UsageError(
                 f"{first.name} codes {_corpus(first)} and {run.name} codes {_corpus(run)}: description lengths of "
                 "different corpora cannot be compared; name a directory whose runs share one"
             )
@@ -101,7 +102,7 @@ def load_runs(runs_dir: Path) -> list[Run]:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """A sweep.json. Raises ValueError, one line, if it is damaged."""
+    """A sweep.json. Raises UsageError, one line, if it is damaged."""
     sweep: Sweep = read_json(path, _SWEEP, SWEEP_LIMIT_BYTES)
     return sweep
 
@@ -110,7 +111,7 @@ def selection_of(runs_dir: Path, runs: list[Run]) -> Selection | None:
     """What choosing the best of the runs costs, if they are of the sweep that a sweep.json in `runs_dir` tells of.
 
     The cells are all that it could have been chosen from: those of sweep.json, finished or not, and those runs beside
-    them that an earlier sweep left there. Raises ValueError if sweep.json is damaged.
+    them that an earlier sweep left there. Raises UsageError if sweep.json is damaged.
     """
     path = runs_dir / "sweep.json"
     if not path.exists():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UsageError
+
 LIMIT_BYTES = 256 << 20
 COLUMNS = ("coded_bytes", "data_bits", "total_bits")
 
@@ -33,17 +35,17 @@ class Curve:
 
 
 def load_curve(path: Path) -> Curve:
-    """Read a curve.csv of at least one point. Raises ValueError, one line naming file and trouble, if it is none."""
+    """Read a curve.csv of at least one point. Raises UsageError, one line naming file and trouble, if it is none."""
     if path.stat().st_size > LIMIT_BYTES:
-        raise ValueError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a curve can be: it is damaged")
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a curve can be: it is damaged")
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             points = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(stream)]
     except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path} is no curve of a run: a row is not whole ({error})") from None
+        raise UsageError(f"{path} is no curve of a run: a row is not whole ({error})") from None
     table = np.array(points).reshape(-1, len(COLUMNS)).T
     if table.size == 0 or not np.isfinite(table).all() or (np.diff(table[0], prepend=0) <= 0).any():
-        raise ValueError(
+        raise UsageError(
             f"{path} is no curve of a run: it is empty, or coded_bytes does not rise, or a cell is no number"
         )
     return Curve(*table)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UsageError
+
 LIMIT_BYTES = 256 << 20
 # Where nothing else is said, the first of these that there is, in any case; then a column that ends in "loss".
 X_NAMES = ("tokens", "coded_tokens", "step", "_step", "global_step", "iteration", "iter", "x")
@@ -36,38 +38,38 @@ class Points:
 def read_points(path: Path, x: str | None, y: Sequence[str], tag: str | None, error: str | None) -> list[Points]:
     """The curves of a file: the columns `y` of a CSV file, or the one with `tag` of TensorBoard's events.
 
-    Raises ValueError, naming what there is to choose from, where a column or tag is missing or not said.
+    Raises UsageError, naming what there is to choose from, where a column or tag is missing or not said.
     """
     if not path.exists():
-        raise ValueError(f"{path} does not exist: name a CSV file, or a file or folder of TensorBoard events")
+        raise UsageError(f"{path} does not exist: name a CSV file, or a file or folder of TensorBoard events")
     if path.is_dir() or "tfevents" in path.name:
         if x or y or error:
-            raise ValueError("--x, --y and --error name columns of CSV files: choose events by --tag")
+            raise UsageError("--x, --y and --error name columns of CSV files: choose events by --tag")
         return [read_events(path, tag)]
     if tag:
-        raise ValueError(f"--tag {tag}: {path} is no file of TensorBoard events; choose its columns by --x and --y")
+        raise UsageError(f"--tag {tag}: {path} is no file of TensorBoard events; choose its columns by --x and --y")
     return read_csv(path, x, y, error)
 
 
 def read_csv(path: Path, x: str | None, y: Sequence[str], error: str | None) -> list[Points]:
     """Points of a CSV file with a header. Rows where x or y is blank are left out, curve by curve."""
     if path.stat().st_size > LIMIT_BYTES:
-        raise ValueError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most that is read: thin it out")
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most that is read: thin it out")
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(line for line in stream if not line.startswith("#"))
             columns, table = list(rows.fieldnames or []), list(rows)
     except (csv.Error, UnicodeDecodeError) as trouble:
-        raise ValueError(f"{path} is no CSV file: {trouble}") from None
+        raise UsageError(f"{path} is no CSV file: {trouble}") from None
     if not columns:
-        raise ValueError(f"{path} is empty: its first line has to name the columns")
+        raise UsageError(f"{path} is empty: its first line has to name the columns")
     listed = f"{path} has the columns {', '.join(columns)}"
     for name in [*([x] if x else []), *y, *([error] if error else [])]:
         if name not in columns:
-            raise ValueError(f"no column {name!r}: {listed}")
+            raise UsageError(f"no column {name!r}: {listed}")
     x = x or next((name for wanted in X_NAMES for name in columns if name.lower() == wanted), None)
     if x is None:
-        raise ValueError(f"which column holds the tokens or steps? Say --x NAME; {listed}")
+        raise UsageError(f"which column holds the tokens or steps? Say --x NAME; {listed}")
     chosen = list(y) or [_guessed(columns, x, listed)]
 
     def values(column: str) -> list[float]:
@@ -95,7 +97,7 @@ def _guessed(columns: list[str], x: str, listed: str) -> str:
     others = [name for name in columns if name != x and not name.endswith(EXTREMES)]
     if named or len(losses) == 1 or len(others) == 1:
         return (named or losses or others)[0]
-    raise ValueError(f"which column holds the loss? Say --y NAME; {listed}")
+    raise UsageError(f"which column holds the loss? Say --y NAME; {listed}")
 
 
 def _number(path: Path, line: int, column: str, text: str | None) -> float:
@@ -107,7 +109,7 @@ def _number(path: Path, line: int, column: str, text: str | None) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{path}, row {line}: {column} is {text!r}, not a finite number; remove the row or mend it")
+        raise UsageError(f"{path}, row {line}: {column} is {text!r}, not a finite number; remove the row or mend it")
     return number
 
 
@@ -121,13 +123,13 @@ def read_events(path: Path, tag: str | None) -> Points:
     found = events.Tags()
     tags = sorted([*found["scalars"], *found["tensors"]])
     if not tags:
-        raise ValueError(f"{path} holds no TensorBoard scalars: name the folder that holds the event files themselves")
+        raise UsageError(f"{path} holds no TensorBoard scalars: name the folder that holds the event files themselves")
     losses = [name for name in tags if name.lower().endswith("loss")]
     if tag is None and len(losses) != 1:
-        raise ValueError(f"which tag is the loss? Say --tag NAME; {path} has {', '.join(tags)}")
+        raise UsageError(f"which tag is the loss? Say --tag NAME; {path} has {', '.join(tags)}")
     tag = tag or losses[0]
     if tag not in tags:
-        raise ValueError(f"no tag {tag!r}: {path} has {', '.join(tags)}")
+        raise UsageError(f"no tag {tag!r}: {path} has {', '.join(tags)}")
     if tag in found["scalars"]:
         points = [(event.step, event.value) for event in events.Scalars(tag)]
     else:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UsageError
 from eval.curve_smoothing import LossCurve
 
 # Points at most so much further than the one before are close.
@@ -67,12 +68,12 @@ class Integral:
 
 
 def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) -> Integral:
-    """The integral from 0 to `tokens`, or to the last point. Raises ValueError where these do not fit the curve."""
+    """The integral from 0 to `tokens`, or to the last point. Raises UsageError where these do not fit the curve."""
     end_tokens = float(curve.x[-1])
     if tokens is not None and tokens < end_tokens * (1 - 1e-9):
-        raise ValueError(f"--tokens {tokens:,.0f}: the curve goes on to {end_tokens:,.0f}; give all of the epoch")
+        raise UsageError(f"--tokens {tokens:,.0f}: the curve goes on to {end_tokens:,.0f}; give all of the epoch")
     if vocabulary is not None and curve.bits[0] > 1.1 * math.log2(vocabulary):
-        raise ValueError(
+        raise UsageError(
             f"--vocabulary {vocabulary}: {curve.name} begins at {curve.bits[0]:.3f} bits a token where guessing takes "
             f"{math.log2(vocabulary):.3f}; give the right --vocabulary, or the right --unit"
         )

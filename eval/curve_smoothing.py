@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from data.errors import UsageError
 from eval.curve_files import Points
 
 Kind = Literal["instant", "mean", "total"]
@@ -45,7 +46,7 @@ class Smoothing:
 
 
 def parse_smoothing(text: str) -> Smoothing:
-    """ "ema:0.99", "ema-first:0.99", "window:50" or "none". Raises ValueError for all else."""
+    """ "ema:0.99", "ema-first:0.99", "window:50" or "none". Raises UsageError for all else."""
     method, _, amount = text.partition(":")
     try:
         if text == "none":
@@ -56,16 +57,16 @@ def parse_smoothing(text: str) -> Smoothing:
             return Smoothing("window", points=points)
     except ValueError:
         pass
-    raise ValueError(
+    raise UsageError(
         f"--smoothing {text}: give ema:A or ema-first:A with A between 0 and 1, window:POINTS with 1 or more, or none"
     )
 
 
 def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: Kind, smoothing: Smoothing) -> LossCurve:
-    """The curve that logged points mean. Raises ValueError where they can mean none."""
+    """The curve that logged points mean. Raises UsageError where they can mean none."""
     refuse_broken(points)
     if tokens_per_step is None and not points.in_tokens:
-        raise ValueError(
+        raise UsageError(
             f"{points.x_name} may count steps: say how many tokens one is by --tokens_per_step (1 if it counts tokens)"
         )
     x, scale = points.x * (tokens_per_step or 1.0), BITS[unit]
@@ -73,9 +74,9 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
     starts, gap_tokens = np.append(0.0, x[:-1]) if kind != "instant" else None, 0.0
     if kind == "total":
         if smoothing.method != "none" or below.any() or above.any():
-            raise ValueError(f"{points.name} as sums so far takes no smoothing and no error: leave them out")
+            raise UsageError(f"{points.name} as sums so far takes no smoothing and no error: leave them out")
         if (fallen := np.diff(y, prepend=0.0) < 0).any():
-            raise ValueError(f"{points.name} falls at {x[fallen][0]:,.0f}: sums so far cannot; say --points instant")
+            raise UsageError(f"{points.name} falls at {x[fallen][0]:,.0f}: sums so far cannot; say --points instant")
         # At 0, where nothing is coded, the sum is 0.
         x, y, below, above = (part[x > 0] for part in (x, y, below, above))
         starts = np.append(0.0, x[:-1])
@@ -85,7 +86,7 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
     if smoothing.method in ("ema", "ema-first"):
         y = without_ema(y, smoothing)
         if (y < 0).any():
-            raise ValueError(
+            raise UsageError(
                 f"--smoothing {smoothing.method}:{smoothing.decay:g} taken back gives {y.min():.4g} bits at "
                 f"{x[y.argmin()]:,.0f} tokens: the curve was not smoothed so, or was thinned out or rounded "
                 "afterwards; give the right one, or the curve as it was logged"
@@ -103,30 +104,30 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
 
 
 def refuse_broken(points: Points) -> None:
-    """Raise ValueError unless x rises and all is a number that a loss can be."""
+    """Raise UsageError unless x rises and all is a number that a loss can be."""
     x, name = points.x, points.name
     if len(x) < 2:
-        raise ValueError(f"{name} has {len(x)} points where two are the least: name another column or tag")
+        raise UsageError(f"{name} has {len(x)} points where two are the least: name another column or tag")
     for values in (x, points.y, points.low, points.high):
         if not np.isfinite(values).all():
             place = int(np.argmin(np.isfinite(values)))
-            raise ValueError(f"{name} is {values[place]} at point {place + 1}, {points.x_name} {x[place]:g}: remove it")
+            raise UsageError(f"{name} is {values[place]} at point {place + 1}, {points.x_name} {x[place]:g}: remove it")
     if x[0] < 0:
-        raise ValueError(f"{points.x_name} begins at {x[0]:g}: it counts what was trained on, so from 0 or more")
+        raise UsageError(f"{points.x_name} begins at {x[0]:g}: it counts what was trained on, so from 0 or more")
     if (np.diff(x) <= 0).any():
         place = int(np.argmax(np.diff(x) <= 0))
-        raise ValueError(
+        raise UsageError(
             f"{points.x_name} goes from {x[place]:g} to {x[place + 1]:g} after point {place + 1}: it has to rise; "
             "sort the points, and of a run that was resumed keep what counts"
         )
     if (points.y < 0).any():
         place = int(np.argmax(points.y < 0))
-        raise ValueError(
+        raise UsageError(
             f"{name} is {points.y[place]:g} at {points.x_name} {x[place]:g}: code lengths are not negative"
         )
     if (points.low > points.y).any() or (points.high < points.y).any():
         place = int(np.argmax((points.low > points.y) | (points.high < points.y)))
-        raise ValueError(
+        raise UsageError(
             f"{name} at {points.x_name} {x[place]:g} is {points.y[place]:g}, outside of its own limits "
             f"{points.low[place]:g} and {points.high[place]:g}: is the error negative, or are columns mixed up?"
         )

@@ -5,20 +5,22 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from data.errors import UsageError
+
 
 def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
     """Read a JSON file as what `shape` describes.
 
-    Raises ValueError, one line naming file and field, when it is larger than `limit_bytes` or of another shape.
+    Raises UsageError, one line naming file and field, when it is larger than `limit_bytes` or of another shape.
     """
     with path.open("rb") as stream:
         content = stream.read(limit_bytes + 1)
     if len(content) > limit_bytes:
-        raise ValueError(f"{path} is larger than {limit_bytes:,} bytes, the most such a file can be: it is damaged")
+        raise UsageError(f"{path} is larger than {limit_bytes:,} bytes, the most such a file can be: it is damaged")
     try:
         return shape.validate_json(content)
     except ValidationError as error:
-        raise ValueError(f"{path}: {first_complaint(error)}") from None
+        raise UsageError(f"{path}: {first_complaint(error)}") from None
 
 
 def first_complaint(error: ValidationError) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from data.errors import UsageError
 from eval.schema import Report
 from train.config import BYTE_SYMBOLS, Config
 
@@ -77,25 +78,25 @@ class Line:
 def load_settings(path: Path) -> dict[str, Any]:
     """A run's config.yaml as {"model.width": 64}; fields that it lacks take their defaults.
 
-    Unknown fields, of other versions of this program, are kept. Raises ValueError, one line, if it is no configuration.
+    Unknown fields, of other versions of this program, are kept. Raises UsageError, one line, if it is no configuration.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(LIMIT_BYTES + 1)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: nothing else says how the run was made; remove the run") from None
+        raise UsageError(f"{path} is missing: nothing else says how the run was made; remove the run") from None
     if len(content) > LIMIT_BYTES:
-        raise ValueError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a configuration can be: it is damaged")
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a configuration can be: it is damaged")
     try:
         tree = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(section, dict) for section in tree.values()):
-        raise ValueError(f"{path} is no configuration of a run: it does not consist of sections of fields")
+        raise UsageError(f"{path} is no configuration of a run: it does not consist of sections of fields")
     settings = _flat(Config().to_dict()) | _flat(tree)
     for name, kind in {"train.seed": int, "data.vocabulary": int, FOLLOWS_WIDTH: int | float}.items():
         if not isinstance(settings[name], kind):
-            raise ValueError(f"{path}: {name} is {settings[name]!r}, not a number of the kind that it has to be")
+            raise UsageError(f"{path}: {name} is {settings[name]!r}, not a number of the kind that it has to be")
     return settings
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, create_model
 
+from data.errors import UsageError
 from data.files import write_file
 from eval.files import read_json
 
@@ -20,7 +21,7 @@ Measured = TypeVar("Measured")
 def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) -> Iterator[bytes]:
     """The first `limit_bytes` of a corpus of `total_bytes`, in blocks of a mebibyte whatever the chunks.
 
-    Raises ValueError when `chunks` come to another number of bytes, before any block that would be too much.
+    Raises UsageError when `chunks` come to another number of bytes, before any block that would be too much.
     """
     wanted_bytes = min(total_bytes, limit_bytes)
     block, read_bytes = bytearray(), 0
@@ -37,7 +38,7 @@ def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) ->
             break
     if read_bytes != wanted_bytes:
         found = "more" if read_bytes > wanted_bytes else f"only {read_bytes:,}"
-        raise ValueError(
+        raise UsageError(
             f"the prepared corpus has {total_bytes:,} bytes and the source yields {found}: "
             "it changed since it was prepared; remove the prepared corpus and run again"
         )
@@ -49,7 +50,7 @@ def remembered(path: Path, key: dict[str, Any], shape: type[Measured], measure: 
     """`measure()`, a dataclass `shape`, or what the JSON file at `path` remembers of it for the same `key`: both of
     them, the value under the file's name.
 
-    Raises ValueError, one line naming the file, when that is damaged.
+    Raises UsageError, one line naming the file, when that is damaged.
     """
     name = path.stem
     fields: dict[str, Any] = {"key": (dict[str, Any], ...), name: (shape, ...)}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from data.errors import UsageError
+
 MULTIPLIER, SCRAMBLER = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95
 # At most so many bytes are hashed at once, or compared.
 CHUNK_BYTES = 1 << 20
@@ -41,9 +43,9 @@ class Windows:
     """The windows of a text, and which of them a corpus was seen to have."""
 
     def __init__(self, text: bytes, window_bytes: int):
-        """Raises ValueError unless the text is as long as a window of 8 bytes or more."""
+        """Raises UsageError unless the text is as long as a window of 8 bytes or more."""
         if window_bytes < 8 or len(text) < window_bytes:
-            raise ValueError(f"a text of {len(text):,} bytes has no windows of {window_bytes:,}: take 8 bytes or more")
+            raise UsageError(f"a text of {len(text):,} bytes has no windows of {window_bytes:,}: take 8 bytes or more")
         self.window_bytes, self.text = window_bytes, np.frombuffer(text, np.uint8)
         most = CHUNK_BYTES + window_bytes
         self.powers = np.cumprod(np.full(most, MULTIPLIER, np.uint64))

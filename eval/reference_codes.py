@@ -63,7 +63,7 @@ def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> Refere
 def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LIMIT_BYTES) -> CountedCodes:
     """Count the bytes of `chunks`; of a corpus beyond `limit_bytes`, its first `limit_bytes`. Memory stays flat.
 
-    Raises ValueError when the source yields another number of bytes than `total_bytes`.
+    Raises UsageError when the source yields another number of bytes than `total_bytes`.
     """
     counts = np.zeros(SYMBOLS**3, np.uint32)
     # The first byte stands after two zeros.

@@ -34,7 +34,7 @@ def build_report(
 ) -> Report:
     """The contents of report.json. Sections that come as dicts have the keys of eval/schema.py.
 
-    Raises ValueError if a key is missing or unknown, or if not every token and byte of the corpus was coded.
+    Raises UsageError if a key is missing or unknown, or if not every token and byte of the corpus was coded.
     """
     corpus_bytes = corpus["bytes"]
     report: dict[str, Any] = {

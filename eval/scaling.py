@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import leastsq, nnls
 
+from data.errors import UsageError
+
 COEFFICIENTS = 3
 # Distinct sizes: of a law that is reported, and of one that only predicts the next.
 LEAST_SIZES, LEAST_SIZES_TO_PREDICT = 4, 3
@@ -89,7 +91,7 @@ def fit_power_law(sizes: np.ndarray, bits: np.ndarray) -> PowerLaw:
 
     `sizes`, `bits`: [C], of `LEAST_SIZES_TO_PREDICT` sizes or more. The law is fitted around the geometric mean of the
     sizes, which all but uncouples its coefficients, from the best of several exponents with floor and scale by
-    non-negative least squares. Raises ValueError with the reason if the bits do not fall like a power of the size.
+    non-negative least squares. Raises UsageError with the reason if the bits do not fall like a power of the size.
     """
     _refuse_rise(sizes, bits)
     center = np.exp(np.log(sizes).mean())
@@ -104,21 +106,21 @@ def fit_power_law(sizes: np.ndarray, bits: np.ndarray) -> PowerLaw:
     start = PowerLaw(floor * unit, scale * unit * center**exponent, exponent)
     first, last = start.bits(np.array([sizes.min(), sizes.max()]))
     if last > (1 - LEAST_FALL) * first:
-        raise ValueError("it does not fall as the parameters grow")
+        raise UsageError("it does not fall as the parameters grow")
     law = _nearest(sizes, bits, start)
     if law.exponent > GREATEST_EXPONENT:
-        raise ValueError("it falls between the smallest widths and not after them, unlike a power law")
+        raise UsageError("it falls between the smallest widths and not after them, unlike a power law")
     return law
 
 
 def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
     """The power law through cells of at least `LEAST_SIZES` sizes, with bootstrap intervals. `sizes`, `bits`: [C].
 
-    Raises ValueError with the reason if there are fewer sizes, or no law.
+    Raises UsageError with the reason if there are fewer sizes, or no law.
     """
     distinct = len(np.unique(sizes))
     if distinct < LEAST_SIZES:
-        raise ValueError(f"a power law needs {LEAST_SIZES} widths or more, and there are {distinct}")
+        raise UsageError(f"a power law needs {LEAST_SIZES} widths or more, and there are {distinct}")
     law = fit_power_law(sizes, bits)
     laws = [_nearest(sizes, sample, law) for sample in bootstrap(sizes, bits, law, samples)[0]]
     floor, scale, exponent = (
@@ -131,14 +133,14 @@ def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
 def predict_largest(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Prediction:
     """What the smaller sizes say of the largest, which is measured too. `sizes`, `bits`: [C].
 
-    Raises ValueError with the reason if there are too few smaller sizes, or no law through them.
+    Raises UsageError with the reason if there are too few smaller sizes, or no law through them.
     """
     largest = sizes.max()
     held_out = sizes == largest
     others, other_bits = sizes[~held_out], bits[~held_out]
     distinct = len(np.unique(others))
     if distinct < LEAST_SIZES_TO_PREDICT:
-        raise ValueError(f"it takes {LEAST_SIZES_TO_PREDICT} widths to predict another, and there are {distinct}")
+        raise UsageError(f"it takes {LEAST_SIZES_TO_PREDICT} widths to predict another, and there are {distinct}")
     law = fit_power_law(others, other_bits)
     interval = None
     if len(others) > COEFFICIENTS:
@@ -210,15 +212,15 @@ def minimum(sizes: np.ndarray, bits: np.ndarray) -> Minimum:
 
 
 def _refuse_rise(sizes: np.ndarray, bits: np.ndarray) -> None:
-    """Raise ValueError if the mean bits of larger sizes are above those of smaller ones by more than a tenth of the
+    """Raise UsageError if the mean bits of larger sizes are above those of smaller ones by more than a tenth of the
     fall: no power law does that, and one fitted all the same would hide it."""
     distinct = np.unique(sizes)
     means = np.array([bits[sizes == size].mean() for size in distinct])
     rise, fall = means[-1] - means.min(), means.max() - means.min()
     if rise > GREATEST_RISE * fall and means.argmin() == 0:
-        raise ValueError("it does not fall as the parameters grow")
+        raise UsageError("it does not fall as the parameters grow")
     if rise > GREATEST_RISE * fall:
-        raise ValueError(f"it rises again beyond {distinct[means.argmin()]:,.0f} parameters, as no power law does")
+        raise UsageError(f"it rises again beyond {distinct[means.argmin()]:,.0f} parameters, as no power law does")
 
 
 def _nearest(sizes: np.ndarray, bits: np.ndarray, start: PowerLaw) -> PowerLaw:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from data.errors import UsageError
 from eval.files import first_complaint, read_json
 
 FORMAT = 1
@@ -112,35 +113,35 @@ _SHAPE = TypeAdapter(Report)
 
 
 def load_report(path: Path) -> Report:
-    """Read and check a report.json. Raises ValueError, one line naming the file and what is wrong in it."""
+    """Read and check a report.json. Raises UsageError, one line naming the file and what is wrong in it."""
     report = read_json(path, _SHAPE, LIMIT_BYTES)
     try:
         check_sums(report)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UsageError(f"{path}: {error}") from None
     return report
 
 
 def check_report(report: Any) -> Report:
-    """The report, if its keys, types and sums are right. Raises ValueError otherwise."""
+    """The report, if its keys, types and sums are right. Raises UsageError otherwise."""
     try:
         checked = _SHAPE.validate_python(report)
     except ValidationError as error:
-        raise ValueError(f"not a report: {first_complaint(error)}") from None
+        raise UsageError(f"not a report: {first_complaint(error)}") from None
     check_sums(checked)
     return checked
 
 
 def check_sums(report: Report) -> None:
-    """Raise ValueError unless all of the corpus was coded and the numbers follow from the four terms."""
+    """Raise UsageError unless all of the corpus was coded and the numbers follow from the four terms."""
     corpus, length, coded = report["corpus"], report["description_length"], report["coded"]
     if (coded["tokens"], coded["bytes"]) != (corpus["tokens"], corpus["bytes"]):
-        raise ValueError(
+        raise UsageError(
             f"{coded['tokens']:,} tokens and {coded['bytes']:,} bytes were coded where the corpus has "
             f"{corpus['tokens']:,} and {corpus['bytes']:,}: the number means nothing"
         )
     if length.get("warm_start_bits", 0.0) > length["side_bits"]:
-        raise ValueError("description_length.warm_start_bits exceed side_bits, of which they are a part")
+        raise UsageError("description_length.warm_start_bits exceed side_bits, of which they are a part")
     total_bits = length["data_bits"] + length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
     follows = {
         "total_bits": total_bits,
@@ -150,8 +151,8 @@ def check_sums(report: Report) -> None:
     }
     for name, expected in follows.items():
         if not math.isclose(length[name], expected, rel_tol=1e-9):  # type: ignore[literal-required]
-            raise ValueError(f"description_length.{name} is {length[name]}, but its terms make it {expected}")  # type: ignore[literal-required]
+            raise UsageError(f"description_length.{name} is {length[name]}, but its terms make it {expected}")  # type: ignore[literal-required]
     if "references" in report and report["references"]["uniform"] != corpus["bytes"]:
-        raise ValueError(
+        raise UsageError(
             f"references.uniform is {report['references']['uniform']}, but a byte takes a byte: {corpus['bytes']}"
         )

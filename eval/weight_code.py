@@ -20,6 +20,7 @@ import numpy as np
 
 from data.coder import Decoder, cumulative
 from data.encoder import encode
+from data.errors import UsageError
 
 Point = Literal["fp32", "fp16", "bf16"] | int
 FLOATS: tuple[Point, ...] = ("fp32", "fp16", "bf16")
@@ -67,10 +68,10 @@ def pack(tensors: Mapping[str, np.ndarray], point: Point, group: int, kept: Set[
     """All tensors, in order, as bytes: in the floating point that `point` names, or with so many bits a weight, those
     of `kept` in fp16. `unpack` needs nothing but the bytes.
 
-    Raises ValueError for weights that are no numbers in the format, and for bits other than 2 to 8.
+    Raises UsageError for weights that are no numbers in the format, and for bits other than 2 to 8.
     """
     if point not in FLOATS and not 2 <= int(point) <= 8:
-        raise ValueError(f"{point} bits a weight: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
+        raise UsageError(f"{point} bits a weight: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
     floating = [(name, point if point in FLOATS else "fp16") for name in tensors if point in FLOATS or name in kept]
     planes = b"".join(to_bytes(name, tensors[name], str(kind)) for name, kind in floating)
     others = [name for name in tensors if point not in FLOATS and name not in kept]
@@ -91,7 +92,7 @@ def pack(tensors: Mapping[str, np.ndarray], point: Point, group: int, kept: Set[
 
 
 def unpack(packed: bytes) -> list[np.ndarray]:
-    """The tensors, float32, of what `pack` returned. Raises ValueError where levels are not those that were coded."""
+    """The tensors, float32, of what `pack` returned. Raises UsageError where levels are not those that were coded."""
     length = 4 + int.from_bytes(packed[:4], "little")
     head, _, planes = lzma.decompress(packed[4:length], format=lzma.FORMAT_ALONE).partition(b"\n")
     point, group, entries = json.loads(head)
@@ -108,7 +109,7 @@ def unpack(packed: bytes) -> list[np.ndarray]:
         check = zlib.crc32(levels.data, check)
         found.append(dequantise(levels, steps, group).reshape(shape))
     if decoder.state != check:
-        raise ValueError("the weights decode to other levels than were coded")
+        raise UsageError("the weights decode to other levels than were coded")
     return found
 
 
@@ -175,9 +176,9 @@ def from_bytes(planes: bytes, kind: str) -> np.ndarray:
 
 
 def refuse_odd(name: str, weights: np.ndarray) -> None:
-    """Raise ValueError unless all weights are finite."""
+    """Raise UsageError unless all weights are finite."""
     if not np.isfinite(weights).all():
-        raise ValueError(f"{name} holds weights that are no numbers, or beyond fp16: the run came to nothing")
+        raise UsageError(f"{name} holds weights that are no numbers, or beyond fp16: the run came to nothing")
 
 
 def pack_counts(counts: np.ndarray) -> bytes:

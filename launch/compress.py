@@ -17,12 +17,14 @@ import shutil
 
 from data.archive import open_archive, stored_frames, write_archive
 from data.documents import Source, open_source
+from data.errors import UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
 from eval.code_size import CodeSize, code_identity
 from launch.coded_archive import coded_frames
-from launch.train import exit_status, train
+from launch.entry import exit_status
+from launch.train import train
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.encoding import EncodingSource
@@ -47,22 +49,22 @@ def default_dir(named: dict[str, str]) -> str:
 
 
 def compress(config: Config, named: dict[str, str]) -> None:
-    """Raises ValueError for what is wrong with the arguments, RunFailed or OSError for what goes wrong later."""
+    """Raises UsageError for what is wrong with the arguments, RunFailed or OSError for what goes wrong later."""
     file, archive = Path(named["file"]).expanduser(), Path(named["archive"])
     data_source = f"raw:{file.absolute()}" if file.exists() else named["file"]
     if config.run.resume and config.data.source != data_source:
-        raise ValueError(f"{config.run.dir} compresses {config.data.source}, not {data_source}: name that one")
+        raise UsageError(f"{config.run.dir} compresses {config.data.source}, not {data_source}: name that one")
     config.data.source = data_source
     if config.run.warm_start:
-        raise ValueError(
+        raise UsageError(
             f"run.warm_start {config.run.warm_start}: an archive holds no parameters to begin with; leave it out, as "
             "they are longer than what they save (docs/not-gameable.md)"
         )
     refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
     if archive.exists():
-        raise ValueError(f"{archive} exists: name another archive, or remove it")
+        raise UsageError(f"{archive} exists: name another archive, or remove it")
     if not archive.parent.is_dir():
-        raise ValueError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
+        raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     source = open_source(data_source, config.data.field, config.data.split)
     if source.expected_bytes is not None and source.expected_bytes <= SURELY_STORED_BYTES:
         if int(os.environ.get("RANK", 0)) == 0:

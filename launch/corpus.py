@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.errors import UsageError
 from data.prepare import PreparedCorpus, prepare
 from data.tokenizer import Tokenizer
 from eval.baselines import Baselines, cached_baselines
@@ -22,7 +23,7 @@ CODE_FILE = "code.lzma"
 
 
 def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
-    """The corpus that `data` names, as tokens. Raises ValueError if it cannot be."""
+    """The corpus that `data` names, as tokens. Raises UsageError if it cannot be."""
     return prepare(
         source=data.source,
         field=data.field,
@@ -37,13 +38,13 @@ def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
 
 
 def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
-    """The corpus as tokens. Raises ValueError if it cannot be, or if the run directory is another run's."""
+    """The corpus as tokens. Raises UsageError if it cannot be, or if the run directory is another run's."""
     run_dir = Path(config.run.dir)
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
     # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
     stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
     if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
+        raise UsageError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
     if place.rank == 0 and config.run.resume:
         refuse_other_code(run_dir)
     # On a host that does not share rank 0's cache, all is prepared again.
@@ -78,14 +79,14 @@ def told(config: Config, tokenizer: Tokenizer, extra: dict[str, Any]) -> dict[st
 
 
 def refuse_other_code(run_dir: Path) -> None:
-    """Raise ValueError unless the run was begun by this code, as far as a decoder needs it."""
+    """Raise UsageError unless the run was begun by this code, as far as a decoder needs it."""
     path = run_dir / CODE_FILE
     if not path.exists():
-        raise ValueError(f"{run_dir} does not say with what code it began: start a new run")
+        raise UsageError(f"{run_dir} does not say with what code it began: start a new run")
     begun = path.read_bytes()
     if foreign := foreign_modules(begun):
         here = measure_code(unpack(begun)[0])
-        raise ValueError(
+        raise UsageError(
             f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
             f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"
         )

@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 
 from data.archive import Archive, documents_of, open_archive
+from data.errors import UsageError
 from data.header import PINS
 from data.output import write_documents
 
@@ -72,10 +73,10 @@ def main(arguments: list[str]) -> int:
 
 
 def rerun(archive: Archive, options: argparse.Namespace) -> int:
-    """Decode by training again. Raises ValueError or OSError for what is wrong with the archive or the machine."""
+    """Decode by training again. Raises UsageError or OSError for what is wrong with the archive or the machine."""
     header = archive.header
     if header["method"] == "fixed":
-        raise ValueError(f"{archive.path} was written with a fixed model: give it to launch/evaluate.py decode")
+        raise UsageError(f"{archive.path} was written with a fixed model: give it to launch/evaluate.py decode")
     refuse_other_world(header, options.threads)
     # Before PyTorch is loaded, which looks at them just then.
     os.environ.update(header["pins"])
@@ -85,7 +86,7 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     if options.embedded:
         return run_embedded(unpack(archive.program)[1], options)
     if foreign := foreign_modules(archive.program):
-        raise ValueError(
+        raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
             "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
         )
@@ -97,27 +98,27 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
 
 def refuse_other_world(header: dict, threads: int | None) -> None:
-    """Raise ValueError unless this process was started as those were that wrote the archive."""
+    """Raise UsageError unless this process was started as those were that wrote the archive."""
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size != header["world_size"]:
         wanted = f"deepspeed --num_accelerators {header['world_size']} launch/decompress.py"
-        raise ValueError(
+        raise UsageError(
             f"the archive was written by {header['world_size']} ranks and this is a run of {world_size}: start {wanted}"
         )
     if threads not in (None, header["threads"]):
-        raise ValueError(
+        raise UsageError(
             f"the archive was written with {header['threads']} threads a rank and --threads is {threads}: the order of "
             "sums, and so every bit, depends on it; leave it out"
         )
     for name, value in header["pins"].items():
         if name not in PINS:
-            raise ValueError(f"the archive wants {name} set in the environment, which pins no instruction set")
+            raise UsageError(f"the archive wants {name} set in the environment, which pins no instruction set")
         if os.environ.get(name, value) != value:
-            raise ValueError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
+            raise UsageError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
 
 
 def refuse_other_machine(header: dict) -> None:
-    """Raise ValueError unless PyTorch and the processor are those that wrote the archive."""
+    """Raise UsageError unless PyTorch and the processor are those that wrote the archive."""
     from eval.code_size import reference_machine
 
     machine = reference_machine()
@@ -125,7 +126,7 @@ def refuse_other_machine(header: dict) -> None:
         value, found = header["machine"].get(name, "unknown"), machine.get(name, "missing")
         if value != found and name in ("torch", "system", "processor"):
             remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
-            raise ValueError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
+            raise UsageError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
         if value != found and int(os.environ.get("RANK", 0)) == 0:
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 

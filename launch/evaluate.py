@@ -23,8 +23,8 @@ from collections.abc import Callable
 
 # DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
 with contextlib.redirect_stdout(sys.stderr):
+    from launch.entry import exit_status
     from launch.evaluation import curve, fixed_model, generalisation, held_out, prune, sampling, two_part
-    from launch.train import exit_status
 
 # By name: what it takes, what it does with it, and a line of help.
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {

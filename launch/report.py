@@ -24,6 +24,7 @@ from typing import NoReturn
 from eval.compare import comparison_table, load_runs, selection_of, write_comparison
 from eval.scaling_analysis import analyse
 from eval.scaling_files import scaling_text
+from launch.entry import exit_status
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -41,19 +42,18 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
     options = parser.parse_args(arguments)
-    try:
-        runs = load_runs(options.runs_dir)
-        selection = selection_of(options.runs_dir, runs)
-        print(comparison_table(runs, selection))
-        scaling = analyse([run.point for run in runs])
-        if scaling:
-            print(scaling_text(scaling))
-        for path in write_comparison(runs, options.out or options.runs_dir, scaling, selection):
-            print(f"wrote {path}")
-    except (OSError, ValueError) as error:
-        print(f"onepass: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    return 0
+    return exit_status(lambda: report(options.runs_dir, options.out or options.runs_dir))
+
+
+def report(runs_dir: Path, out: Path) -> None:
+    runs = load_runs(runs_dir)
+    selection = selection_of(runs_dir, runs)
+    print(comparison_table(runs, selection))
+    scaling = analyse([run.point for run in runs])
+    if scaling:
+        print(scaling_text(scaling))
+    for path in write_comparison(runs, out, scaling, selection):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

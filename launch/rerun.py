@@ -10,19 +10,20 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from data.archive import Archive
+from data.errors import RunFailed, Stopped, UsageError
 from data.files import file_sha256, write_file
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
-from model.lm import LanguageModel
 from train.command_line import recorded_config
 from train.config import Config, ModelConfig, RunConfig
 from train.engine import Place, disconnect
 from train.hosts import join, naming_lost, refuse_unshared
+from train.meta import meta_model
 from train.ranks import meet_apart
 from train.restoring import RestorableDecoding
-from train.run import CHECKPOINTS, Run, RunFailed, Stopped, last_good
+from train.run import CHECKPOINTS, Run, last_good
 
 # In FILE.partial: the SHA-256 of the archive that it is of.
 MARK = "archive.sha256"
@@ -31,23 +32,23 @@ MARK = "archive.sha256"
 def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, checkpoint_secs: float) -> int:
     """Decode `archive` into `file`, or its folder. Returns the exit status.
 
-    Raises ValueError for what is wrong with the archive, or if it does not decode on this machine.
+    Raises UsageError for what is wrong with the archive, or if it does not decode on this machine.
     """
     header = archive.header
     partial = file.with_name(file.name + ".partial")
     if partial.exists() and not resume:
-        raise ValueError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
+        raise UsageError(f"{partial} holds an unfinished decompression: add --resume to go on with it, or remove it")
     identity, mark = file_sha256(archive.path), partial / MARK
     if resume and partial.exists() and (not mark.exists() or mark.read_text() != identity):
-        raise ValueError(f"{partial} is not of {archive.path}: name the archive that it is of, or remove it")
+        raise UsageError(f"{partial} is not of {archive.path}: name the archive that it is of, or remove it")
     config, extra = recorded_config(unpack(archive.program)[0])
     if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
-        raise ValueError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
+        raise UsageError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
     config.run = RunConfig(str(partial), resume, checkpoint_secs)
     try:
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
     except IndexError:
-        raise ValueError(f"{archive.path}: the tokenizer's encoding is none") from None
+        raise UsageError(f"{archive.path}: the tokenizer's encoding is none") from None
     refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
     meet_apart()
     place, seats = join(header["threads"], config.engine.timeout_secs)
@@ -79,7 +80,7 @@ def decode(
         fixed_bytes = archive.path.stat().st_size - archive.part_bytes["payload"]
         run.go(None, 8 * fixed_bytes, corpus["bytes"])
     except (RunFailed, ValueError) as error:
-        raise ValueError(f"{archive.path}: {error}") from error
+        raise UsageError(f"{archive.path}: {error}") from error
     except Stopped as stop:
         if place.rank == 0:
             print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
@@ -92,11 +93,11 @@ def decode(
 
 
 def refuse_giant(config: ModelConfig, vocabulary: int, lanes: int) -> None:
-    """Raise ValueError if the model does not fit into this machine's memory: whoever wrote the archive chose it."""
+    """Raise UsageError if the model does not fit into this machine's memory: whoever wrote the archive chose it."""
+    model = meta_model(config, vocabulary)
     with torch.device("meta"):
-        model = LanguageModel(config, vocabulary)
         tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(lanes))]
     needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:
-        raise ValueError(f"the model takes {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of memory")
+        raise UsageError(f"the model takes {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of memory")

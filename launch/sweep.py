@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+from data.errors import UsageError
 from data.files import write_file
 from eval.compare import read_sweep
 from train.cells import Cell, grid
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
         # Comparisons of architectures leave context mixing out, unless they are asked not to.
         given = ["--model.ngram_orders=[]", *given]
         if options.jobs < 1:
-            raise ValueError(f"--jobs is {options.jobs}: it must be 1 or more")
+            raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
         if not any("engine.threads" in option for option in given):
             given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // options.jobs)}")
         blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> int:
             options.dir,
         )
         if options.cell is not None and not 0 <= options.cell < len(cells):
-            raise ValueError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
+            raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     except ValueError as error:
         print(f"onepass: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UsageError
 from data.files import write_file
 from data.header import PINS
 from data.lanes import Lanes
@@ -32,16 +32,17 @@ from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
 from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus, told
+from launch.entry import exit_status
 from launch.warm_start import WarmStart, warm_start
-from model.lm import LanguageModel
 from train.command_line import CONFIG_FILE, parse_config, read_deepspeed_config, save_config
 from train.config import BYTE_SYMBOLS, Config
 from train.engine import Place, disconnect
 from train.frozen import TOKENIZER_FILE
 from train.hosts import Seat, hosts_without, join, naming_lost, refuse_unshared
+from train.meta import meta_model
 from train.metrics import Metrics
 from train.ranks import after_rank_0, from_rank_0, meet_apart
-from train.run import CHECKPOINTS, CorpusSource, Outcome, ResumableSource, Run, RunFailed, Stopped, last_good
+from train.run import CHECKPOINTS, CorpusSource, Outcome, ResumableSource, Run, last_good
 
 WrapSource = Callable[[CorpusSource, Config, Place], ResumableSource]
 Finish = Callable[[Config, Place, PreparedCorpus, CodeSize, Outcome], None]
@@ -51,33 +52,11 @@ def main(arguments: list[str]) -> int:
     return exit_status(lambda: train(parse_config(__doc__ or "", arguments)))
 
 
-def exit_status(work: Callable[[], None]) -> int:
-    """What `work()` came to: 0 done, 1 it failed, 2 bad arguments, 128 + signal after a clean stop."""
-    rank = int(os.environ.get("RANK", 0))
-    try:
-        work()
-        return 0
-    except (RunFailed, OSError, ValueError) as error:
-        # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first. Another host adds
-        # a line, for it may lack what rank 0's has; and whoever lost its peers may be the only one left to say so.
-        if rank == 0 or isinstance(error, ConnectionError):
-            print(f"onepass: {error}", file=sys.stderr)
-        else:
-            time.sleep(3)
-            if int(os.environ["LOCAL_RANK"]) == 0:
-                print(f"onepass: rank {rank} on {socket.gethostname()}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    except Stopped as stop:
-        if rank == 0:
-            print(f"onepass: {stop}", file=sys.stderr)
-        return stop.status
-
-
 def train(config: Config, wrap: WrapSource = lambda source, *_: source, finish: Finish = lambda *_: None) -> None:
     """One epoch over the corpus, from its preparation to its report.
 
     `wrap` may put another source of tokens around the corpus; `finish` is called, on rank 0, before the report is
-    written. Raises ValueError for what is wrong with `config`, RunFailed or OSError for what goes wrong later.
+    written. Raises UsageError for what is wrong with `config`, RunFailed or OSError for what goes wrong later.
     """
     pin(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
@@ -98,13 +77,12 @@ def run_epoch(
     config: Config, place: Place, seats: list[Seat], extra: dict[str, Any], wrap: WrapSource, finish: Finish
 ) -> None:
     """The same, once the ranks have met. `extra` are the user's DeepSpeed keys."""
-    with torch.device("meta"):
-        LanguageModel(config.model, BYTE_SYMBOLS)
+    meta_model(config.model, BYTE_SYMBOLS)
     corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
     manifest = corpus.manifest
     ours = f"{manifest.sha256} {manifest.tokenizer['sha256']}"
     if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):
-        raise ValueError(
+        raise UsageError(
             f"data.source {config.data.source} has other bytes or another tokenizer on {odd} than on {seats[0].host}: "
             "copy the source, or name a data.cache_dir that all hosts share"
         )
@@ -117,13 +95,10 @@ def run_epoch(
         warm.put(run.learner.model, place)
     if config.run.checkpoint_secs:
         refuse_unshared(place, seats, Path(config.run.dir), "run.dir")
-    try:
-        if place.rank == 0:
-            keep_books(run, config, place, corpus, warm, extra, finish)
-        else:
-            run.go(None, 0.0, manifest.bytes)
-    except ValueError as error:
-        raise RuntimeError("this is no longer about the arguments") from error
+    if place.rank == 0:
+        keep_books(run, config, place, corpus, warm, extra, finish)
+    else:
+        run.go(None, 0.0, manifest.bytes)
     disconnect(place)
 
 

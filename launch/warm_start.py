@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from torch import distributed as dist
 from typing_extensions import TypedDict
 
+from data.errors import UsageError
 from data.files import write_file
 from data.prepare import PreparedCorpus
 from eval.files import read_json
@@ -75,7 +76,7 @@ class WarmStart:
 def warm_start(config: Config, corpus: PreparedCorpus, place: Place) -> WarmStart | None:
     """What the run is to begin with, or began with if it is resumed; None is chance. Every rank must call it.
 
-    Raises ValueError if those parameters are not to be had, or do not fit.
+    Raises UsageError if those parameters are not to be had, or do not fit.
     """
     if not config.run.warm_start:
         return None
@@ -86,7 +87,7 @@ def warm_start(config: Config, corpus: PreparedCorpus, place: Place) -> WarmStar
         if config.run.resume:
             path = Path(config.run.dir) / PARAMETERS_FILE
             if not path.exists():
-                raise ValueError(f"{path}, which the run began with, is gone: restore it or start a new run")
+                raise UsageError(f"{path}, which the run began with, is gone: restore it or start a new run")
             return path.read_bytes(), seen_before(path.parent)
         return packed_parameters(config, corpus)
 
@@ -101,7 +102,7 @@ def packed_parameters(config: Config, corpus: PreparedCorpus) -> tuple[bytes, li
     before, model, tokenizer = load_frozen(folder)
     if tokenizer.encoding != corpus.tokenizer.encoding or tokenizer.kind != corpus.tokenizer.kind:
         theirs, ours = (f"{one.kind}, {one.vocabulary:,} tokens" for one in (tokenizer, corpus.tokenizer))
-        raise ValueError(
+        raise UsageError(
             f"run.warm_start {folder} has another tokenizer ({theirs}) than {config.data.source} has here ({ours}): "
             "its parameters mean other tokens; pieces come from the corpus, --data.tokenizer bytes is one for all"
         )
@@ -114,11 +115,11 @@ def packed_parameters(config: Config, corpus: PreparedCorpus) -> tuple[bytes, li
 
 
 def refuse_other_shapes(found: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ValueError unless the parameters of the run in `folder` are those of this run by name and shape."""
+    """Raise UsageError unless the parameters of the run in `folder` are those of this run by name and shape."""
     for name in [*wanted, *found]:
         ours, theirs = wanted.get(name, "none"), found[name].shape if name in found else "none"
         if ours != theirs:
-            raise ValueError(
+            raise UsageError(
                 f"run.warm_start {folder} has {name} {theirs} and this run {ours}: give both the same model options"
             )
 

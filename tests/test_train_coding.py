@@ -18,6 +18,7 @@ from made_up_archive import HEADER
 from plain_engine import PlainEngine
 
 from data.archive import Archive, end_content, header_content, open_archive, write_archive
+from data.errors import RunFailed
 from data.frames import rank_payload
 from data.lanes import Lanes
 from model.distribution import distribution
@@ -29,7 +30,7 @@ from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, TokenSource, one_epoch
 from train.restoring import RestorableDecoding
-from train.run import CorpusSource, RunFailed
+from train.run import CorpusSource
 
 TEXT = np.frombuffer((Path(__file__).parents[1] / "LICENSE").read_bytes(), np.uint8)[1000:]
 PLACE = Place(0, 1, torch.device("cpu"))

@@ -55,7 +55,7 @@ def grid(
     them as they are. `given` are options that all cells share. A cell's name does not depend on what other cells there
     are, so a grid can be cut in parts and grow.
 
-    Raises ValueError if a block cannot be matched, or if a cell's directory holds a run with other settings.
+    Raises UsageError if a block cannot be matched, or if a cell's directory holds a run with other settings.
     """
     config = parse_config("", list(given))
     cells = []
@@ -90,7 +90,7 @@ def grid(
 
 
 def refuse_other_run(cell: Cell) -> None:
-    """Raise ValueError if a run with other settings than the cell's was begun in its directory."""
+    """Raise UsageError if a run with other settings than the cell's was begun in its directory."""
     saved = cell.run_dir / CONFIG_FILE
     if saved.exists():
         before, after = load_config(saved), parse_config("", list(cell.options))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils._pytree import tree_flatten
 
+from data.errors import UsageError
 from data.files import file_sha256, write_file
 from train.hosts import about_peers
 from train.ledger import Ledger
@@ -90,7 +91,7 @@ def synced_sha256(path: Path) -> str:
 def read_pointer(folder: Path) -> dict[str, Any] | None:
     """What latest.json says, or None if nothing was ever saved.
 
-    Raises ValueError if it, or a file that it names, is damaged.
+    Raises UsageError if it, or a file that it names, is damaged.
     """
     path = folder / POINTER
     if not path.exists():
@@ -100,21 +101,21 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
             pointer = json.loads(file.read(MAX_POINTER_BYTES))
         for name, expected in pointer["files"].items():
             if file_sha256(folder / Path(pointer["tag"]).name / name) != expected:
-                raise ValueError(f"{name} does not match its SHA-256")
+                raise UsageError(f"{name} does not match its SHA-256")
         kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
+        raise UsageError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The model's tensors as the latest checkpoint has them, without optimiser or engine.
 
-    Raises ValueError if there is none, or it is damaged.
+    Raises UsageError if there is none, or it is damaged.
     """
     pointer = read_pointer(folder)
     if pointer is None:
-        raise ValueError(f"{folder} holds no checkpoint: the run needs run.checkpoint_secs above 0")
+        raise UsageError(f"{folder} holds no checkpoint: the run needs run.checkpoint_secs above 0")
     path = folder / pointer["tag"] / "mp_rank_00_model_states.pt"
     with fitting(path):
         return dict(load_saved(str(path))["module"])
@@ -126,7 +127,7 @@ def load_checkpoint(
     """Put the latest checkpoint back. Returns the steps done, the seconds they took and the token source's state; zeros
     and nothing if nothing was saved yet.
 
-    Raises ValueError if the checkpoint is damaged, not this run's, or, unless `any_world`, of another world size.
+    Raises UsageError if the checkpoint is damaged, not this run's, or, unless `any_world`, of another world size.
     """
     pointer, place = read_pointer(folder), learner.place
     if pointer is None:
@@ -137,7 +138,7 @@ def load_checkpoint(
         return torch.load(folder / tag / f"rank-{rank:05d}.pt", map_location=place.device, weights_only=True)
 
     if world_size != place.world_size and not any_world:
-        raise ValueError(
+        raise UsageError(
             f"{folder} was saved by {world_size} ranks and this run has {place.world_size}: an archive is written and "
             "read by one number of ranks; resume with that"
         )
@@ -158,7 +159,7 @@ def load_checkpoint(
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Within it, whatever goes wrong, but for a lost peer or a full disk, is a ValueError of one line about the
+    """Within it, whatever goes wrong, but for a lost peer or a full disk, is a UsageError of one line about the
     checkpoint `path`."""
     try:
         yield
@@ -169,17 +170,17 @@ def fitting(path: Path) -> Iterator[None]:
             raise
         lines = str(error).splitlines() or [""]
         reason = lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
-        raise ValueError(f"the checkpoint {path} does not fit: {reason}") from error
+        raise UsageError(f"the checkpoint {path} does not fit: {reason}") from error
 
 
 def refuse_misfit(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError unless `saved` has the tensors and numbers that a rank holds `now`."""
+    """Raise UsageError unless `saved` has the tensors and numbers that a rank holds `now`."""
     for name, value in now.items():
         (found, found_tree), (wanted, wanted_tree) = tree_flatten(saved[name]), tree_flatten(value)
         # Attention's memory of a lane grows.
         grown = int(name == "states")
         if found_tree != wanted_tree or not all(alike(a, b, grown) for a, b in zip(found, wanted, strict=True)):
-            raise ValueError(f"{name} is not what this run holds: start a new run")
+            raise UsageError(f"{name} is not what this run holds: start a new run")
 
 
 def alike(a: Any, b: Any, grown: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from data.errors import UsageError
 from data.files import write_file
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig, TrainConfig, from_dict
 
@@ -56,7 +57,7 @@ def build_parser(
 def parse_config(description: str, arguments: list[str]) -> Config:
     """The configuration that `arguments` ask for. A resumed run starts from the one saved in its directory.
 
-    Raises ValueError with one line for what is unknown, ill-typed or contradictory.
+    Raises UsageError with one line for what is unknown, ill-typed or contradictory.
     """
     return parse_named(description, arguments, {}, lambda named: "")[0]
 
@@ -76,13 +77,13 @@ def parse_named(
         if parsed.run.resume:
             saved = Path(run_dir) / CONFIG_FILE
             if not run_dir or not saved.exists():
-                raise ValueError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
+                raise UsageError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
             before = load_config(saved)
             parsed = build_parser(description, saved, positionals).parse_args(arguments)
             refuse_changes(before, to_config(parsed), saved)
         config = to_config(parsed)
     except (ArgumentError, *FROM_YAML) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise UsageError(" ".join(str(error).split())) from None
     config.run.dir = run_dir
     check(config)
     return config, named
@@ -91,67 +92,67 @@ def parse_named(
 def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
     """The configuration that an archive carries, which is not trusted, and the user's DeepSpeed keys.
 
-    Raises ValueError for what no run could have recorded.
+    Raises UsageError for what no run could have recorded.
     """
     try:
         extra = values["engine"].pop("deepspeed_config")
         parsed = build_parser("").parse_object({name: values.get(name, {}) for name in SECTIONS})
         config = to_config(parsed)
     except (ArgumentError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"the configuration is none: {' '.join(str(error).split())}") from None
+        raise UsageError(f"the configuration is none: {' '.join(str(error).split())}") from None
     check(config)
     refuse_text(extra)
     return config, extra
 
 
 def refuse_text(extra: Any) -> None:
-    """Raise ValueError if DeepSpeed keys hold text: it could name files, which is not for an archive to do."""
+    """Raise UsageError if DeepSpeed keys hold text: it could name files, which is not for an archive to do."""
     if isinstance(extra, dict):
         for value in extra.values():
             refuse_text(value)
     elif not isinstance(extra, (bool, int, float, type(None))):
-        raise ValueError(f"engine.deepspeed_config holds {extra!r}: only numbers, true and false can be archived")
+        raise UsageError(f"engine.deepspeed_config holds {extra!r}: only numbers, true and false can be archived")
 
 
 def to_config(parsed: Namespace) -> Config:
-    """The configuration that was parsed. Raises ValueError for what the parser lets through: a section that holds no
+    """The configuration that was parsed. Raises UsageError for what the parser lets through: a section that holds no
     fields, a field that is null or not finite."""
     tree = {}
     for section in SECTIONS:
         if not isinstance(parsed[section], Namespace):
-            raise ValueError(
+            raise UsageError(
                 f"section {section} is {parsed[section]!r}: it must hold fields; leave it out to take all defaults"
             )
         tree[section] = parsed[section].as_dict()
         for name, value in tree[section].items():
             if value is None or (isinstance(value, float) and not math.isfinite(value)):
-                raise ValueError(f"{section}.{name} is {value!r}: give it a value, or leave it out to take its default")
+                raise UsageError(f"{section}.{name} is {value!r}: give it a value, or leave it out to take its default")
     return from_dict(tree)
 
 
 def refuse_changes(before: Config, after: Config, saved: Path) -> None:
-    """Raise ValueError if a resumed run would go on with other settings than it began with."""
+    """Raise UsageError if a resumed run would go on with other settings than it began with."""
     old, new = before.to_dict(), after.to_dict()
     for section in ("data", "model", "train", "engine"):
         for name, value in old[section].items():
             if new[section][name] != value and name not in ("cache_dir", "workers", "timeout_secs"):
-                raise ValueError(
+                raise UsageError(
                     f"{section}.{name} was {value!r} in {saved} and is now {new[section][name]!r}: a resumed run "
                     "keeps its configuration; start a new run to change it"
                 )
     if before.run.warm_start != after.run.warm_start:
-        raise ValueError(
+        raise UsageError(
             f"run.warm_start was {before.run.warm_start!r} in {saved} and is now {after.run.warm_start!r}: a run "
             "begins once; start a new run to begin with other parameters"
         )
 
 
 def load_config(path: Path) -> Config:
-    """The configuration that save_config wrote. Raises ValueError if it is not one."""
+    """The configuration that save_config wrote. Raises UsageError if it is not one."""
     try:
         return to_config(build_parser("", path).parse_args([]))
     except (ArgumentError, *FROM_YAML) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -162,26 +163,26 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The user's own DeepSpeed keys. Raises ValueError if they cannot be read, or are ours to set."""
+    """The user's own DeepSpeed keys. Raises UsageError if they cannot be read, or are ours to set."""
     if not path:
         return {}
     try:
         keys = json.loads(Path(path).read_text())
     except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
+        raise UsageError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
     if not isinstance(keys, dict):
-        raise ValueError(f"engine.deepspeed_config {path} is not a JSON object")
+        raise UsageError(f"engine.deepspeed_config {path} is not a JSON object")
     stage = keys.get("zero_optimization", {})
     if not isinstance(stage, dict):
-        raise ValueError(f"engine.deepspeed_config {path}: zero_optimization is not a JSON object")
+        raise UsageError(f"engine.deepspeed_config {path}: zero_optimization is not a JSON object")
     for key, ours in OWNED_KEYS.items():
         if key in keys or (key == "zero_optimization.stage" and "stage" in stage):
-            raise ValueError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")
+            raise UsageError(f"engine.deepspeed_config sets {key!r}, which Onepass sets from {ours}: remove it there")
     return keys
 
 
 def check(config: Config) -> None:
-    """Raise ValueError on values that contradict each other or cannot work, before any work is done."""
+    """Raise UsageError on values that contradict each other or cannot work, before any work is done."""
     model, train, engine = config.model, config.train, config.engine
     positive = {
         "model.depth": model.depth, "model.width": model.width, "model.head_width": model.head_width,
@@ -193,42 +194,42 @@ def check(config: Config) -> None:
     }  # fmt: skip
     for name, value in positive.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}: it must be 1 or more")
+            raise UsageError(f"{name} is {value}: it must be 1 or more")
     if config.data.tokenizer == "bytes" and config.data.vocabulary != DataConfig.vocabulary:
-        raise ValueError(f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe")
+        raise UsageError(f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe")
     if not 0 <= model.state <= 4096:
-        raise ValueError(f"model.state is {model.state}: take 1 to 4,096, or 0 for what the block's paper does")
+        raise UsageError(f"model.state is {model.state}: take 1 to 4,096, or 0 for what the block's paper does")
     if model.depth > 4096 or model.width > 1 << 20:
-        raise ValueError(f"model.depth {model.depth} and model.width {model.width}: take at most 4,096 and 1,048,576")
+        raise UsageError(f"model.depth {model.depth} and model.width {model.width}: take at most 4,096 and 1,048,576")
     orders = model.ngram_orders
     if any(not 1 <= order <= 64 for order in orders) or len(set(orders)) < len(orders):
-        raise ValueError(f"model.ngram_orders {orders} must be different numbers from 1 to 64")
+        raise UsageError(f"model.ngram_orders {orders} must be different numbers from 1 to 64")
     for lags in model.ngram_lags:
         if not lags or any(not 1 <= lag <= MAX_LAG for lag in lags) or len(set(lags)) < len(lags):
-            raise ValueError(f"model.ngram_lags {lags} must be different distances from 1 to {MAX_LAG:,}")
+            raise UsageError(f"model.ngram_lags {lags} must be different distances from 1 to {MAX_LAG:,}")
     if model.ngram_lags and not orders:
-        raise ValueError("model.ngram_lags need context mixing: give model.ngram_orders, too")
+        raise UsageError("model.ngram_lags need context mixing: give model.ngram_orders, too")
     if not 0 <= model.ngram_words <= 4:
-        raise ValueError(f"model.ngram_words is {model.ngram_words}: take 0 to 4")
+        raise UsageError(f"model.ngram_words is {model.ngram_words}: take 0 to 4")
     if orders and (strange := sorted({*model.ngram_embeddings} - {0, *orders})):
-        raise ValueError(f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words")
+        raise UsageError(f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words")
     if not 2 <= model.ngram_rows_log2 <= 30:
-        raise ValueError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 2 to 30")
+        raise UsageError(f"model.ngram_rows_log2 is {model.ngram_rows_log2}: take 2 to 30")
     if config.run.warm_start and engine.zero_stage > 0:
-        raise ValueError(
+        raise UsageError(
             f"run.warm_start needs whole parameters and engine.zero_stage {engine.zero_stage} keeps parts of copies: "
             "take --engine.zero_stage 0"
         )
     if not 0 <= train.flat_fraction < 1:
-        raise ValueError(f"train.flat_fraction is {train.flat_fraction}: it must be in [0, 1)")
+        raise UsageError(f"train.flat_fraction is {train.flat_fraction}: it must be in [0, 1)")
     if not 0 <= train.replay <= 64:
-        raise ValueError(f"train.replay is {train.replay}: take 0 to 64")
+        raise UsageError(f"train.replay is {train.replay}: take 0 to 64")
     if train.replay and train.segment_tokens > 1 << 14:
-        raise ValueError(f"train.replay needs train.segment_tokens of 16,384 or fewer, not {train.segment_tokens:,}")
+        raise UsageError(f"train.replay needs train.segment_tokens of 16,384 or fewer, not {train.segment_tokens:,}")
     if train.lanes % train.accumulation:
-        raise ValueError(f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}")
+        raise UsageError(f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}")
     if train.optimizer == "muon" and engine.zero_stage > 0:
-        raise ValueError(
+        raise UsageError(
             f"train.optimizer muon needs whole matrices and engine.zero_stage {engine.zero_stage} cuts them: "
             "take --train.optimizer adamw or --engine.zero_stage 0"
         )

@@ -7,6 +7,8 @@ the canonical source of a decoder drops docstrings.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from data.errors import UsageError
+
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
 
@@ -174,10 +176,10 @@ class Config:
 def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
     """A configuration from nested plain values; absent fields take their defaults.
 
-    Raises ValueError on unknown keys.
+    Raises UsageError on unknown keys.
     """
     known: dict[str, Any] = {entry.name: entry.type for entry in fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"unknown configuration key {unknown[0]!r}: {kind.__name__} has {', '.join(known)}")
+        raise UsageError(f"unknown configuration key {unknown[0]!r}: {kind.__name__} has {', '.join(known)}")
     return kind(**{k: from_dict(v, known[k]) if is_dataclass(known[k]) else v for k, v in values.items()})

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from data.coder import Decoder, cumulative
+from data.errors import UsageError
 from data.frames import rank_payload, read_frames, read_header
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
@@ -62,7 +63,7 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
 class Decoding:
     """A token source that decodes `payloads`, one a block of `block_steps`. Rank 0 collects all ranks' tokens.
 
-    Raises ValueError where the tokens are not those that were encoded.
+    Raises UsageError where the tokens are not those that were encoded.
     """
 
     def __init__(self, lanes: Lanes, share: range, block_steps: int, payloads: Iterator[bytes], tokens: np.ndarray):
@@ -77,7 +78,7 @@ class Decoding:
         ends = (step + 1) % self.block_steps == 0 or step + 1 == self.lanes.steps
         # All ranks stop, or one would wait for the others.
         if ends and learner.place.sum([self.decoder.state != self.check])[0]:
-            raise ValueError(f"block {step // self.block_steps} decodes to other tokens than were encoded")
+            raise UsageError(f"block {step // self.block_steps} decodes to other tokens than were encoded")
         everything = learner.place.gather(torch.from_numpy(targets).to(learner.place.device))
         if learner.place.rank == 0:
             for lane, row in enumerate(everything.numpy(force=True)):

@@ -9,11 +9,12 @@ import torch
 
 from data.archive import block_content
 from data.encoder import encode
+from data.errors import RunFailed
 from data.files import write_file
 from train.decoding import code_segment
 from train.engine import Place
 from train.loop import Learner
-from train.run import CorpusSource, RunFailed
+from train.run import CorpusSource
 
 BLOCK_STEPS = 256
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.errors import UsageError
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.lm import LanguageModel
@@ -40,13 +41,13 @@ class FrozenLearner(Learner):
 def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
     """The model of a run as its latest checkpoint has it, with its configuration and tokenizer.
 
-    Raises ValueError if the directory does not hold them, or something in it is damaged.
+    Raises UsageError if the directory does not hold them, or something in it is damaged.
     """
     path = run_dir / TOKENIZER_FILE
     if not (run_dir / CONFIG_FILE).exists() or not path.exists():
-        raise ValueError(f"{run_dir} holds no run: give the run.dir of one that launch/train.py finished")
+        raise UsageError(f"{run_dir} holds no run: give the run.dir of one that launch/train.py finished")
     if path.stat().st_size > MAX_ENCODING_BYTES:
-        raise ValueError(f"{path} is larger than any tokenizer")
+        raise UsageError(f"{path} is larger than any tokenizer")
     config = load_config(run_dir / CONFIG_FILE)
     tokenizer = load_tokenizer(config.data.tokenizer, path.read_bytes())
     model = LanguageModel(config.model, tokenizer.vocabulary)
@@ -55,7 +56,7 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
         model.load_state_dict(tensors)
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UsageError(
             f"the checkpoint in {run_dir} does not hold the whole model ({reason}); under ZeRO stage 3 it is in pieces"
         ) from None
     return config, model, tokenizer

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
+from data.errors import UsageError
 from train.engine import Place, connect
 from train.ranks import from_rank_0
 
@@ -106,7 +107,7 @@ def hosts_without(place: Place, seats: list[Seat], good: bool) -> str:
 
 
 def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) -> None:
-    """Raise ValueError, on every rank, unless `folder` is one folder for all of them. `name` says which it is.
+    """Raise UsageError, on every rank, unless `folder` is one folder for all of them. `name` says which it is.
 
     Every rank must call it. On one host there is nothing to ask.
     """
@@ -125,7 +126,7 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) ->
     if place.rank == 0:
         probe.unlink()
     if blind:
-        raise ValueError(
+        raise UsageError(
             f"{name} {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
             "all hosts share, or save no checkpoints (checkpoint_secs 0)"
         )

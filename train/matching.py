@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
+from data.errors import UsageError
 from model.lm import LanguageModel
 from train.config import ModelConfig
 from train.flops import forward_flops
+from train.meta import meta_model
 
 # Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
 LEAST_EXPANSION, LARGEST_EXPANSION = 0.25, 64.0
@@ -17,8 +17,7 @@ TOLERANCE = 0.02
 
 def layer_parameters(config: ModelConfig, vocabulary: int) -> int:
     """Parameters of the network without its tables, whose size only the width and the vocabulary decide."""
-    with torch.device("meta"):
-        parameters: Any = LanguageModel(replace(config, ngram_orders=[]), vocabulary).parameters()
+    parameters: Any = meta_model(replace(config, ngram_orders=[]), vocabulary).parameters()
     return sum(p.numel() for p in parameters if p.role != "table")
 
 
@@ -33,7 +32,7 @@ MEASURES: dict[str, Callable[[ModelConfig, int], int]] = {"parameters": layer_pa
 def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure: str) -> ModelConfig:
     """`config` with the MLP expansion that brings it to the parameters or flops of `reference`.
 
-    Raises ValueError if none does within 2 %.
+    Raises UsageError if none does within 2 %.
     """
     size = MEASURES[measure]
     target = size(reference, vocabulary)
@@ -51,7 +50,7 @@ def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure:
     best = min((at(low), at(max(low - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
     found = size(best, vocabulary)
     if abs(found - target) > TOLERANCE * target:
-        raise ValueError(
+        raise UsageError(
             f"model.block {config.block!r} at width {config.width} cannot have the {target:,} {measure} of "
             f"{reference.block!r}: the nearest is {found:,}, at model.expansion {best.expansion:g}; change "
             "model.expand or --match"

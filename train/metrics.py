@@ -13,6 +13,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from data.errors import UsageError
+
 HEADER = (
     "step",
     "coded_bytes",
@@ -147,7 +149,7 @@ def truncate_curve(path: Path, resume_from_bytes: int) -> float:
                     break
                 elapsed_secs = float(fields[5])
             elif tuple(fields) != HEADER:
-                raise ValueError(f"{path} does not begin with {','.join(HEADER)}: it is no curve of this program")
+                raise UsageError(f"{path} does not begin with {','.join(HEADER)}: it is no curve of this program")
             kept_bytes += len(line)
         stream.truncate(kept_bytes)
         os.fsync(stream.fileno())

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.archive import Archive
 from data.coder import Decoder
+from data.errors import UsageError
 from data.frames import rank_payload, read_frames
 from data.lanes import Lanes
 from train.decoding import Decoding
@@ -41,7 +42,7 @@ class RestorableDecoding(Decoding):
             return super().segment(step, learner)
         except ValueError as error:
             offset = self.archive.offsets[step // self.block_steps]
-            raise ValueError(f"{error} (it is at byte {offset}): this machine computes otherwise") from None
+            raise UsageError(f"{error} (it is at byte {offset}): this machine computes otherwise") from None
 
     def state(self) -> dict[str, Any]:
         if isinstance(self.tokens, np.memmap):
@@ -50,9 +51,9 @@ class RestorableDecoding(Decoding):
         return {"archive": self.archive.sha256, **decoder, "check": self.check}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        """Go on after `step` steps. Raises ValueError if they were those of another archive."""
+        """Go on after `step` steps. Raises UsageError if they were those of another archive."""
         if state["archive"] != self.archive.sha256:
-            raise ValueError(
+            raise UsageError(
                 f"the corpus had SHA-256 {state['archive']} when decompression began and {self.archive.path} has "
                 f"{self.archive.sha256}: name that archive, or begin anew without --resume"
             )

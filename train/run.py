@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock, Timeout
 
+from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
 from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint
@@ -26,18 +27,6 @@ from train.progress import Progress
 
 CHECKPOINTS = "checkpoints"
 LOCK_FILE = ".lock"
-
-
-class RunFailed(Exception):
-    """The run cannot go on; the message says where it stopped and what is left."""
-
-
-class Stopped(Exception):
-    """A clean stop on a signal: checkpointed, resumable. `status` is the exit status to give."""
-
-    def __init__(self, status: int, run_dir: str):
-        super().__init__(f"stopped; go on with --run.dir {run_dir} --run.resume")
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ class CorpusSource:
     def restore(self, step: int, state: dict[str, Any]) -> None:
         for name, sha256 in self.identity.items():
             if (before := state["identity"].get(name)) != sha256:
-                raise ValueError(
+                raise UsageError(
                     f"the {name} had SHA-256 {before} when the run began and has {sha256} now: put it back, or start "
                     "a new run"
                 )
@@ -97,7 +86,7 @@ class CorpusSource:
 class Run:
     """One run over the `lanes` of a corpus, from its start or from the latest checkpoint in config.run.dir.
 
-    `extra` are the user's DeepSpeed keys. Raises ValueError on settings that do not fit the corpus or the checkpoint.
+    `extra` are the user's DeepSpeed keys. Raises UsageError on settings that do not fit the corpus or the checkpoint.
     """
 
     def __init__(
@@ -186,13 +175,13 @@ class Run:
 
 
 def claim(folder: Path) -> FileLock:
-    """Make `folder` this process' own until it ends, however it ends. Raises ValueError if it is another's."""
+    """Make `folder` this process' own until it ends, however it ends. Raises UsageError if it is another's."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{folder} is in use by another process: wait for its end, or name another folder") from None
+        raise UsageError(f"{folder} is in use by another process: wait for its end, or name another folder") from None
     except NotImplementedError:
         print(f"onepass: no file in {folder} can be locked: see to it that no two runs use it at once", file=sys.stderr)
     return lock

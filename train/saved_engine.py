@@ -12,6 +12,8 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
+from data.errors import UsageError
+
 
 def load_engine(engine: Any, folder: str, tag: str) -> None:
     """Put back what `engine.save_checkpoint(folder, tag)` saved, unpickling nothing but tensors and plain values."""
@@ -19,7 +21,7 @@ def load_engine(engine: Any, folder: str, tag: str) -> None:
         loaded, _ = engine.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
     if loaded is None:
         # DeepSpeed only warns, and would train from the start.
-        raise ValueError(f"DeepSpeed found no checkpoint {tag} in {folder}")
+        raise UsageError(f"DeepSpeed found no checkpoint {tag} in {folder}")
 
 
 def plain_values() -> Any:

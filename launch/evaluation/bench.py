@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.errors import UsageError
 from data.lanes import Lanes
 from eval.pruning import Coded, Stage, line
 from eval.weight_code import Point, pack, unpack
@@ -28,13 +29,13 @@ class Bench:
         self.run, self.place, self.points, self.group = run, place, points, group
         _, self.tokens, end = tokenize(held_out, run.tokenizer)
         if not end.bytes:
-            raise ValueError(f"{held_out} is empty: there is nothing to measure on")
+            raise UsageError(f"{held_out} is empty: there is nothing to measure on")
         self.held_out_bytes = end.bytes
         self.corpus_lanes = corpus_lanes
         if corpus_lanes is not None:
             every = run.config.train.lanes
             if corpus_lanes < 1 or corpus_lanes >= every or every % corpus_lanes:
-                raise ValueError(
+                raise UsageError(
                     f"--corpus_lanes {corpus_lanes}: give a divisor of the run's {every} lanes, below them"
                 )
             manifest = run.corpus.manifest
@@ -65,7 +66,7 @@ class Bench:
         config, manifest = self.run.config.train, self.run.corpus.manifest
         lanes = Lanes(manifest.tokens, config.lanes, config.segment_tokens)
         if steps >= lanes.steps:
-            raise ValueError(
+            raise UsageError(
                 f"{steps} steps of calibration and retraining, but the corpus has {lanes.steps}: give fewer"
             )
         read = self.run.corpus.tokens.read

@@ -15,6 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
+from data.errors import UsageError
 from data.files import write_file
 from eval.curve_files import read_points
 from eval.curve_integral import integrate
@@ -68,10 +69,10 @@ def curve(
     in_json: bool,
     png: Path | None,
 ) -> None:
-    """Raises ValueError for what is wrong with the arguments or the file."""
+    """Raises UsageError for what is wrong with the arguments or the file."""
     refuse_amounts(tokens_per_step=tokens_per_step, tokens=tokens, corpus_bytes=corpus_bytes)
     if vocabulary is not None and vocabulary < 2:
-        raise ValueError(f"--vocabulary {vocabulary}: give the number of tokens that there are, 2 or more")
+        raise UsageError(f"--vocabulary {vocabulary}: give the number of tokens that there are, 2 or more")
     how = parse_smoothing(smoothing)
     found = [loss_curve(p, tokens_per_step, unit, points, how) for p in read_points(file, x, y, tag, error)]
     measured = [(one, integrate(one, tokens, vocabulary)) for one in found]
@@ -85,7 +86,7 @@ def curve(
 
 
 def refuse_amounts(**amounts: float | None) -> None:
-    """Raise ValueError for one that is none."""
+    """Raise UsageError for one that is none."""
     for name, amount in amounts.items():
         if amount is not None and not 0 < amount < float("inf"):
-            raise ValueError(f"--{name} {amount:g}: give a number above 0")
+            raise UsageError(f"--{name} {amount:g}: give a number above 0")

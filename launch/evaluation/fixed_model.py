@@ -12,6 +12,7 @@ import torch
 import zstandard
 
 from data.archive import open_archive, write_archive
+from data.errors import RunFailed, UsageError
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from eval.code_size import measure_code
@@ -24,7 +25,6 @@ from train.encoding import EncodingSource
 from train.engine import disconnect
 from train.frozen import load_frozen, model_identity
 from train.restoring import RestorableDecoding
-from train.run import RunFailed
 
 
 def encode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +42,9 @@ def decode_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def encode(file: Path, archive: Path, checkpoint: Path) -> None:
-    """Raises ValueError for what is wrong with the arguments."""
+    """Raises UsageError for what is wrong with the arguments."""
     if archive.exists():
-        raise ValueError(f"{archive} exists: name another archive, or remove it")
+        raise UsageError(f"{archive} exists: name another archive, or remove it")
     config, model, tokenizer = load_frozen(checkpoint)
     place = connect_alone(config.engine.threads)
     name, tokens, end = tokenize(file, tokenizer)
@@ -66,21 +66,21 @@ def encode(file: Path, archive: Path, checkpoint: Path) -> None:
 
 
 def decode(file: Path, archive: Path, checkpoint: Path) -> None:
-    """Raises ValueError for what is wrong with the arguments, RunFailed for an archive that does not decode."""
+    """Raises UsageError for what is wrong with the arguments, RunFailed for an archive that does not decode."""
     if file.exists():
-        raise ValueError(f"{file} exists: name another file, or remove it")
+        raise UsageError(f"{file} exists: name another file, or remove it")
     opened = open_archive(archive)
     header = opened.header
     if header["method"] != "fixed":
-        raise ValueError(f"{archive} was not written with a fixed model: give it to launch/decompress.py")
+        raise UsageError(f"{archive} was not written with a fixed model: give it to launch/decompress.py")
     config, model, tokenizer = load_frozen(checkpoint)
     if (identity := model_identity(model)) != header["model"]:
-        raise ValueError(
+        raise UsageError(
             f"{archive} was written with model {header['model'][:16]}, {checkpoint} holds {identity[:16]}: name the "
             "run that wrote it"
         )
     if header["threads"] != config.engine.threads:
-        raise ValueError(
+        raise UsageError(
             f"{archive} was written with threads {header['threads']} and here it is {config.engine.threads}"
         )
     refuse_other_machine(header)

@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
+from data.errors import UsageError
 from data.files import file_sha256, write_file
 from eval.compare import Run, load_runs
 from eval.files import read_json
@@ -73,11 +74,11 @@ def generalisation(
     json: Path | None,
     png: Path | None,
 ) -> None:
-    """Raises ValueError for what is wrong with the arguments, and for a file that a run has seen."""
+    """Raises UsageError for what is wrong with the arguments, and for a file that a run has seen."""
     found = load_runs(runs_dir)
     runs = [run for run in found if pointer_file(run).exists()]
     if len(runs) < 2:
-        raise ValueError(
+        raise UsageError(
             f"finished runs in {runs_dir}: {len(found)}, with a checkpoint: {len(runs)}; it takes two to compare, and "
             "runs keep a checkpoint if run.checkpoint_secs is above 0"
         )

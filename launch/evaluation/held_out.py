@@ -21,6 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.documents import Chunks, open_source
+from data.errors import UsageError
 from data.shards import MANIFEST, TokenShards, read_manifest, restore_tokenizer
 from eval.curve import load_curve
 from eval.overlap import Overlap, Windows
@@ -62,7 +63,7 @@ def overlap_arguments(parser: argparse.ArgumentParser) -> None:
 def held_out(
     run: Path, files: list[Path], window: int, threshold: float, contaminated: bool, corpus: str | None
 ) -> None:
-    """Raises ValueError for what is wrong with the arguments, and for a file that the run has seen."""
+    """Raises UsageError for what is wrong with the arguments, and for a file that the run has seen."""
     report, curve = finished_report(run), load_curve(run / "curve.csv")
     config, model, tokenizer = load_frozen(run)
     overlaps = refuse_seen_by([run], corpus, files, window, threshold, contaminated)
@@ -112,15 +113,15 @@ def refuse_seen(
 ) -> list[Overlap]:
     """What each of the files has in common with the corpus that a run was `trained` on.
 
-    Raises ValueError if that is more than `threshold` of a file, unless `contaminated` files are welcome; if a file is
+    Raises UsageError if that is more than `threshold` of a file, unless `contaminated` files are welcome; if a file is
     too short to tell; and if the corpus is not to be had.
     """
     if window < 8 or not 0 <= threshold <= 1:
-        raise ValueError(f"--window {window} and --threshold {threshold}: take 8 bytes or more, and a share of 0 to 1")
+        raise UsageError(f"--window {window} and --threshold {threshold}: take 8 bytes or more, and a share of 0 to 1")
     searches = []
     for file in files:
         if not file.is_file() or file.stat().st_size < window:
-            raise ValueError(f"{file} is no file of {window:,} bytes or more: too short to tell if it was seen")
+            raise UsageError(f"{file} is no file of {window:,} bytes or more: too short to tell if it was seen")
         searches.append(Windows(file.read_bytes(), window))
     name, chunks = corpus_chunks(trained, data, given)
     digest = hashlib.sha256()
@@ -131,7 +132,7 @@ def refuse_seen(
                 search.look(chunk, ends)
             bar.update(len(chunk))
     if digest.hexdigest() != trained["sha256"]:
-        raise ValueError(
+        raise UsageError(
             f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained['sha256'][:16]}: it is not "
             "what the run was trained on; name that with --corpus SOURCE"
         )
@@ -140,7 +141,7 @@ def refuse_seen(
         if overlap.share > threshold and not contaminated:
             start = overlap.text_offset
             quoted = search.text[start : start + min(window, QUOTED_BYTES)].tobytes()
-            raise ValueError(
+            raise UsageError(
                 f"{overlap.share:.2%} of {file} is in the run's corpus, in stretches of {window} bytes or more, the "
                 f"first at byte {start:,} (byte {overlap.corpus_offset:,} of the corpus): {quoted!r}...; more than "
                 f"{threshold:.2%} is refused: take other text, or --contaminated to score it as what it is"
@@ -151,7 +152,7 @@ def refuse_seen(
 def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple[str, Chunks]:
     """Name and bytes of the corpus: from `given`, or as tokens under data.cache_dir, or from data.source.
 
-    Raises ValueError where there is nothing to read. Whether it is the corpus has to be seen from its bytes.
+    Raises UsageError where there is nothing to read. Whether it is the corpus has to be seen from its bytes.
     """
     if given is not None:
         return given, open_source(given, data.field, data.split).chunks()
@@ -161,7 +162,7 @@ def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple
     try:
         return data.source, open_source(data.source, data.field, data.split).chunks()
     except ValueError as error:
-        raise ValueError(
+        raise UsageError(
             f"the run's corpus {trained['name']} (SHA-256 {trained['sha256'][:16]}) is neither in {data.cache_dir} nor "
             f"where it was ({error}): nobody can tell what the run has seen; name it with --corpus SOURCE"
         ) from None

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.errors import UsageError
 from data.files import write_file
 from eval.plots import THEMES
 from eval.pruning import Alone, Stage, alone_table, choose, coded_table, heading, largest
@@ -77,15 +78,15 @@ def prune(
     png: Path | None,
     json: Path | None,
 ) -> None:
-    """Raises ValueError for what is wrong with the arguments."""
+    """Raises UsageError for what is wrong with the arguments."""
     if remove[0] <= 0 or remove[-1] >= 1 or remove != sorted(set(remove)):
-        raise ValueError(f"--remove {remove}: give rising numbers between 0 and 1")
+        raise UsageError(f"--remove {remove}: give rising numbers between 0 and 1")
     if calibration_steps < 1 or retrain_steps < 0 or group < 0:
-        raise ValueError("--calibration_steps must be 1 or more, --retrain_steps and --group 0 or more")
+        raise UsageError("--calibration_steps must be 1 or more, --retrain_steps and --group 0 or more")
     refuse_unknown(points)
     opened = open_run(run, corpus)
     if opened.model.mixing is not None:
-        raise ValueError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
+        raise UsageError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
     for module in prunable(opened.model):
         groups(module)  # refuses what it does not know
     place = connect_alone(opened.config.engine.threads)

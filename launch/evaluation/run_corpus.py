@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.errors import UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ class FinishedRun:
 def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     """A finished run and its corpus, from `corpus` or, if None, from the data.source that it was trained on.
 
-    Raises ValueError if the run is not finished, or if the corpus is not, to the byte and the token, the run's.
+    Raises UsageError if the run is not finished, or if the corpus is not, to the byte and the token, the run's.
     """
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
@@ -55,11 +56,11 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     found = prepared(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
         if (here := getattr(found.manifest, name)) != wanted[name]:
-            raise ValueError(
+            raise UsageError(
                 f"{source} has {name} {here} and the corpus of {folder} had {wanted[name]}: name that corpus"
             )
     if found.tokenizer.encoding != tokenizer.encoding:
-        raise ValueError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
+        raise UsageError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
     return FinishedRun(folder, config, model, tokenizer, report, found)
 
 

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from data.bpe import Encoder
 from data.coder import LOW, PRECISION_BITS, Decoder, cumulative
+from data.errors import RunFailed, UsageError
 from launch.evaluation.scoring import connect_alone
 from model.distribution import distribution
 from train.engine import disconnect
 from train.frozen import FrozenLearner, load_frozen
-from train.run import RunFailed
 
 
 @dataclass
@@ -66,16 +66,16 @@ def sample(
     run: Path, prompt: str, prompt_file: Path | None, temperature: float, seed: int, bytes: int, tokens: int | None,
     count: int,
 ) -> None:  # fmt: skip
-    """Raises ValueError for what is wrong with the arguments."""
+    """Raises UsageError for what is wrong with the arguments."""
     if not 0 < temperature < math.inf:
-        raise ValueError(
+        raise UsageError(
             f"--temperature {temperature} is none: take 1, or 0.01 for all but the likeliest token each time"
         )
     most = bytes if tokens is None else tokens
     if seed < 0 or count < 1 or most < 1:
-        raise ValueError(f"--seed {seed}, --count {count}, and {most:,} bytes or tokens: take 0, 1 and 1 or more")
+        raise UsageError(f"--seed {seed}, --count {count}, and {most:,} bytes or tokens: take 0, 1 and 1 or more")
     if prompt_file and not prompt_file.exists():
-        raise ValueError(f"--prompt_file {prompt_file} does not exist")
+        raise UsageError(f"--prompt_file {prompt_file} does not exist")
     before = prompt_file.read_bytes() if prompt_file else prompt.encode("utf-8", "surrogateescape")
     config, model, tokenizer = load_frozen(run)
     place = connect_alone(config.engine.threads)

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.batches import Position, encode_source
 from data.documents import open_source
+from data.errors import UsageError
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
 from eval.schema import Report, load_report
@@ -25,16 +26,16 @@ SEGMENT_TOKENS = 256
 
 
 def finished_report(run: Path) -> Report:
-    """The report of a run.dir. Raises ValueError if the run is not finished, or its report is damaged."""
+    """The report of a run.dir. Raises UsageError if the run is not finished, or its report is damaged."""
     if not (run / "report.json").exists():
-        raise ValueError(f"{run} holds no finished run: a run has a report.json once its epoch is done")
+        raise UsageError(f"{run} holds no finished run: a run has a report.json once its epoch is done")
     return load_report(run / "report.json")
 
 
 def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
     """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes.
 
-    Raises ValueError if it cannot be opened.
+    Raises UsageError if it cannot be opened.
     """
     source = open_source(f"raw:{file}")
     end, parts = Position(), [np.empty(0, np.uint32)]
@@ -52,7 +53,7 @@ def source_of(tokens: np.ndarray, lanes: Lanes, sha256: str = "") -> CorpusSourc
 
 def connect_alone(threads: int) -> Place:
     if int(os.environ.get("WORLD_SIZE", 1)) != 1:
-        raise ValueError("a fixed model is run by one process: start it with python")
+        raise UsageError("a fixed model is run by one process: start it with python")
     return connect(threads, timeout_secs=1800)
 
 
@@ -82,7 +83,7 @@ def held_out_bits(
     file: Path, config: Config, model: LanguageModel, tokenizer: Tokenizer, place: Place, shown: bool = True
 ) -> float:
     """Bits of a file as one document, its end included, by a model that does not learn from it, read in one lane from
-    its first byte to its last. Raises ValueError if it cannot be opened."""
+    its first byte to its last. Raises UsageError if it cannot be opened."""
     _, tokens, end = tokenize(file, tokenizer)
     lanes = Lanes(len(tokens), 1, SEGMENT_TOKENS)
     return one_pass(config, model, tokenizer, lanes, source_of(tokens, lanes), place, end.bytes, shown)

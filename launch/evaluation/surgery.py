@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import UsageError
 from model.layers import parameter
 from model.lm import LanguageModel
 
@@ -154,10 +155,10 @@ PRUNABLE: dict[str, Callable[[Any], Groups]] = {
 
 
 def groups(module: nn.Module) -> Groups:
-    """What can be taken out of a block or an MLP. Raises ValueError for a block that is not known here."""
+    """What can be taken out of a block or an MLP. Raises UsageError for a block that is not known here."""
     name = type(module).__name__
     if name not in PRUNABLE:
-        raise ValueError(f"nothing is known of how to prune block {name}: known are {', '.join(PRUNABLE)}")
+        raise UsageError(f"nothing is known of how to prune block {name}: known are {', '.join(PRUNABLE)}")
     return PRUNABLE[name](module)
 
 

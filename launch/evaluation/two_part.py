@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.errors import RunFailed, UsageError
 from data.files import write_file
 from eval import two_part as code
 from eval.plots import THEMES
@@ -30,7 +31,6 @@ from launch.evaluation.scoring import connect_alone
 from model.lm import LanguageModel
 from train.engine import Place, disconnect
 from train.loop import Learner, TokenSource
-from train.run import RunFailed
 
 POINTS: tuple[Point, ...] = (*FLOATS, 8, 7, 6, 5, 4, 3, 2)
 TABLES = ("charged", "emptied", "learned")
@@ -53,14 +53,14 @@ def two_part_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def points(text: str) -> list[Point]:
-    """Raises ValueError for what is no number and no format; what is out of range, `refuse_unknown` does."""
+    """Raises UsageError for what is no number and no format; what is out of range, `refuse_unknown` does."""
     return [part if part in FLOATS else int(part) for part in text.split(",")]
 
 
 def refuse_unknown(points: list[Point]) -> None:
-    """Raise ValueError for what `pack` would refuse, before any work."""
+    """Raise UsageError for what `pack` would refuse, before any work."""
     if wrong := [point for point in points if point not in POINTS]:
-        raise ValueError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
+        raise UsageError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
 
 
 def two_part(
@@ -72,9 +72,9 @@ def two_part(
     png: Path | None,
     csv: Path | None,
 ) -> None:
-    """Raises ValueError for what is wrong with the arguments, RunFailed if weights do not come back as they were."""
+    """Raises UsageError for what is wrong with the arguments, RunFailed if weights do not come back as they were."""
     if group < 0:
-        raise ValueError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
+        raise UsageError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
     refuse_unknown(points)
     opened = [open_run(run, corpus) for run in runs]
     place = connect_alone(opened[0].config.engine.threads)
