@@ -21,7 +21,7 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
-from eval.code_size import CodeSize, code_identity
+from eval.code_size import CodeSize, code_identity, machine_packages
 from launch.coded_archive import coded_frames
 from launch.entry import exit_status
 from launch.train import train
@@ -85,7 +85,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
         lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
         frames = coded_frames(
             about, lanes, config.engine.threads, place.world_size, corpus.tokenizer, code.packed, run_dir / BLOCKS,
-            manifest.sha256, outcome.data_bits,
+            manifest.sha256, outcome.data_bits, machine_packages(code, config.run.reference_packages),
         )  # fmt: skip
         write_archive(archive, frames)
         if archive.stat().st_size > manifest.bytes:

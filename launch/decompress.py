@@ -80,12 +80,12 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     refuse_other_world(header, options.threads)
     # Before PyTorch is loaded, which looks at them just then.
     os.environ.update(header["pins"])
-    from eval.code_size import foreign_modules, unpack
+    from eval.code_size import declared_packages, foreign_modules, unpack
 
     refuse_other_machine(header)
     if options.embedded:
         return run_embedded(unpack(archive.program)[1], options)
-    if foreign := foreign_modules(archive.program):
+    if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
             "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
@@ -119,11 +119,12 @@ def refuse_other_world(header: dict, threads: int | None) -> None:
 
 def refuse_other_machine(header: dict) -> None:
     """Raise UsageError unless PyTorch and the processor are those that wrote the archive."""
-    from eval.code_size import reference_machine
+    from eval.code_size import DECLARED, installed_version, reference_machine
 
     machine = reference_machine()
-    for name in ("torch", "system", "processor", "deepspeed", "numpy", "python"):
-        value, found = header["machine"].get(name, "unknown"), machine.get(name, "missing")
+    packages = ("deepspeed", "numpy", "python", *sorted(header["machine"].keys() - machine.keys() - {DECLARED}))
+    for name in ("torch", "system", "processor", *packages):
+        value, found = header["machine"].get(name, "unknown"), machine.get(name) or installed_version(name)
         if value != found and name in ("torch", "system", "processor"):
             remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
             raise UsageError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")

@@ -28,6 +28,7 @@ from data.header import PINS
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.code_size import CodeSize, measure_code, reference_machine
+from eval.decoder_imports import refuse_late_imports
 from eval.description_length import DescriptionLength, side_bits
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
@@ -134,7 +135,7 @@ def keep_books(
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
     write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
     values = told(config, corpus.tokenizer, extra)
-    code = measure_code(values)
+    code = measure_code(values, config.run.reference_packages)
     if not config.run.resume:
         write_file(run_dir / CODE_FILE, code.packed)
         if warm:
@@ -151,7 +152,8 @@ def keep_books(
     sizes = baselines.sizes if baselines else {}
     hparams = {section: values[section] for section in ("model", "train")}
     metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
-    outcome = run.go(metrics, length.total_bits, manifest.bytes)
+    with refuse_late_imports(code.modules, config.run.reference_packages):
+        outcome = run.go(metrics, length.total_bits, manifest.bytes)
     finish(config, place, corpus, code, outcome)
 
     report = build_report(
