@@ -1,9 +1,9 @@
 """The code term of every block and of the configurations that we ship, as today's tree has it.
 
-    python benchmarks/code_terms.py [--out]
+    python benchmarks/code_terms.py [--out FILE]
 
-Blocks are measured alone, over raw bytes and without context mixing. Takes a minute. --out appends the rows to
-benchmarks/results/code_terms.csv, with the commit.
+Blocks are measured alone, over raw bytes and without context mixing. Appends rows to
+benchmarks/results/code_terms.csv, with the commit. Takes a minute.
 """
 
 import sys
@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
-from typing import Any
 
 from benchmarks.result_rows import appended, commit
 from eval.code_size import measure_code
@@ -38,17 +37,20 @@ def configurations() -> dict[str, Config]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", action="store_true", help=f"append to {RESULTS.relative_to(ROOT)}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help=f"table that rows are appended to (default: {RESULTS.relative_to(ROOT)})",
+    )
     options = parser.parse_args()
     print(f"{'configuration':<24}{'code bytes':>12}{'canonical':>12}{'modules':>9}")
-    for name, config in configurations().items():
-        code = measure_code(config.to_dict())
-        print(f"{name:<24}{code.xz_bytes:>12,}{code.canonical_bytes:>12,}{len(code.modules):>9}", flush=True)
-        row: dict[str, Any] = dict(
-            zip(COLUMNS, [commit(), name, code.xz_bytes, code.canonical_bytes, len(code.modules)], strict=True)
-        )
-        if options.out:
-            appended(RESULTS, COLUMNS, row)
+    with appended(options.out, COLUMNS) as write:
+        for name, config in configurations().items():
+            code = measure_code(config.to_dict())
+            print(f"{name:<24}{code.xz_bytes:>12,}{code.canonical_bytes:>12,}{len(code.modules):>9}", flush=True)
+            values = [commit(), name, code.xz_bytes, code.canonical_bytes, len(code.modules)]
+            write(dict(zip(COLUMNS, values, strict=True)))
 
 
 if __name__ == "__main__":
