@@ -312,9 +312,11 @@ def test_sources_refuse_to_go_on_with_another_corpus_or_archive(tmp_path: Path) 
 
 
 def taught(learner: Learner) -> Learner:
-    """With an output table that is not zero, so that gradients reach the layers."""
+    """With no parameter that is zero, so that gradients reach all of them."""
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        learner.model.output.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        for parameter in learner.model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return learner
 
 
