@@ -1,0 +1,323 @@
+"""What README and docs print, and the commands that measure it: the registry of benchmarks/published.py.
+
+An entry is one measurement: its commands, the results file that they leave, the code that it measures, and the figures
+that pages quote from the file. In commands, `{run}` is a new run's folder, `{work}` an empty one, `{enwik8}` the file
+that was given, `{enwik8:N}` its first N bytes as a file, `{kjv}` the King James Bible as a file, `{stdlib}` the
+modules of Python's library, `{deuterocanon}` what benchmarks/deuterocanon.py makes.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+Figures = dict[str, tuple[float, str]]
+
+# What the bits of a run follow from. Errors, reports and launchers are not among it.
+LEARNING = (
+    "model", "train/config.py", "train/loop.py", "train/optim.py", "train/ledger.py", "train/replay.py",
+    "data/bpe.py", "data/lanes.py", "data/tokenizer.py",
+)  # fmt: skip
+CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
+TOTALS = (*LEARNING, *CODE_TERM)
+CODING = (*LEARNING, "train/encoding.py", "train/decoding.py", "data/coder.py", "data/encoder.py")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One measurement.
+
+    `keeps` is where its results come from: the commands write `file` themselves, or it is the report.json of `{run}`,
+    or their standard output.
+    """
+
+    name: str
+    tier: Literal["minutes", "hours", "gpu"]
+    commands: tuple[str, ...]
+    measures: tuple[str, ...]
+    file: str
+    keeps: Literal["file", "report", "stdout"] = "file"
+    figures: Callable[[Path], Figures] = lambda path: {}
+    # Pages may divide its numbers by these: bytes that are printed as MB, say.
+    scales: tuple[int, ...] = (1,)
+
+
+def from_report(path: Path) -> Figures:
+    """The terms of a report.json in bytes, its time, and the other compressors."""
+    report = json.loads(path.read_text())
+    length = report["description_length"]
+    figures: Figures = {
+        f"{term}_bytes": (length[f"{term}_bits"] / 8, "bytes")
+        for term in ("total", "data", "code", "tokenizer", "side")
+    }
+    figures["bits_per_byte"] = (length["bits_per_byte"], "bits a byte")
+    figures["elapsed_secs"] = (report["cost"]["elapsed_secs"], "s")
+    return figures | {f"{name}_bytes": (size, "bytes") for name, size in report["baselines"].items()}
+
+
+def last_row(columns: dict[str, str], **wanted: str) -> Callable[[Path], Figures]:
+    """Figures of the last row of a CSV file that has the values `wanted`: the `columns`, with their units."""
+
+    def read(path: Path) -> Figures:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if all(row[name] == value for name, value in wanted.items())]
+        return {name: (float(rows[-1][name]), unit) for name, unit in columns.items()}
+
+    return read
+
+
+def rung(size: int, options: str, *, needs: tuple[str, ...] = ()) -> Entry:
+    """A rung of the ladder: the first `size` bytes of enwik8."""
+    options = f"--engine.threads=1 {options}"
+    columns = {f"{name}_bytes": "bytes" for name in ("total", "data", "code")} | {"cpu_secs": "CPU s"}
+    return Entry(
+        f"ladder-{size}",
+        "minutes" if size <= 1_000_000 else "hours",
+        (f"python benchmarks/ladder.py {{enwik8}} --bytes {size} --label published {options}",),
+        (*TOTALS, *needs),
+        "ladder.csv",
+        figures=last_row(columns, corpus="enwik8", bytes=str(size), options=options),
+    )
+
+
+def whole_enwik8(path: Path) -> Figures:
+    """The end of a run's curve.csv."""
+    with path.open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    bits = {name: (float(row[f"{name}_bits"]) / 8, "bytes") for name in ("total", "data")}
+    return {f"{name}_bytes": value for name, value in bits.items()} | {
+        "elapsed_secs": (float(row["elapsed_secs"]), "s")
+    }
+
+
+def whole_xz(path: Path) -> Figures:
+    """What xz makes of the whole of enwik8."""
+    found = last_row({"xz-9e": "bytes"}, bytes="100000000")(path)
+    return {"xz-9e_100000000": found["xz-9e"]}
+
+
+ENWIK8 = "deepspeed launch/train.py --config configs/enwik8.yaml --data.source {enwik8:100000000} --run.dir {run}"
+STUDY = "python launch/sweep.py --config configs/architectures.yaml --dir {work}/"
+STUDY_BLOCKS = '--blocks attention,s4d,s4,ssd,gated_delta,rglru,lstm,"ssd attention"'
+STUDY_GRIDS = [
+    f"{STUDY}{name} --data.source {source} --jobs 2 {STUDY_BLOCKS} --widths {widths} --vocabularies {size}"
+    for name, source in (("kjv", "kjv"), ("enwik8", "{enwik8:3000000}"))
+    for widths, size in (("32,48,64,96", "1024"), ("32,48,64,80", "bytes"))
+]
+TWO_PART = (
+    "deepspeed launch/train.py --config configs/architectures.yaml --model.block=attention --model.ngram_orders=[] "
+    "--data.vocabulary=1024 --engine.threads=1"
+)
+CURVES = "python launch/train.py --engine.threads 1 --run.log_steps 1 --run.dir {work}/"
+TWO_PART_RUNS = [
+    f"{TWO_PART} --data.source={source} --model.width={width} --run.dir={{work}}/{name}-{width}"
+    for name, source in (("kjv", "kjv"), ("enwik8", "{enwik8:3000000}"))
+    for width in (16, 32, 64, 128)
+]
+
+ENTRIES = [
+    # Minutes: on two cores.
+    Entry(
+        "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS, "kjv-default.json", "report",
+        from_report,
+    ),
+    Entry("code-terms", "minutes", ("python benchmarks/code_terms.py",), TOTALS, "code_terms.csv"),
+    rung(100_000, "--config configs/bytes.yaml"),
+    rung(1_000_000, "--config configs/bytes.yaml --train.replay=1", needs=("configs/bytes.yaml",)),
+    Entry(
+        "baselines", "minutes", ("python benchmarks/baselines.py {enwik8}",), ("eval/baselines.py",), "baselines.csv",
+        figures=whole_xz,
+    ),
+    Entry(
+        "cluster-plan", "minutes", ("python benchmarks/cluster_plan.py --out",),
+        ("model", "train/optim.py", "benchmarks/cluster_plan.py"), "cluster_plan.csv", scales=(1, 10**6, 10**9),
+    ),
+    Entry(
+        "coordinate-check", "minutes", ("python benchmarks/coordinate_check.py --model.depth=2 --steps 5",),
+        ("model", "train/optim.py"), "coordinate_check.txt", "stdout",
+    ),
+    Entry("blocks", "minutes", ("python benchmarks/blocks.py",), ("model/blocks",), "blocks.txt", "stdout"),
+    Entry(
+        "roofline", "minutes",
+        (
+            "python benchmarks/roofline.py --engine.threads=1",
+            "python benchmarks/roofline.py --engine.threads=1 --train.lanes=32 --train.segment_tokens=64",
+        ),
+        ("model", "train/optim.py", "train/engine.py", "benchmarks/roofline.py"), "roofline.txt", "stdout",
+    ),
+    Entry(
+        "step-profile", "minutes", ("python benchmarks/step_profile.py --engine.threads=1",),
+        ("model", "train", "data/lanes.py"), "step_profile.txt", "stdout",
+    ),
+    Entry(
+        "overhead", "minutes", ("python benchmarks/overhead.py --engine.threads=1",),
+        ("model", "train", "data/lanes.py"), "overhead.txt", "stdout",
+    ),
+    Entry(
+        "archive-speed", "minutes", ("python benchmarks/archive.py --rounds 6 --steps 12 --engine.threads=1",), CODING,
+        "archive_speed.txt", "stdout",
+    ),
+    Entry(
+        "llama", "minutes",
+        (
+            "python launch/evaluate.py curve docs/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
+            "--error uncertainty --tokens_per_step 1e9 --vocabulary 32000 --corpus_bytes 5.6e12",
+        ),
+        ("eval/curve_integral.py", "docs/loss-curves/llama.csv"), "llama.txt", "stdout",
+    ),
+    Entry(
+        "sampling", "minutes",
+        (
+            "deepspeed launch/train.py --run.dir {run}",
+            "python launch/evaluate.py sample {run} --prompt 'Genesis 1:1 In the beginning God' --bytes 420",
+            "python launch/evaluate.py sample {run} --prompt 'Genesis 1:1 In the beginning God' --bytes 420 "
+            "--temperature 0.6",
+            "python launch/evaluate.py sample {run} --bytes 2000",
+        ),
+        LEARNING, "sampling.txt", "stdout",
+    ),
+    Entry(
+        "held-out", "minutes",
+        (
+            "deepspeed launch/train.py --run.dir {run}",
+            "python launch/evaluate.py held-out {run} {deuterocanon}",
+        ),
+        LEARNING, "held_out.txt", "stdout",
+    ),
+    # Hours.
+    rung(
+        3_000_000,
+        "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=21 --train.replay=1",
+        needs=("configs/bytes.yaml",),
+    ),
+    rung(10_000_000, "--config configs/enwik7.yaml", needs=("configs/enwik7.yaml",)),
+    Entry("enwik8-cpu", "hours", (ENWIK8,), (*TOTALS, "configs/enwik8.yaml"), "enwik8-cpu.csv", figures=whole_enwik8),
+    Entry(
+        "defaults", "hours",
+        (
+            "python benchmarks/defaults.py {enwik8:1000000} --only none,mixing --engine.threads=1 "
+            "--config configs/bytes.yaml",
+        ),
+        (*TOTALS, "configs/bytes.yaml"), "defaults.csv",
+    ),
+    Entry(
+        "two-corpora", "hours",
+        tuple(
+            f"python benchmarks/ladder.py {{{name}}} --label 'two more corpora' --engine.threads=1 {options}".rstrip()
+            for name in ("kjv", "stdlib")
+            for options in ("", "--config configs/bytes.yaml")
+        ),
+        (*TOTALS, "configs/bytes.yaml"), "ladder.csv",
+    ),
+    Entry(
+        "ranks", "hours",
+        (
+            "python benchmarks/ranks.py {enwik8:400000} --bytes 400000",
+            "python benchmarks/ranks.py {enwik8:400000} --bytes 400000 --train.segment_tokens=128",
+        ),
+        ("model", "train"), "ranks.txt", "stdout",
+    ),
+    Entry(
+        "preparation", "hours", ("python benchmarks/preparation.py --enwik8 {enwik8}",), ("data",), "preparation.txt",
+        "stdout",
+    ),
+    Entry(
+        "tokenizer-encoding", "hours", ("python benchmarks/tokenizer_encoding.py --enwik8 {enwik8}",),
+        ("data/bpe.py", "data/tokenizer.py", "benchmarks/tokenizer_encoding.py"), "tokenizer_encoding.txt", "stdout",
+    ),
+    Entry(
+        "round-trips", "hours",
+        ("python benchmarks/round_trips.py {kjv} {enwik8:1000000} --made -- --engine.threads=1",),
+        CODING, "round_trips.txt", "stdout",
+    ),
+    Entry(
+        "architectures", "hours",
+        (
+            *STUDY_GRIDS,
+            f"{STUDY}enwik8 --data.source {{enwik8:3000000}} --jobs 2 {STUDY_BLOCKS} --widths 48 --vocabularies 1024 "
+            "--seeds 1",
+            "python launch/report.py {work}/kjv --out docs/architectures/kjv",
+            "python launch/report.py {work}/enwik8 --out docs/architectures/enwik8",
+            "python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8",
+        ),
+        (*TOTALS, "configs/architectures.yaml"), "architectures.txt", "stdout",
+    ),
+    Entry(
+        "carried-context", "hours", ("python benchmarks/carried_context.py {enwik8:3000000}",), LEARNING,
+        "carried_context.csv",
+    ),
+    Entry(
+        "learning-rates", "hours",
+        (
+            "python benchmarks/learning_rates.py {enwik8:3000000} --train.lanes=16 --train.segment_tokens=64 "
+            "--model.depth=2 --model.head_width=16 --engine.threads=1",
+        ),
+        LEARNING, "learning_rates.csv",
+    ),
+    Entry(
+        "generalisation", "hours", ("python benchmarks/generalisation.py {enwik8:100000000} {work}",),
+        (*LEARNING, "eval/generalisation.py"), "generalisation.csv",
+    ),
+    Entry(
+        "pruning", "hours", ("python benchmarks/pruning.py {enwik8:100000000} {deuterocanon} {work}",),
+        (*LEARNING, "eval/pruning.py", "eval/weight_code.py"), "pruning.csv",
+    ),
+    Entry(
+        "two-part", "hours",
+        (
+            *TWO_PART_RUNS,
+            "python launch/evaluate.py two-part {work}/kjv-16 {work}/kjv-32 {work}/kjv-64 {work}/kjv-128 "
+            "{work}/enwik8-16 {work}/enwik8-32 {work}/enwik8-64 {work}/enwik8-128 "
+            "--csv benchmarks/results/two_part.csv",
+        ),
+        (*LEARNING, "eval/two_part.py", "eval/weight_code.py"), "two_part.csv",
+    ),
+    Entry(
+        "loss-curves", "hours",
+        (
+            f"{CURVES}kjv-default",
+            f"{CURVES}kjv-ssd-64 --model.block ssd --model.width 64 --model.ngram_orders [] --data.vocabulary 1024",
+            f"{CURVES}enwik6-default --data.source {{enwik8:1000000}}",
+            f"{CURVES}enwik6-attention --data.source {{enwik8:1000000}} --model.block attention "
+            "--model.ngram_orders [] --data.vocabulary 1024",
+            f"{CURVES}enwik6-bytes --data.source {{enwik8:1000000}} --config configs/bytes.yaml",
+            f"{CURVES}enwik3e6-default --data.source {{enwik8:3000000}}",
+            "python benchmarks/loss_curves.py {work}/kjv-default {work}/kjv-ssd-64 {work}/enwik6-default "
+            "{work}/enwik6-attention {work}/enwik6-bytes {work}/enwik3e6-default",
+        ),
+        (*LEARNING, "eval/curve_integral.py", "eval/curve_smoothing.py"), "loss_curves.csv",
+    ),
+    Entry(
+        "modalities", "hours", ("python benchmarks/modalities.py {work} --engine.threads=1",),
+        (*TOTALS, "configs/bytes.yaml", "benchmarks/modalities.py"), "modalities.csv",
+    ),
+    Entry(
+        "not-gameable", "hours", ("python benchmarks/not_gameable.py {kjv} --dir {work} --engine.threads=1",),
+        (*TOTALS, "eval/weight_code.py", "benchmarks/not_gameable.py"), "not_gameable.csv",
+    ),
+    Entry(
+        "kill-campaign", "hours",
+        (
+            "python benchmarks/kill_campaign.py --kills 56",
+            "python benchmarks/kill_campaign.py --kills 16 --seed 1 --stages 0,3 --moments preparing,saving",
+            "python benchmarks/kill_campaign.py --kills 8 --seed 2 --stages 3 --ranks 2",
+        ),
+        ("train", "launch/train.py"), "kill_campaign.csv",
+    ),
+    # A GPU.
+    Entry(
+        "enwik8-h100", "gpu", (f"{ENWIK8} --engine.precision fp32",), (*TOTALS, "configs/enwik8.yaml"),
+        "enwik8-h100.csv", figures=whole_enwik8,
+    ),
+    Entry(
+        "overhead-gpu", "gpu",
+        ("python benchmarks/overhead.py --rounds 7 --steps 40 --compile --engine.precision fp32",),
+        ("model", "train"), "overhead_gpu.txt", "stdout",
+    ),
+]  # fmt: skip
+NAMED = {entry.name: entry for entry in ENTRIES}
