@@ -32,8 +32,8 @@ CODING = (*LEARNING, "train/encoding.py", "train/decoding.py", "data/coder.py", 
 class Entry:
     """One measurement.
 
-    `keeps` is where its results come from: the commands write `file` themselves, or it is the report.json of `{run}`,
-    or their standard output.
+    `keeps` is where its results come from: the commands write `file` themselves, or it is the report.json or curve.csv
+    of `{run}`, or their standard output.
     """
 
     name: str
@@ -41,10 +41,12 @@ class Entry:
     commands: tuple[str, ...]
     measures: tuple[str, ...]
     file: str
-    keeps: Literal["file", "report", "stdout"] = "file"
+    keeps: Literal["file", "report.json", "curve.csv", "stdout"] = "file"
     figures: Callable[[Path], Figures] = lambda path: {}
     # Pages may divide its numbers by these: bytes that are printed as MB, say.
     scales: tuple[int, ...] = (1,)
+    # The commands leave out what has a row already, so the file is removed before.
+    anew: bool = False
 
 
 def from_report(path: Path) -> Figures:
@@ -123,8 +125,8 @@ TWO_PART_RUNS = [
 ENTRIES = [
     # Minutes: on two cores.
     Entry(
-        "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS, "kjv-default.json", "report",
-        from_report,
+        "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS,
+        "kjv-default.json", "report.json", from_report,
     ),
     Entry("code-terms", "minutes", ("python benchmarks/code_terms.py",), TOTALS, "code_terms.csv"),
     rung(100_000, "--config configs/bytes.yaml"),
@@ -196,7 +198,10 @@ ENTRIES = [
         needs=("configs/bytes.yaml",),
     ),
     rung(10_000_000, "--config configs/enwik7.yaml", needs=("configs/enwik7.yaml",)),
-    Entry("enwik8-cpu", "hours", (ENWIK8,), (*TOTALS, "configs/enwik8.yaml"), "enwik8-cpu.csv", figures=whole_enwik8),
+    Entry(
+        "enwik8-cpu", "hours", (ENWIK8,), (*TOTALS, "configs/enwik8.yaml"), "enwik8-cpu.csv", "curve.csv",
+        whole_enwik8,
+    ),
     Entry(
         "defaults", "hours",
         (
@@ -249,7 +254,7 @@ ENTRIES = [
     ),
     Entry(
         "carried-context", "hours", ("python benchmarks/carried_context.py {enwik8:3000000}",), LEARNING,
-        "carried_context.csv",
+        "carried_context.csv", anew=True,
     ),
     Entry(
         "learning-rates", "hours",
@@ -257,7 +262,7 @@ ENTRIES = [
             "python benchmarks/learning_rates.py {enwik8:3000000} --train.lanes=16 --train.segment_tokens=64 "
             "--model.depth=2 --model.head_width=16 --engine.threads=1",
         ),
-        LEARNING, "learning_rates.csv",
+        LEARNING, "learning_rates.csv", anew=True,
     ),
     Entry(
         "generalisation", "hours", ("python benchmarks/generalisation.py {enwik8:100000000} {work}",),
@@ -312,7 +317,7 @@ ENTRIES = [
     # A GPU.
     Entry(
         "enwik8-h100", "gpu", (f"{ENWIK8} --engine.precision fp32",), (*TOTALS, "configs/enwik8.yaml"),
-        "enwik8-h100.csv", figures=whole_enwik8,
+        "enwik8-h100.csv", "curve.csv", whole_enwik8,
     ),
     Entry(
         "overhead-gpu", "gpu",

@@ -41,6 +41,7 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL | 
 THOUSANDS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"
 UNITS = r"(?= ?%)|\d+(?= (?:s|ms|min|minutes?|h|hours?|seconds?)\b)"
 MEASUREMENT = re.compile(rf"(?<![\w.,-])(?:{THOUSANDS}|\d+{UNITS})")
+TABULATED = re.compile(rf"{THOUSANDS}|\d ?%")
 CELL = re.compile(rf"(?<![\w.,^-])(?<!x )(?:{THOUSANDS}|\d{{3,}})(?![\d.]* ?%)(?!\w)")
 
 
@@ -117,8 +118,11 @@ def lines_of(names: list[str], rows: dict[str, Row]) -> str:
     for name in names:
         row = rows[name]
         commits = ", ".join(f"`{one}`".replace("+`", "` with changes") for one in row.commit.split())
-        several = " && " in row.command
-        command = f"python benchmarks/published.py --only {name}" if several else row.command
+        command = re.sub(
+            r"\{(\w+?)(?::\d+)?\}", lambda word: word[1].upper(), row.command.replace(" --run.dir {run}", "")
+        )
+        if " && " in command:
+            command = f"python benchmarks/published.py --only {name}"
         text = f"Measured ({name}) at commit {commits}, {row.date}, on {row.machine}, by `{command}`."
         if changed_since(row.commit, NAMED[name].measures):
             text += CHANGED
@@ -218,6 +222,12 @@ def numbers(entry: Entry) -> frozenset[float]:
                 for name, cell in row.items():
                     for word in re.findall(r"\d+(?:\.\d+)?(?:e[+-]\d+)?", cell or ""):
                         found.add(float(word) / (8 if name.endswith("_bits") else 1))
+                # Bits a byte of the corpus.
+                found |= {
+                    8 * float(row[n]) / float(row["bytes"])
+                    for n in row
+                    if n.endswith("_bytes") and row[n] and "bytes" in row
+                }
     else:
         found = {float(word.replace(",", "")) for word in re.findall(r"\d[\d,]*(?:\.\d+)?", path.read_text())}
     found |= {value for value, _ in entry.figures(path).values()}
@@ -232,8 +242,10 @@ def unmarked(page: str, text: str) -> Iterator[str]:
             if number not in FACTS:
                 yield f"{page}: {number} looks measured and has no mark"
     elif page not in GENERATED:
+        if "<!-- measured " not in text and re.search(r"\d,\d{3}\b", CODE.sub("", rest)):
+            yield f"{page}: no line says where its figures were measured: add <!-- measured ... -->"
         for before, table in re.findall(r"([^\n]*)\n+((?:\|.*\n)+)", rest):
-            if MEASUREMENT.search(CODE.sub("", table)) and not before.startswith("<!-- facts: "):
+            if TABULATED.search(CODE.sub("", table)) and not before.startswith("<!-- facts: "):
                 yield f"{page}: a table of figures without a mark: {table.splitlines()[0]}"
 
 

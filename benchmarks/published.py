@@ -76,6 +76,8 @@ def measure(entry: Entry, given: dict[str, Path]) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="onepass-published-") as folder:
         work = Path(folder)
         told = []
+        if entry.anew:
+            result.unlink(missing_ok=True)
         for command in entry.commands:
             argv = [filled(word, work, given) for word in shlex.split(command)]
             # Launchers and Python of this environment, whatever PATH says.
@@ -93,14 +95,12 @@ def measure(entry: Entry, given: dict[str, Path]) -> list[Row]:
                 )
             told.append(f"$ {command}\n{(ended.stdout or b'').decode(errors='replace')}")
         threads = torch.get_num_threads()
-        if "{run}" in " ".join(entry.commands):
+        if (work / "run").exists():
             threads = run_threads(work / "run")
-            if result.name.startswith("enwik8"):
-                shutil.copy(work / "run" / "curve.csv", result)
         elif named := re.search(r"--engine.threads[= ](\d+)", entry.commands[-1]):
             threads = int(named[1])
-        if entry.keeps == "report":
-            shutil.copy(work / "run" / "report.json", result)
+        if entry.keeps in ("report.json", "curve.csv"):
+            shutil.copy(work / "run" / entry.keeps, result)
         elif entry.keeps == "stdout":
             result.write_text("\n".join(told))
     return rows_of(entry, at, datetime.date.today().isoformat(), machine(threads))

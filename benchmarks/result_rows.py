@@ -11,15 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def commit() -> str:
-    """The commit that is checked out, with a + if files differ from it."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return told.stdout.strip()
+    """The commit that is checked out, with a + if files differ from it, results and the pages that show them aside."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    pages = (":!benchmarks/results", ":!docs", ":!README.md")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *pages)
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 @contextmanager
