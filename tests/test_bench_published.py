@@ -178,6 +178,11 @@ def test_a_run_of_the_default_is_compared_with_the_readmes(default_run: Path, mo
     assert published.compare_default(default_run) == []
     altered(default_run, code=8.0)
     assert [found.split(":")[0] for found in published.compare_default(default_run)] == ["code"]
+    report = json.loads((default_run / "report.json").read_text())
+    other = report | {"config": {"engine": {"threads": 64}}}
+    (default_run / "report.json").write_text(json.dumps(other))
+    assert published.compare_default(default_run) == [], "its configuration is another"
+    (default_run / "report.json").write_text(json.dumps(report))
     altered(default_run, data=8 * 2000.0)
     assert [found.split(":")[0] for found in published.compare_default(default_run)] == ["code", "total"]
     monkeypatch.setattr(published, "changed_since", lambda commit, paths: True)
