@@ -56,7 +56,7 @@ def machine(threads: int) -> str:
     processor = f"{processor_name()} ({known['processor'].removeprefix('CPU, ')})"
     if torch.cuda.is_available():
         processor = f"{known['processor']}, {processor_name()}"
-    return f"{processor}, {os.cpu_count()} cores, {threads} threads, torch {known['torch']}"
+    return f"{processor}, {os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)}, torch {known['torch']}"
 
 
 def processor_name() -> str:
