@@ -48,6 +48,11 @@ def test_readme_and_docs_say_what_the_results_say() -> None:
     assert check() == []
 
 
+def test_without_a_history_everything_else_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "changed_since", lambda commit, paths: None)
+    assert check() == []
+
+
 @needs_history
 def test_commits_of_the_figures_are_in_the_history() -> None:
     for name, found in pages.published().items():
