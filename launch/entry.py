@@ -179,6 +179,7 @@ class Parser(argparse.ArgumentParser):
         publish(self.format_help().rstrip("\n"))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
         # Before argparse looks: it would rather miss the option that was misspelled.
         if self.alone and not self._subparsers:
             options = [arg.split("=")[0] for arg in args[: args.index("--") if "--" in args else None]]

@@ -329,7 +329,7 @@ from data.errors import Stopped, UsageError
 from launch.train import train
 from train.command_line import parse_config
 
-folder = Path(sys.argv[1])
+folder = Path(sys.argv[-1])
 small = [f"--data.cache_dir={folder / 'cache'}", "--data.tokenizer=bytes", "--model.block=attention",
          "--model.width=16", "--model.head_width=8", "--model.depth=1", "--model.ngram_orders=[]", "--train.lanes=8",
          "--run.baselines=false", "--engine.threads=1", "--engine.timeout_secs=60"]
