@@ -43,6 +43,7 @@ SURELY_STORED_BYTES = 8192
 
 # Options of launch/train.py that do nothing here.
 OWNED = {"data.source": "name what is compressed as FILE"}
+OWNED_BY_FILES = dict.fromkeys(("data.field", "data.split"), "FILE is taken byte for byte; leave it out")
 
 
 def main(arguments: list[str]) -> int:
@@ -53,6 +54,8 @@ def start(arguments: list[str]) -> None:
     entry.refuse_owned(arguments, OWNED, "launch/compress.py")
     with entry.publishing():
         config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
+    if Path(named["file"]).expanduser().exists():
+        entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
     pin(config.engine.portable)
     compress(config, named)
 

@@ -58,14 +58,28 @@ OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.toke
 
 
 def numbers(text: str) -> list[int]:
+    parts = different(text)
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in parts]
     except ValueError:
         raise UsageError("give whole numbers, by commas") from None
 
 
 def vocabulary_sizes(text: str) -> list[int | Literal["bytes"]]:
-    return ["bytes" if part == "bytes" else numbers(part)[0] for part in text.split(",")]
+    return ["bytes" if part == "bytes" else numbers(part)[0] for part in different(text)]
+
+
+def block_patterns(text: str) -> list[str]:
+    """Without spaces that make no difference."""
+    return different(",".join(" ".join(block.split()) for block in text.split(",")))
+
+
+def different(text: str) -> list[str]:
+    """What stands between commas. Raises UsageError for what is there twice, as two cells would share a directory."""
+    parts = text.split(",")
+    if len(set(parts)) < len(parts) or not all(parts):
+        raise UsageError("give different values, by commas")
+    return parts
 
 
 def main(arguments: list[str]) -> int:
@@ -77,7 +91,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The sweep's options, and those of launch/train.py. Raises UsageError for what can have no effect."""
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where the run directories are made")
-    parser.add_argument("--blocks", required=True, help="names from model/registry.py, or patterns of them, by commas")
+    parser.add_argument(
+        "--blocks",
+        type=block_patterns,
+        required=True,
+        help="names from model/registry.py, or patterns of them, by commas",
+    )
     parser.add_argument("--widths", type=numbers, required=True, help="values of model.width, by commas")
     parser.add_argument("--seeds", type=numbers, default=[0], help="values of train.seed, by commas (default: 0)")
     parser.add_argument(
@@ -124,14 +143,13 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     given = ["--model.ngram_orders=[]", *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
-    blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
     with entry.publishing():
         run = parse_config("", given).run
     if run.resume or run.stop_after_steps:
         raise UsageError(
             "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
         )
-    cells = grid(given, blocks, options.widths, options.seeds, options.vocabularies, options.match, options.dir)
+    cells = grid(given, options.blocks, options.widths, options.seeds, options.vocabularies, options.match, options.dir)
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:

@@ -66,6 +66,17 @@ def test_text_that_the_terminal_cannot_show_does_not_end_the_work() -> None:
     assert (done.returncode, done.stdout) == (0, "caf\\udce9 ▁\n"), done.stderr
 
 
+def test_a_program_that_starts_itself_again_has_its_own_standard_output(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom launch import entry\nentry.begin(__name__)\n"
+        "if 'AGAIN' not in os.environ:\n    entry.restart({'AGAIN': 'yes'})\n"
+        "print('noise')\nentry.publish(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, program, "result"], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "result\n", "noise\n")
+
+
 WORK = """\
 for number in range(1000):
     entry.publish(f"line {number}")
@@ -246,6 +257,11 @@ REFUSED = [
     (launch.compress, ["a", "b", "--data", "c.yaml"],
      "--data may set data.source, which has no effect in launch/compress.py: give fields one by one"),
     (launch.sweep, [*SWEEP, "--width=3"], "unknown option --width. Did you mean --widths?"),
+    (launch.compress, [str(ROOT / "LICENSE"), "b", "--data.field=body"],
+     "--data.field has no effect in launch/compress.py: FILE is taken byte for byte; leave it out"),
+    (launch.sweep, ["--dir=x", "--blocks=gru", "--widths=32,32"], "--widths 32,32: give different values, by commas"),
+    (launch.sweep, ["--dir=x", "--blocks=gru,", "--widths=32"], "--blocks gru,: give different values, by commas"),
+    (launch.sweep, ["--dir=x", "--blocks=gru", "--widths=32,0"], "model.width is 0: it must be 1 or more"),
     (launch.sweep, ["--dir=x", "--blocks=a", "--widths=32,x"], "--widths 32,x: give whole numbers, by commas"),
     (launch.sweep, [*SWEEP, "--match=flop"],
      "--match flop: it must be one of parameters, flops, none. Did you mean flops?"),
