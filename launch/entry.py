@@ -82,6 +82,8 @@ def begin(module: str) -> None:
 def publish(content: str | bytes) -> None:
     """Write a text, and a line feed after it, or bytes as they are, to standard output."""
     stream = STREAMS.published or sys.stdout
+    if stream is None:  # closed, in a program that is not ours
+        return
     if isinstance(content, str):
         stream.write(content + "\n")
     else:
@@ -114,7 +116,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
             raise UsageError("standard output is closed, and what is printed would be lost. Redirect it: > /dev/null")
         return unwritten(work() or 0)
     except SystemExit as leaving:  # as parsers do after --help
-        return unwritten(int(leaving.code or 0))
+        if isinstance(leaving.code, str):
+            raise
+        return unwritten(leaving.code or 0)
     except (RunFailed, OSError, UsageError) as error:
         complain(error)
         return 2 if isinstance(error, UsageError) else 1
@@ -184,7 +188,7 @@ class Parser(argparse.ArgumentParser):
         if self.alone and not self._subparsers:
             options = [arg.split("=")[0] for arg in args[: args.index("--") if "--" in args else None]]
             for name in options:
-                if name.startswith("--") and name not in self._option_string_actions:
+                if name.startswith("--") and " " not in name and name not in self._option_string_actions:
                     raise UsageError(f"unknown option {name}. {meant(name, self.options())}")
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and self.alone:
@@ -226,7 +230,8 @@ def output_file(text: str) -> Path:
 def refuse_owned(arguments: Sequence[str], owned: dict[str, str], command: str) -> None:
     """Raise UsageError if options of launch/train.py are given that `command` sets itself. `owned` says for each what
     to do instead. A --config file may hold them: its values give way."""
-    given = {argument.split("=")[0].removeprefix("--").removesuffix("+") for argument in arguments}
+    options = [argument for argument in arguments if argument.startswith("--")]
+    given = {option.split("=")[0].removeprefix("--").removesuffix("+") for option in options}
     for name, remedy in owned.items():
         if name in given:
             raise UsageError(f"--{name} has no effect in {command}: {remedy}")

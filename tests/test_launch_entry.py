@@ -326,6 +326,18 @@ def test_a_configuration_file_gives_way_to_the_sweep_but_may_not_stop_it(
     assert "run.stop_after_steps" in capsys.readouterr().err
 
 
+def test_a_file_may_have_the_name_of_a_section(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").write_bytes(b"a few bytes")
+    assert launch.compress.main(["data", "archive"]) == 0
+    capsys.readouterr()
+    assert launch.decompress.main(["archive", "again"]) == 0
+    assert capsys.readouterr().out.startswith("again: 11 bytes")
+    assert (tmp_path / "again").read_bytes() == b"a few bytes"
+
+
 def test_the_closest_word_is_proposed_if_one_is_close() -> None:
     assert meant("--widhts", ["--widths", "--seeds"]) == "Did you mean --widths?"
     assert meant("--xyz", ["--widths", "--seeds"]) == "See --help"
