@@ -142,7 +142,8 @@ def unwritten(status: int) -> int:
 
 
 def is_rank_0() -> bool:
-    return os.environ.get("RANK", "0") in ("0", "")
+    rank = os.environ.get("RANK", "")
+    return not rank.isdigit() or int(rank) == 0
 
 
 def complain(error: Exception) -> None:

@@ -36,7 +36,8 @@ from data.errors import UsageError
 from data.files import write_file
 from eval.compare import read_sweep
 from train.cells import Cell, grid
-from train.command_line import SECTIONS, parse_config
+from train.command_line import parse_config
+from train.config import Config
 from train.engine import free_port
 
 TRAIN = Path(sys.path[0]) / "launch/train.py"
@@ -121,7 +122,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for argument in arguments:
         name = argument.split("=")[0]
         known = name in parser.options() or name in ("--local_rank", "--config", "--print_config")
-        if name.startswith("--") and "." not in name and not known and name[2:] not in SECTIONS:
+        if name.startswith("--") and "." not in name and not known and name[2:] not in Config().to_dict():
             raise UsageError(f"unknown option {name}. {entry.meant(name, parser.options())}")
     options, given = parser.parse_known_args(arguments)
     entry.refuse_owned(given, OWNED | (OWNED_BY_VOCABULARIES if options.vocabularies else {}), "a sweep")
