@@ -149,6 +149,7 @@ def test_the_archive_is_as_large_as_the_report_says(archive: Path, corpus: Path)
     assert names(corpus.parent) == {"corpus.txt", "archive", "archive.run"}
 
 
+@pytest.mark.usefixtures("device")
 def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, tmp_path: Path) -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
