@@ -1,4 +1,4 @@
-"""One body for every device: `device` runs a test on the CPU, by default, and on CUDA under `pytest -m gpu`."""
+"""One body for every device: `device` runs a test on the CPU, and on CUDA under `pytest -m gpu`."""
 
 import os
 
