@@ -142,6 +142,8 @@ def test_zero_stages_agree_and_resume(
     assert done.returncode == 0, done.stderr
     bits = [report(path)["description_length"]["data_bits"] for path in (plain, run_dir)]
     assert "contiguous chunk" not in done.stderr
+    # Messages between ranks are no arithmetic that nobody knows.
+    assert report(run_dir)["cost"]["mfu"] > 0
     # On CUDA in bf16.
     assert bits[0] == pytest.approx(bits[1], rel=1e-4 if device.type == "cpu" else 0.01)
 

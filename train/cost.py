@@ -11,6 +11,7 @@ products that were measured on the same device in the same precision. Two conven
 Elementwise work, such as a scan's, is in neither: `elementwise_flops` stands beside them.
 """
 
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -63,6 +64,14 @@ def product_secs(device: torch.device, dtype: torch.dtype, side: int, repeats: i
     return min(first.elapsed_time(then) for first, then in pairwise(marks)) / 1e3
 
 
+def free_bytes(device: torch.device) -> float:
+    """Memory that PyTorch could give to new tensors. On a CPU the yardstick stays too small to ask."""
+    if device.type != "cuda":
+        return math.inf
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """The yardstick of MFU: the rate of square products whose side grows until they fill the device, in the precision
     of the run (`dtype`, and for fp32 on CUDA whatever PyTorch's setting of TF32 is). It ends before a side that would
@@ -72,7 +81,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
         name = "tf32"
     best, spent = Peak(0.0, 0, name), 0.0
     for side in SIDES:
-        if device.type == "cuda" and 4 * side**2 * 4 > torch.cuda.mem_get_info(device)[0] / 2:
+        if 16 * side**2 > free_bytes(device) / 2:
             break
         # Time grows with the cube of the side at most.
         expected = 2 * side**3 / best.flops_per_sec if best.side else 0.0
@@ -98,7 +107,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, threads {torch.get_num_threads()}"
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_rss_bytes() -> int:

@@ -78,9 +78,10 @@ ELEMENTWISE = _operators(
 )
 # They move, make or choose numbers and compute none.
 MOVING = _operators(
-    "_to_copy _unsafe_view arange cat clone constant_pad_nd copy_ embedding empty empty_like eye flip full full_like "
-    "gather index index_select lift_fresh new_empty new_full new_ones new_zeros ones ones_like repeat scalar_tensor "
-    "stack tril triu unsafe_split zeros zeros_like"
+    "_foreach_copy_ _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd copy_ embedding empty "
+    "empty_like eye flip full full_like gather index index_copy_ index_put_ index_select lift_fresh new_empty new_full "
+    "new_ones new_zeros ones ones_like repeat resize_ roll scalar_tensor scatter select_scatter set_ slice_scatter "
+    "split_with_sizes_copy stack tril triu unsafe_split zeros zeros_like"
 )
 
 
@@ -104,21 +105,21 @@ class OperationCounter(TorchDispatchMode):
         made = func(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, made)) if isinstance(leaf, Tensor)]
         results = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-        tags = {tag.name for tag in getattr(func, "tags", ())}
         if packet in FORMULAS:
             flops = FORMULAS[packet](*args, **kwargs, out_val=made)
             self.flops += flops * (4 if any(tensor.is_complex() for tensor in tensors) else 1)
-        elif getattr(func, "is_view", False) or packet in MOVING or not any(map(has_fractions, results)):
-            pass
-        elif tags & {"pointwise", "reduction"} or packet in ELEMENTWISE:
-            self.elementwise += max(tensor.numel() for tensor in tensors)
-        else:
-            self.uncounted[str(packet)] += 1
+        elif computes(func, packet) and any(part.is_floating_point() or part.is_complex() for part in results):
+            if {tag.name for tag in getattr(func, "tags", ())} & {"pointwise", "reduction"} or packet in ELEMENTWISE:
+                self.elementwise += max(tensor.numel() for tensor in tensors)
+            else:
+                self.uncounted[str(packet)] += 1
         return made
 
 
-def has_fractions(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+def computes(operator: Any, packet: Any) -> bool:
+    """Whether it is more than a view, a move or a message."""
+    view, message = getattr(operator, "is_view", False), "c10d" in getattr(operator, "namespace", "")
+    return not (view or message or packet in MOVING)
 
 
 @dataclass(frozen=True)
