@@ -161,6 +161,8 @@ def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, 
     assert (tmp_path / "file").read_bytes() == corpus.read_bytes()
     assert names(tmp_path) == {"file"}
     assert open_archive(archive).sha256 in done.stdout
+    # Not stored as it is.
+    assert open_archive(archive).header["method"] == "model"
 
 
 def test_the_same_file_elsewhere_gives_the_same_archive(
