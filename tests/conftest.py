@@ -26,3 +26,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def ranks(device: torch.device) -> int:
     """Two ranks, where there are as many devices."""
     return 2 if device.type == "cpu" else min(2, torch.cuda.device_count())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and "device" not in item.fixturenames:  # type: ignore[attr-defined]
+            raise pytest.UsageError(f"{item.nodeid} is marked gpu: take `device`, so that its body runs on a CPU, too")

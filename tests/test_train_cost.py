@@ -97,11 +97,11 @@ def test_the_yardstick_fills_the_device_and_ends_in_time(monkeypatch: pytest.Mon
 
     def slow(device: torch.device, dtype: torch.dtype, side: int, repeats: int) -> float:
         tried.append(side)
-        return 2 * side**3 / 20e9
+        return 2 * side**3 / 30e9
 
     monkeypatch.setattr("train.cost.product_secs", slow)
     measure_peak(cpu, torch.float32)
-    # At 20 GFLOP/s one of 2,048 would take 0.9 s, and then another.
+    # At 30 GFLOP/s one of 2,048 would take 0.6 s, and then another.
     assert tried == [256, 512, 1024]
 
 

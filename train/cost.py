@@ -27,10 +27,10 @@ from train.loop import Learner
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 CPU_INFO = Path("/proc/cpuinfo")
-# Sides of the yardstick's square products; what a search for the fastest may take, and turns of each.
+# Sides of the yardstick's square products, turns of each at most, and what the device may take for one side.
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
-SEARCH_SECS = 0.6
 REPEATS = 10
+SIDE_SECS = 0.15
 
 
 @dataclass(frozen=True)
@@ -75,23 +75,18 @@ def free_bytes(device: torch.device) -> float:
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
     """The yardstick of MFU: the rate of square products whose side grows until they fill the device, in the precision
     of the run (`dtype`, and for fp32 on CUDA whatever PyTorch's setting of TF32 is). It ends before a side that would
-    take longer than SEARCH_SECS, or half of the free memory."""
+    take more than SIDE_SECS, or half of the free memory."""
     name = str(dtype).removeprefix("torch.")
     if device.type == "cuda" and dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
         name = "tf32"
-    best, spent = Peak(0.0, 0, name), 0.0
+    best = Peak(0.0, 0, name)
     for side in SIDES:
-        if 16 * side**2 > free_bytes(device) / 2:
+        # Time grows with the cube of the side at most. Two products are the least: the first one is not timed.
+        expected_secs = 2 * side**3 / best.flops_per_sec if best.side else 0.0
+        if 2 * expected_secs > SIDE_SECS or 16 * side**2 > free_bytes(device) / 2:
             break
-        # Time grows with the cube of the side at most.
-        expected = 2 * side**3 / best.flops_per_sec if best.side else 0.0
-        left = SEARCH_SECS - spent
-        if 2 * expected > left:
-            break
-        repeats = min(REPEATS, max(1, int(left / expected) - 1)) if expected else REPEATS
-        start = time.perf_counter()
+        repeats = REPEATS if 4 * REPEATS * expected_secs < SIDE_SECS else max(1, int(SIDE_SECS / 4 / expected_secs))
         rate = 2 * side**3 / product_secs(device, dtype, side, repeats)
-        spent += time.perf_counter() - start if best.side else 0.0
         best = max(best, Peak(rate, side, name), key=lambda peak: peak.flops_per_sec)
     return best
 
