@@ -78,7 +78,16 @@ class Cost(TypedDict):
     elapsed_secs: Amount
     tokens_per_sec: Amount
     model_flops: Amount
-    mfu: Amount
+    # Left out where the model has operators whose arithmetic is not known: `uncounted` names them.
+    mfu: NotRequired[Amount]
+    uncounted: NotRequired[list[str]]
+    # What MFU is made of (train/cost.py). Reports of before 2026-11-28 have none.
+    mfu_6n: NotRequired[Amount]
+    elementwise_flops: NotRequired[Amount]
+    peak_flops_per_sec: NotRequired[Amount]
+    peak_shape: NotRequired[list[Count]]
+    peak_dtype: NotRequired[str]
+    device: NotRequired[str]
     peak_memory_bytes: Count
 
 

@@ -106,6 +106,28 @@ def duration(elapsed_secs: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{elapsed_secs:.1f} s"
 
 
+def operations(report: Report) -> str:
+    """The arithmetic of the epoch."""
+    cost = report["cost"]
+    beside = f", and {cost['elementwise_flops']:.2e} elementwise operations" if "elementwise_flops" in cost else ""
+    return f"{cost['model_flops']:.2e}{beside}"
+
+
+def utilisation(report: Report) -> str:
+    """MFU by both conventions, and the rate that they are parts of: train/cost.py."""
+    cost = report["cost"]
+    parts = [f"MFU {cost['mfu']:.1%}"] if "mfu" in cost else []
+    if "uncounted" in cost:
+        parts.append(f"MFU unknown: no formula for {', '.join(cost['uncounted'])}")
+    if "mfu_6n" in cost:
+        parts.append(f"{cost['mfu_6n']:.1%} by 6 N a token")
+    if "peak_flops_per_sec" in cost:
+        shape = " x ".join(f"{side:,}" for side in cost["peak_shape"])
+        rate = f"{cost['peak_flops_per_sec'] / 1e12:,.3g} TFLOP/s"
+        parts.append(f"100% is {rate}, {cost['peak_dtype']} products of {shape} on {cost['device']}")
+    return "; ".join(parts)
+
+
 def summary(report: Report) -> str:
     """Corpus, model and time, on one line."""
     corpus, model = report["corpus"], report["model"]
@@ -171,10 +193,9 @@ def markdown(report: Report, figure: str) -> str:
                 ("model", f"{model['block']}, depth {model['depth']}, width {model['width']}"),
                 ("parameters", f"{model['parameters']:,} ({model['parameters_non_embedding']:,} beside the embedding)"),
                 ("corpus", f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens"),
-                (
-                    "time",
-                    f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s, MFU {cost['mfu']:.1%}",
-                ),
+                ("time", f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s"),
+                ("model FLOPs", operations(report)),
+                ("utilisation", utilisation(report)),
                 ("ranks and steps", f"{cost['world_size']:,} and {cost['optimizer_steps']:,}"),
                 ("peak memory", f"{cost['peak_memory_bytes'] / 1e6:,.0f} MB"),
                 (

@@ -22,6 +22,13 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, table) if table.is_cuda else table[index]
 
 
+def one_chunk(weights: list[Tensor]) -> list[Tensor]:
+    """Copies of matrices and biases, one behind the other in memory, where cuDNN's kernels for recurrent networks would
+    put copies of their own at every call, with a warning."""
+    flat = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
+    return [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]
+
+
 def precise(x: Tensor) -> Tensor:
     """x in fp32, or better if it is: for normalisers, gates and losses, which autocast would spoil."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -37,7 +37,13 @@ KEYS = {
         "elapsed_secs",
         "tokens_per_sec",
         "model_flops",
+        "elementwise_flops",
         "mfu",
+        "mfu_6n",
+        "peak_flops_per_sec",
+        "peak_shape",
+        "peak_dtype",
+        "device",
         "peak_memory_bytes",
     },
     "code": {"modules", "source_bytes", "canonical_bytes", "xz_bytes"},
@@ -154,9 +160,40 @@ def test_no_report_is_built_of_a_corpus_that_was_not_coded_whole() -> None:
 
 def test_a_missing_key_is_named() -> None:
     arguments = sections()
-    del arguments["cost"]["mfu"]
-    with pytest.raises(ValueError, match=r"cost\.mfu: Field required"):
+    del arguments["cost"]["elapsed_secs"]
+    with pytest.raises(ValueError, match=r"cost\.elapsed_secs: Field required"):
         build_report(**arguments)
+
+
+def test_utilisation_by_both_conventions_and_what_it_is_a_part_of(tmp_path: Path) -> None:
+    said = "MFU 25.0%; 20.0% by 6 N a token; 100% is 46.5 TFLOP/s, bfloat16 products of 2,048 x 2,048 x 2,048 on A Fast"
+    report = finished_run(tmp_path / "run")
+    text = markdown(report, "")
+    assert f"| utilisation | {said} Device |" in text
+    assert "| model FLOPs | 2.00e+09, and 1.00e+08 elementwise operations |" in text
+    words = " ".join(Page((tmp_path / "run/report.html").read_text()).words)
+    assert "MFU 25.0% MFU, 6 N a token 20.0% 100% is 46.5 TFLOP/s, bfloat16 products of 2048 × 2048 × 2048" in words
+    assert "elementwise 1.00e+08" in words
+    assert "device A Fast Device" in words
+
+
+def test_without_formulas_there_is_no_utilisation_but_the_names(tmp_path: Path) -> None:
+    arguments = sections()
+    del arguments["cost"]["mfu"]
+    arguments["cost"]["uncounted"] = ["fla.chunk_delta"]
+    text = markdown(build_report(**arguments), "")
+    assert "| utilisation | MFU unknown: no formula for fla.chunk_delta; 20.0% by 6 N a token; 100% is" in text
+
+
+def test_a_report_of_before_the_yardstick_was_told_still_reads(tmp_path: Path) -> None:
+    arguments = sections()
+    old = {"world_size", "optimizer_steps", "elapsed_secs", "tokens_per_sec", "model_flops", "mfu", "peak_memory_bytes"}
+    arguments["cost"] = {name: value for name, value in arguments["cost"].items() if name in old}
+    report = build_report(**arguments)
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    assert load_report(path) == report
+    assert "| utilisation | MFU 25.0% |" in markdown(report, "")
 
 
 def test_rows() -> None:

@@ -173,6 +173,7 @@ def test_each_term_of_the_report_is_in_the_archive(archive: Path, two_ranks: Pat
     assert names(corpus.parent) == {"corpus.txt", "archive", "archive.run"}
 
 
+@pytest.mark.usefixtures("device")
 def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, tmp_path: Path) -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -184,6 +185,8 @@ def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, 
     assert (tmp_path / "file").read_bytes() == corpus.read_bytes()
     assert names(tmp_path) == {"file"}
     assert open_archive(archive).sha256 in done.stdout
+    # Not stored as it is.
+    assert open_archive(archive).header["method"] == "model"
 
 
 def test_the_same_file_elsewhere_gives_the_same_archive(

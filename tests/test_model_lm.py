@@ -1,6 +1,7 @@
 """The language model, with and without context mixing."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -29,33 +30,51 @@ def test_untrained_model_codes_every_token_with_log2_v_bits(orders: list[int]) -
 
 
 @pytest.mark.parametrize(
-    ("orders", "embedded", "vocabulary"),
-    [([], [], 257), ([], [], 300), (ORDERS, [], 257), (ORDERS, [2, 0], 257), (ORDERS, [4], 300)],
+    ("orders", "lags", "embedded", "vocabulary"),
+    [
+        ([], [], [], 257),
+        ([], [], [], 300),
+        (ORDERS, [], [], 257),
+        (ORDERS, [], [2, 0], 257),
+        (ORDERS, [], [4], 300),
+        (ORDERS, [[2], [1, 3]], [], 257),
+        (ORDERS, [[2], [1, 3]], [], 600),
+    ],
 )
 def test_the_cost_of_targets_is_what_the_stepwise_form_says(
-    orders: list[int], embedded: list[int], vocabulary: int
+    orders: list[int], lags: list[list[int]], embedded: list[int], vocabulary: int, device: torch.device
 ) -> None:
+    """The counts, too, are those of a CPU, and the costs of either form there."""
     torch.manual_seed(1)
-    model = LanguageModel(config(ngram_orders=orders, ngram_embeddings=embedded), vocabulary).double()
+    given = config(ngram_orders=orders, ngram_lags=lags, ngram_embeddings=embedded)
+    model = LanguageModel(given, vocabulary).double()
     with torch.no_grad():
         for name, p in model.named_parameters():
             # Beyond log-odds of 20, softplus is off by 1e-9.
             p.add_((0.1 if name.startswith("mixing") else 0.3) * torch.randn_like(p))
     tokens, context = torch.randint(vocabulary, (3, 60)), model.context
-    if model.mixing is not None:
-        model.mixing.learn(tokens[:, :-1], tokens[:, context:])
+    there = deepcopy(model).to(device)
+    for one in (model, there):
+        if one.mixing is not None:
+            given_tokens = tokens.to(one.embedding.device)
+            one.mixing.learn(given_tokens[:, :-1], given_tokens[:, context:])
+            assert one.mixing.counts.any()
+            assert torch.equal(one.mixing.counts.cpu(), model.mixing.counts)
     targets = torch.randint(vocabulary, (3, 61 - context))
     targets[0, 3:], targets[1, 5] = -1, -1
     nats, _ = model(tokens, model.init_state(3), targets)
-    state, parts = model.init_state(3), []
+    state, parts = there.init_state(3), []
     for t in range(61 - context):
-        seen, state = model(tokens[:, t : t + context], state)
-        parts.append(distribution(model, seen, 3).log())
-    predicted = torch.stack(parts, 1)
-    assert (predicted.exp().sum(-1) - 1).abs().max() < 1e-10
+        seen, state = there(tokens[:, t : t + context].to(device), state)
+        parts.append(distribution(there, seen, 3).log())
+    predicted = torch.stack(parts, 1).cpu()
+    tolerance = 1e-10 if device.type == "cpu" else 1e-8
+    assert (predicted.exp().sum(-1) - 1).abs().max() < tolerance
     expected = -predicted.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    assert (nats[targets >= 0] - expected[targets >= 0]).abs().max() < 1e-10
-    assert (nats[targets < 0] == 0).all()
+    parallel, _ = there(tokens.to(device), there.init_state(3), targets.to(device))
+    for found in (nats, parallel.cpu()):
+        assert (found[targets >= 0] - expected[targets >= 0]).abs().max() < tolerance
+        assert (found[targets < 0] == 0).all()
     assert expected.std() > 0.1
 
 

@@ -45,6 +45,19 @@ def test_orthogonalise_moves_singular_values_by_the_quintic(shape: tuple[int, in
     assert (orthogonalise(matrices) - left @ torch.diag_embed(values) @ right).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 64, 64), (3, 32, 96), (3, 128, 32)])
+def test_orthogonalise_levels_singular_values_in_any_precision(
+    shape: tuple[int, ...], precision: torch.dtype, device: torch.device
+) -> None:
+    torch.manual_seed(1)
+    out = orthogonalise(torch.randn(shape).to(device, precision))
+    assert out.dtype == precision
+    values = torch.linalg.svdvals(out.float()).cpu()
+    assert values.min() > 0.3
+    assert values.max() < 1.4
+
+
 class OneOfRanks:
     """torch.distributed as one of several ranks sees it, whose messages nobody else sends: it notes who would."""
 
