@@ -29,6 +29,7 @@ from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.description_length import DescriptionLength, side_bits
+from eval.provenance import what_was_run
 from eval.report import build_report, write_report
 from eval.tables import terminal_table
 from launch.corpus import CODE_FILE, count, identity, measure, prepare_corpus, told
@@ -131,6 +132,7 @@ def keep_books(
     """The run as rank 0 sees it: its fixed terms before and its report after."""
     run_dir, manifest = Path(config.run.dir), corpus.manifest
     machine = reference_machine()
+    run_as = what_was_run(config, extra, place.device.type, place.world_size)
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
     write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
     values = told(config, corpus.tokenizer, extra)
@@ -149,7 +151,7 @@ def keep_books(
 
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
-    hparams = {section: values[section] for section in ("model", "train")}
+    hparams = {section: values[section] for section in ("data", "model", "train", "engine")}
     metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
     outcome = run.go(metrics, length.total_bits, manifest.bytes)
     finish(config, place, corpus, code, outcome)
@@ -165,6 +167,7 @@ def keep_books(
         cost=outcome.cost,
         code=code,
         reference_machine=machine,
+        run=run_as,
     )
     metrics.end(dict(report))
     metrics.close()

@@ -47,6 +47,12 @@ def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400
         },
         "code": CODE,
         "reference_machine": {"python": "3.11.7", "torch": "2.13.0"},
+        "run": {
+            "config": Config().to_dict(),
+            "command": "launch/train.py --data.source text",
+            "commit": {"hash": "0123456789abcdef" * 2 + "01234567", "changed": False},
+            "device": {"name": "a processor", "kind": "cpu", "world_size": 1, "threads": 2, "precision": "fp32"},
+        },
     }
 
 
@@ -98,6 +104,7 @@ def finished_cell(
     }
     arguments["cost"]["model_flops"] = 6.0 * 300 * parameters
     arguments["baselines"] = arguments["references"] = None
+    arguments["run"]["config"] = config
     length = DescriptionLength(8 * float(data_bytes), CODE.code_bits, 8 * tokenizer_bytes, 8.0 * 5)
     report = build_report(**arguments | {"description_length": length})
     run_dir.mkdir(parents=True)
