@@ -11,7 +11,7 @@ from eval.curve import load_curve
 from eval.description_length import DescriptionLength
 from eval.pages import render
 from eval.plots import THEMES, description_length_figure, rate_figure
-from eval.provenance import commit_text, settings_rows
+from eval.provenance import not_default, setting_text, settings_rows
 from eval.reference_codes import ReferenceCodes
 from eval.schema import FORMAT, Report, check_report
 from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms
@@ -98,7 +98,8 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
         most_bytes=rows[-1].bytes,
         note=extrapolation_note(report),
         settings=settings_rows(report),
-        commit=commit_text(report.get("commit")),
+        changed_settings=not_default(report["config"]) if "config" in report else {},
+        setting_text=setting_text,
     )
     for name, content in lengths.items():
         write_file(run_dir / f"curve-{name}.png", content)

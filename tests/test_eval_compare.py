@@ -123,6 +123,9 @@ def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Pat
         ("sweep/middle", 4800),
         ("large", 5600),
     ]
+    settings = {"seed": "0", "vocabulary": "2048", "optimizer": "muon", "matrix_lr": "0.02", "table_lr": "0.02"}
+    settings |= {"vector_lr": "0.01", "commit": "0123456789ab"}
+    assert {name: rows[0][name] for name in settings} == settings
     page = (tmp_path / "out/comparison.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     link = page.split('<a href="')[1].split('"')[0]

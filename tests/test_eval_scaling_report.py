@@ -128,7 +128,10 @@ def test_scaling_csv_has_a_row_a_cell(made: tuple[Path, str]) -> None:
     with (made[0] / "scaling.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0])[:5] == ["name", "block", "width", "seed", "vocabulary"]
-    assert {"parameters", "flops", "data_bits", "total_bits", "bits_per_byte"} < set(rows[0])
+    assert {"parameters", "flops", "data_bits", "code_bits", "total_bits", "bits_per_byte"} < set(rows[0])
+    settings = {"seed": "0", "vocabulary": rows[0]["vocabulary"], "optimizer": "muon", "matrix_lr": "0.02"}
+    settings |= {"table_lr": "0.02", "vector_lr": "0.01", "commit": "0123456789ab"}
+    assert {name: rows[0][name] for name in settings} == settings
     assert len({row["name"] for row in rows}) == len(rows) == 20
     for row in rows:
         assert float(row["total_bits"]) - float(row["data_bits"]) == pytest.approx(8 * FIXED_BYTES)
