@@ -89,7 +89,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     data, model, train = config["data"], config["model"], config["train"]
     of_bytes = data["tokenizer"] == "bytes"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
-    ranks = f"{place['world_size']:,} rank{'s' if place['world_size'] > 1 else ''} x {place['threads']:,} threads"
+    ranks = f"{_count(place['world_size'], 'rank')} x {_count(place['threads'], 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
     batch = f"{train['lanes']:,} lanes x {train['segment_tokens']:,} tokens"
     rows = [
@@ -104,8 +104,12 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     ]
     if declared := report.get("reference_packages"):
         rows.append(("declared, not charged", ", ".join(f"{name} {version}" for name, version in declared.items())))
-    differing = [f"{name} {value} ({default})" for name, (value, default) in not_default(config).items()]
-    return [*rows, ("differs from (defaults)", ", ".join(differing) or "nothing")]
+    differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
+    return [*rows, ("differs from defaults", "; ".join(differing) or "nothing")]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def mixing_words(model: dict[str, Any], of_bytes: bool) -> str:

@@ -103,13 +103,15 @@ class Pair:
                 stretches.append((who, node.size, node.size))
         if len(stretches) == 1:
             return f"{stretches[0][0]} from {rounded(self.range[0])} to {rounded(self.range[1])}"
-        parts = []
-        for (who, _, last), (then, first, _) in itertools.pairwise(stretches):
+        parts, before = [], ""
+        for (who, start, last), (then, first, _) in itertools.pairwise(stretches):
             # What cannot be told reaches from the last that could to the next.
             end = first if who == NOT_DISTINGUISHABLE else last
             if NOT_DISTINGUISHABLE not in (who, then):
                 end = next((at.size for at in crossed if last <= at.size <= first), (last * first) ** 0.5)
-            parts.append(f"{who} to {rounded(end)}")
+            alone = start == last and before == then == NOT_DISTINGUISHABLE
+            parts.append(f"{who} {'at' if alone else 'to'} {rounded(end)}")
+            before = who
         return ", ".join([*parts, f"{stretches[-1][0]} above"])
 
 

@@ -64,12 +64,12 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """ "136 bytes longer", "not distinguishable", "448 bytes shorter: code decides"."""
-        reason = f": {self.decider} decides" if self.decider in EXACT else ""
-        amount = f"{abs(self.difference_bits) / 8:,.0f} bytes {'shorter' if self.difference_bits < 0 else 'longer'}"
-        if self.shorter:
-            return amount + reason
-        return f"{NOT_DISTINGUISHABLE} ({amount}{reason})" if reason else NOT_DISTINGUISHABLE
+        """ "longer", "not distinguishable", "shorter: code decides", "not distinguishable; code decides the sign"."""
+        if self.decider not in EXACT:
+            return self.word
+        return (
+            f"{self.word}: {self.decider} decides" if self.shorter else f"{self.word}; {self.decider} decides the sign"
+        )
 
     @property
     def span(self) -> str:

@@ -55,7 +55,7 @@ def test_the_table_compares_runs_and_baselines(runs_dir: Path) -> None:
     rows = {line.split()[0]: line.split() for line in table.splitlines()}
     assert rows["sweep/middle"][1:7] == ["600", "500", "80", "4.8000", "1.67", "12,345"]
     words = " ".join(verdicts.split())
-    assert "bytes beside sweep/small sweep/middle data +100 (+100 to +100) 100 bytes longer" in words
+    assert "bytes beside sweep/small sweep/middle data +100 (+100 to +100) longer" in words
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert rows["ppmd"] == ["ppmd", "400", "3.2000", "2.50", "25.0", "%", "larger"]
     assert max(map(len, lines)) <= 100

@@ -122,9 +122,9 @@ def test_what_differs_from_the_defaults_is_on_the_first_screen(tmp_path: Path) -
     rows = dict(settings_rows(report))
     assert rows["context mixing"] == "none"
     assert rows["symbols"] == "bytes, 257"
-    assert "model.width 32 (128), model.ngram_orders none (1 2 3 4 6)" in rows["differs from (defaults)"]
+    assert "model.width 32, not 128; model.ngram_orders none, not 1 2 3 4 6" in rows["differs from defaults"]
     page = (tmp_path / "run/report.html").read_text().split("<h2>")[0]
-    assert "model.width 32 (128)" in page
+    assert "model.width 32, not 128" in page
     lines = terminal_table(report).splitlines()
     assert max(map(len, lines)) <= 100
 

@@ -145,6 +145,17 @@ def test_a_crossing_takes_two_sizes_that_tell_opposite(tmp_path: Path) -> None:
     assert "Crossings of architectures: not identified." in scaling_text(scaling)
 
 
+def test_what_one_size_alone_tells_is_said_of_it_alone(tmp_path: Path) -> None:
+    for width, difference in ((32, -300.0), (64, -9000.0), (96, -300.0)):
+        for seed, noise in enumerate((-1500.0, 0.0, 1500.0)):
+            cell(tmp_path, "attention", 770_000 + noise + difference, width, seed)
+            cell(tmp_path, "gated_conv", 770_000 + noise, width, seed)
+    scaling = sections(tmp_path).scaling
+    assert scaling is not None
+    verdict = next(pair for pair in scaling.pairs if pair.axis == "width").data_verdict
+    assert verdict == f"{NOT_DISTINGUISHABLE} to 64, attention at 64, {NOT_DISTINGUISHABLE} above"
+
+
 def test_runs_of_one_seed_and_configuration_are_cells_of_their_own(tmp_path: Path) -> None:
     """Two versions of the code, say: they differ in more than the seed."""
     for name, data_bytes in (("before", 100_000.0), ("after", 99_000.0)):
@@ -239,7 +250,7 @@ def test_who_decides(data_bits: float, code_bits: float, half_width: float, word
 
 def test_words() -> None:
     found = Verdict("total", "one", "two", -8000.0, (-9600.0, -6400.0), "seeds", "side")
-    assert (found.text, found.span) == ("1,000 bytes shorter: side decides", "−1,000 (−1,200 to −800)")
+    assert (found.text, found.span) == ("shorter: side decides", "−1,000 (−1,200 to −800)")
     assert listed(["a"]) == "a"
     assert listed(["a", "b"]) == "a and b"
     assert listed([*"abcdef"]) == "a, b, c, d and 2 others"
