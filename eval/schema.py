@@ -98,6 +98,23 @@ class Code(TypedDict):
     xz_bytes: Count
 
 
+class Device(TypedDict):
+    """What rank 0 ran on, with so many ranks in all and threads a rank; `kind` is cpu or cuda."""
+
+    name: str
+    kind: str
+    world_size: Count
+    threads: Count
+    precision: str
+
+
+class Commit(TypedDict):
+    """Of the code; `changed` says whether tracked files differed from it."""
+
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{40,64}$")]
+    changed: bool
+
+
 # Its sections inherit this.
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Report(TypedDict):
@@ -116,6 +133,15 @@ class Report(TypedDict):
     cost: Cost
     code: Code
     reference_machine: dict[str, str]
+    # Packages beyond the reference machine that were declared to be part of it, with their versions.
+    reference_packages: NotRequired[dict[str, str]]
+    # What was run. Reports of before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
+    # `commit` is null where the code is not in a git checkout.
+    config: NotRequired[dict[str, dict[str, Any]]]
+    deepspeed: NotRequired[dict[str, Any]]
+    command: NotRequired[str]
+    commit: NotRequired[Commit | None]
+    device: NotRequired[Device]
 
 
 _SHAPE = TypeAdapter(Report)

@@ -33,6 +33,7 @@ from data.prepare import PreparedCorpus
 from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.decoder_imports import refuse_late_imports
 from eval.description_length import DescriptionLength, side_bits
+from eval.provenance import what_was_run
 from eval.report import build_report, write_report
 from eval.schema import Report
 from eval.tables import terminal_table
@@ -188,6 +189,7 @@ def keep_books(
     """The run as rank 0 sees it: its fixed terms before and its report after."""
     run_dir, manifest = Path(config.run.dir), corpus.manifest
     machine = reference_machine()
+    run_as = what_was_run(config, extra, place.device.type, place.world_size)
     write_file(run_dir / "environment.json", json.dumps(machine, indent=1).encode())
     write_file(run_dir / TOKENIZER_FILE, corpus.tokenizer.encoding)
     values = told(config, corpus.tokenizer, extra)
@@ -206,7 +208,7 @@ def keep_books(
 
     metrics = Metrics(run_dir, run.resumed_bytes)
     sizes = baselines.sizes if baselines else {}
-    hparams = {section: values[section] for section in ("model", "train")}
+    hparams = {section: values[section] for section in ("data", "model", "train", "engine")}
     metrics.begin(code.code_bits, tokenizer_bits, length.side_bits, sizes, hparams)
     with refuse_late_imports(code.modules, config.run.reference_packages):
         outcome = run.go(metrics, length.total_bits, manifest.bytes)
@@ -223,6 +225,7 @@ def keep_books(
         cost=outcome.cost,
         code=code,
         reference_machine=machine,
+        run=run_as,
     )
     metrics.end(dict(report))
     metrics.close()

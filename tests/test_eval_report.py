@@ -48,6 +48,10 @@ KEYS = {
     },
     "code": {"modules", "source_bytes", "canonical_bytes", "xz_bytes"},
     "reference_machine": {"python", "torch"},
+    "config": {"data", "model", "train", "engine", "run"},
+    "command": None,
+    "commit": {"hash", "changed"},
+    "device": {"name", "kind", "world_size", "threads", "precision"},
 }
 
 

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from data.errors import UsageError
 from data.files import file_sha256, write_file
-from eval.compare import Run, load_runs
+from eval.compare import Run, load_runs, refuse_mixed
 from eval.files import read_json
 from eval.generalisation import Scored, agreements, as_csv, scored, table
 from eval.generalisation_plots import figure
@@ -77,6 +77,7 @@ def generalisation(
 ) -> None:
     """Raises UsageError for what is wrong with the arguments, and for a file that a run has seen."""
     found = load_runs(runs_dir)
+    refuse_mixed(found)
     runs = [run for run in found if pointer_file(run).exists()]
     if len(runs) < 2:
         raise UsageError(
