@@ -1,7 +1,6 @@
 """What was run: the command, the code's commit, the device, and which settings matter or are not the defaults."""
 
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import torch
 
 from eval.schema import Report
 from train.config import BYTE_SYMBOLS, Config
+from train.cost import processor_name
 
 GIT_SECS = 30.0
 # Where a run lives, and what it leaves to the machine: they are told elsewhere, and change no bits by themselves.
@@ -70,16 +70,6 @@ def what_was_run(config: Config, deepspeed_keys: dict[str, Any], kind: str, worl
     return printable(found)
 
 
-def processor_name() -> str:
-    """As the system calls it: "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def settings_rows(report: Report) -> list[tuple[str, str]]:
     """What somebody who compares numbers has to know of a run, as rows of a name and words; none in reports that do not
     say what was run."""
@@ -102,8 +92,8 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
         ("machine", f"{ranks}, {place['precision']}, {place['name']}"),
     ]
-    if declared := report.get("reference_packages"):
-        rows.append(("declared, not charged", ", ".join(f"{name} {version}" for name, version in declared.items())))
+    if uncharged := report.get("reference_packages"):
+        rows.append(("packages not charged", ", ".join(f"{name} {version}" for name, version in uncharged.items())))
     differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
     return [*rows, ("differs from defaults", "; ".join(differing) or "nothing")]
 

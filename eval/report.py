@@ -66,6 +66,8 @@ def build_report(
         "reference_machine": reference_machine,
         **run,
     }
+    if code.uncharged:
+        report["reference_packages"] = code.uncharged
     if description_length.warm_start_bits:
         report["description_length"]["warm_start_bits"] = description_length.warm_start_bits
     if baselines and baselines.extrapolated:

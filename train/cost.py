@@ -12,6 +12,7 @@ Elementwise work, such as a scan's, is in neither: `elementwise_flops` stands be
 """
 
 import math
+import platform
 import resource
 import time
 from dataclasses import dataclass
@@ -100,10 +101,15 @@ def device_name(device: torch.device) -> str:
     """What the device calls itself; of a processor, with the threads that a rank has of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
-    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     threads = torch.get_num_threads()
-    return f"{names[0] if names else 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor_name() -> str:
+    """As the system calls it, such as "Intel(R) Xeon(R) Processor"."""
+    info = CPU_INFO.read_text(errors="replace") if CPU_INFO.exists() else ""
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_rss_bytes() -> int:
