@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable
 
 from data.errors import RunFailed, Stopped, UsageError
+from launch.launched import launched_rank
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
     """Run `work()` and return the exit status: what it returns or 0, 1 it failed, 2 bad arguments, 128 + signal after a
     clean stop. Errors of our own, and of the system, become one line on stderr; anything else is a bug and is raised.
     """
-    rank = int(os.environ.get("RANK", 0))
+    rank = 0
     try:
+        rank = launched_rank()
         return work() or 0
     except (RunFailed, OSError, UsageError) as error:
         # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first. Another host adds

@@ -30,6 +30,8 @@ CONFIG_FILE = "config.yaml"
 MAX_CONFIG_BYTES = 1 << 20
 # What a resumed run may have otherwise than it began: neither bits nor code depend on it.
 MAY_CHANGE = ("data.cache_dir", "data.workers", "engine.timeout_secs")
+# Of section run, what it may not.
+BEGUN_WITH = ("warm_start", "reference_packages")
 
 OWNED_KEYS = {
     "train_batch_size": "train.lanes",
@@ -40,9 +42,7 @@ OWNED_KEYS = {
     "scheduler": "train.flat_fraction and train.final_fraction",
     "fp16": "engine.precision",
     "bf16": "engine.precision",
-    "amp": "engine.precision",
     "torch_autocast": "engine.precision",
-    "elasticity": "train.lanes and train.accumulation",
     "zero_optimization.stage": "engine.zero_stage",
 }
 
@@ -263,7 +263,7 @@ def refuse_changes(before: Config, after: Config, saved: Path) -> None:
     for name in options():
         section, _, field = name.partition(".")
         was, is_now = old[section][field], new[section][field]
-        if was != is_now and name not in MAY_CHANGE and (section != "run" or field == "warm_start"):
+        if was != is_now and name not in MAY_CHANGE and (section != "run" or field in BEGUN_WITH):
             raise UsageError(
                 f"{name} was {was!r} in {saved} and is now {is_now!r}: a resumed run keeps what it began with; "
                 "start a new run to change it"
@@ -319,6 +319,10 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         raise UsageError(f"engine.deepspeed_config {path} cannot be read: {error}") from None
     if not isinstance(keys, dict):
         raise UsageError(f"engine.deepspeed_config {path} is not a JSON object")
+    try:
+        json.dumps(keys, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"engine.deepspeed_config {path} holds half a character: write it as text") from None
     stage = keys.get("zero_optimization", {})
     if not isinstance(stage, dict):
         raise UsageError(f"engine.deepspeed_config {path}: zero_optimization is not a JSON object")
