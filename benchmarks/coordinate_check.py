@@ -50,7 +50,8 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
 
     for depth, layer in enumerate(learner.model.layers):
         watch(f"block {depth}", layer.block)  # type: ignore[arg-type]
-        watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
+        if layer.mlp:
+            watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
         watch(f"stream {depth}", layer)
     watch("logits", learner.model)
     for step in range(steps):

@@ -7,7 +7,6 @@ a closed pipe nor a full disk behind them ends the work.
 
 import argparse
 import contextlib
-import difflib
 import errno
 import io
 import os
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from data.errors import RunFailed, Stopped, UsageError
+from launch.launched import launched_rank
+from train.options import did_you_mean
 
 # What argparse would name by Python's types.
 WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
@@ -114,6 +115,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
     try:
         if STREAMS.closed:
             raise UsageError("standard output is closed, and what is printed would be lost. Redirect it: > /dev/null")
+        launched_rank()
         return unwritten(work() or 0)
     except SystemExit as leaving:  # as parsers do after --help
         if isinstance(leaving.code, str):
@@ -163,8 +165,7 @@ def complain(error: Exception) -> None:
 
 def meant(word: str, known: Iterable[str]) -> str:
     """What to say after a `word` that is not one of those `known`: the closest of them, if one is close."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"Did you mean {close[0]}?" if close else "See --help"
+    return did_you_mean(word, known).removeprefix(". ") or "See --help"
 
 
 class Parser(argparse.ArgumentParser):

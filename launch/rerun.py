@@ -1,13 +1,9 @@
 """What launch/decompress.py does with an archive that is sound: the training, run again, with the installed project."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch.utils._pytree import tree_leaves
 
 from data.archive import Archive
 from data.errors import RunFailed, Stopped, UsageError
@@ -17,10 +13,10 @@ from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
 from train.command_line import recorded_config
-from train.config import Config, ModelConfig, RunConfig
+from train.config import Config, RunConfig
 from train.engine import Place, disconnect
 from train.hosts import join, naming_lost, refuse_unshared
-from train.meta import meta_model
+from train.meta import refuse_giant
 from train.ranks import meet_apart
 from train.restoring import RestorableDecoding
 from train.run import CHECKPOINTS, Run, last_good
@@ -49,7 +45,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
     except IndexError:
         raise UsageError(f"{archive.path}: the tokenizer's encoding is none") from None
-    refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
+    refuse_giant(config.model, config.train, tokenizer.vocabulary, header["world_size"])
     meet_apart()
     place, seats = join(header["threads"], config.engine.timeout_secs)
     again = "Start all ranks again with the same command and --resume"
@@ -90,14 +86,3 @@ def decode(
         shutil.rmtree(partial)
     disconnect(place)
     return 0
-
-
-def refuse_giant(config: ModelConfig, vocabulary: int, lanes: int) -> None:
-    """Raise UsageError if the model does not fit into this machine's memory: whoever wrote the archive chose it."""
-    model = meta_model(config, vocabulary)
-    with torch.device("meta"):
-        tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(lanes))]
-    needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed_bytes > memory_bytes:
-        raise UsageError(f"the model takes {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of memory")

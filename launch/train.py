@@ -44,7 +44,7 @@ from train.config import BYTE_SYMBOLS, Config
 from train.engine import Place, disconnect
 from train.frozen import TOKENIZER_FILE
 from train.hosts import Seat, hosts_without, join, naming_lost, refuse_unshared
-from train.meta import meta_model
+from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
 from train.ranks import after_rank_0, from_rank_0, meet_apart
 from train.run import CHECKPOINTS, CorpusSource, Outcome, ResumableSource, Run, last_good
@@ -120,7 +120,8 @@ def run_epoch(
 ) -> Report | None:
     """The same, once the ranks have met. `extra` are the user's DeepSpeed keys."""
     meta_model(config.model, BYTE_SYMBOLS)
-    corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place))
+    corpus = after_rank_0(place, "preparation", lambda: prepare_corpus(config, place, extra))
+    refuse_giant(config.model, config.train, corpus.tokenizer.vocabulary, place.world_size)
     manifest = corpus.manifest
     ours = f"{manifest.sha256} {manifest.tokenizer['sha256']}"
     if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):

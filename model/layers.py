@@ -1,5 +1,7 @@
 """Parts that every architecture shares. Shapes: `B` rows, `T` time, `D` width, `H` hidden channels."""
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,13 @@ def one_chunk(weights: list[Tensor]) -> list[Tensor]:
 def precise(x: Tensor) -> Tensor:
     """x in fp32, or better if it is: for normalisers, gates and losses, which autocast would spoil."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def coded(nats: Tensor, digits: Tensor) -> Tensor:
+    """`nats` [...] of symbols as an entropy coder takes them, of nats [..., S] of their digits: it gives every digit
+    2^-48 more of the whole than its probability (data/coder.py). The gradient is that of `nats`."""
+    least = digits.new_tensor(48 * log(2))
+    return nats - (F.softplus(digits.detach() - least) - F.softplus(-least)).sum(-1)
 
 
 class Linear(nn.Module):

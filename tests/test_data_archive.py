@@ -201,7 +201,7 @@ def test_any_file_name_can_be_a_corpus_name(tmp_path, name):
 
 def test_an_archive_is_opened_without_the_packages_of_training(tmp_path):
     write_archive(tmp_path / "archive", FRAMES)
-    blocked = dict.fromkeys(["torch", "deepspeed", "sentencepiece", "jsonargparse", "datasets", "pyarrow"])
+    blocked = dict.fromkeys(["torch", "deepspeed", "sentencepiece", "yaml", "datasets", "pyarrow"])
     program = f"import sys; sys.modules.update({blocked}); sys.path.insert(0, {str(ROOT)!r})\n"
     program += f"from pathlib import Path; from data.archive import open_archive; open_archive(Path({str(tmp_path)!r})"
     run = subprocess.run([sys.executable, "-c", f"{program} / 'archive')"], check=False, capture_output=True, text=True)

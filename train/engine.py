@@ -93,6 +93,8 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
     return {
         "overlap_comm": False,
         "steps_per_print": 0x7FFFFFFF,
+        # Our optimisers are offloaded as they are, slower than DeepSpeed's own, to the same bits.
+        "zero_force_ds_cpu_optimizer": False,
         **extra,
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": config.train.accumulation,
