@@ -130,7 +130,7 @@ def _read(frames: CheckedFrames) -> Archive:
     content = frames.next({b"H": "header"})[1]
     try:
         header = parse_header(content)
-    except ValueError as error:
+    except UsageError as error:
         raise frames.error(str(error)) from None
     part_bytes = {"header": len(content), "tokenizer": 0, "program": 0, "payload": 0, "end": END_BYTES}
     encoding, program, offsets = b"", b"", array("Q")

@@ -28,7 +28,7 @@ def info(archive: Archive) -> str:
     if archive.program:
         try:
             settings = sorted(_settings(unpack(archive.program)[0], ""))
-        except (ValueError, RecursionError) as error:
+        except (UsageError, RecursionError) as error:
             raise UsageError(f"{archive.path}: program: {error}; fetch the archive again") from error
         lines += ["", *_columns([_printable(f"{name} {value}") for name, value in settings])]
     return "\n".join([*lines, "", *_reconciliation(archive)]) + "\n"

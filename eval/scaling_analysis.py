@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.errors import UsageError
 from eval.lines import Line, Point, lines_of, notes_of
 from eval.scaling import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
 from eval.verdicts import EXACT, NOT_DISTINGUISHABLE, Cell, Verdict, cells_of, compare, half_width_bits, verdicts
@@ -186,7 +187,7 @@ def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, 
     """What the function returns, or else the reason that it raises."""
     try:
         return function(*arguments), ""
-    except ValueError as error:
+    except UsageError as error:
         return None, str(error)
 
 

@@ -152,7 +152,7 @@ def load_report(path: Path) -> Report:
     report = read_json(path, _SHAPE, LIMIT_BYTES)
     try:
         check_sums(report)
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return report
 

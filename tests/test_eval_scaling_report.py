@@ -53,6 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command = [sys.executable, str(ROOT / "launch/report.py"), str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout
 
 
@@ -116,12 +117,11 @@ def test_no_crossing_is_a_result_too(tmp_path: Path) -> None:
 
 
 def test_the_terminal_says_it(made: tuple[Path, str]) -> None:
-    runs, text = made
+    _, text = made
     assert "is the best of 20 cells of a sweep: log2(20) = 4.32 bits" in " ".join(text.split())
     assert "Runs that differ in data.vocabulary are never on one line" in text
     pair = text.split("ssd, vocabulary 2048 and attention, vocabulary 2048, by width\n")[1].splitlines()
     assert pair[1] == "  total  attention, vocabulary 2048 to 92, ssd, vocabulary 2048 above"
-    assert f"wrote {runs}/scaling.json" in text
 
 
 def test_scaling_csv_has_a_row_a_cell(made: tuple[Path, str]) -> None:
