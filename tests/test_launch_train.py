@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dist import ROOT, command, run, start, wait_until
 from filelock import FileLock
 
@@ -84,6 +85,21 @@ def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corp
     assert length["data_bits"] / 8 < known["order-0"] < known["uniform"]
     assert {"train/loop.py", "model/blocks/attention.py", "data/tokenizer.py"} <= set(found["code"]["modules"])
     assert not {"train/metrics.py", "data/prepare.py", "eval/report.py"} & set(found["code"]["modules"])
+
+
+def test_a_report_says_what_was_run(undisturbed: Path, corpus: Path) -> None:
+    found = report(undisturbed)
+    saved = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert found["config"] == {section: saved[section] for section in ("data", "model", "train", "engine", "run")}
+    assert found["config"]["data"]["source"] == str(corpus)
+    assert "launch/train.py" in found["command"]
+    assert str(corpus) in found["command"]
+    assert (found["device"]["world_size"], found["device"]["precision"]) == (1, found["config"]["engine"]["precision"])
+    assert found["device"]["threads"] == found["config"]["engine"]["threads"] > 0
+    assert found["commit"] is None or len(found["commit"]["hash"]) >= 40
+    first_screen = (undisturbed / "report.html").read_text().split("<h2>")[0]
+    for words in ("context mixing", "learning rates", "seed", "differs from defaults", "data.source"):
+        assert words in first_screen, words
 
 
 def test_the_first_segment_of_an_untrained_model_costs_log2_v(undisturbed: Path, corpus: Path, cache: Path) -> None:
