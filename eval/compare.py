@@ -106,13 +106,13 @@ def by_corpus(runs: list[Run], wanted: str = "") -> list[list[Run]]:
 
 def refuse_mixed(runs: list[Run]) -> None:
     """Raise UsageError unless all runs code one corpus, for what cannot be done with several."""
-    groups = by_corpus(runs)
-    if len(groups) > 1:
-        first, other = groups[0][0], groups[1][0]
-        raise UsageError(
-            f"{first.name} codes {corpus_words(first)} and {other.name} codes {corpus_words(other)}: description "
-            "lengths of different corpora cannot be compared; name a directory whose runs share one"
-        )
+    first, *others = sorted(runs, key=lambda run: run.name)
+    for run in others:
+        if run.report["corpus"]["sha256"] != first.report["corpus"]["sha256"]:
+            raise UsageError(
+                f"{first.name} codes {corpus_words(first)} and {run.name} codes {corpus_words(run)}: description "
+                "lengths of different corpora cannot be compared; name a directory whose runs share one"
+            )
 
 
 def _is_called(run: Run, wanted: str) -> bool:

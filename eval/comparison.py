@@ -90,7 +90,7 @@ def _standing_lines(standing: Standing) -> list[str]:
     for cell, *both in standing.others:
         for name, found in zip((cell.name, ""), both, strict=True):
             lines.append(f"{name:<{widest}}  {found.term:<5}  {found.span:<28}  {found.text}")
-    return [*lines, "", textwrap.fill(" ".join(standing.sentences()), 100)]
+    return [*lines, "", textwrap.fill(" ".join([*standing.sentences(), *standing.method()]), 100)]
 
 
 def write_comparison(sections: list[Section], out: Path) -> list[Path]:

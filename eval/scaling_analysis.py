@@ -156,7 +156,7 @@ def _beside_best(group: list[LineResult]) -> list[tuple[LineResult, Verdict | No
 
 
 def _result(line: Line) -> LineResult:
-    totals = line.by_width("total_bits")[0]
+    totals, sizes = line.by_width("total_bits")[0], line.values("parameters_non_embedding")
     shortest = minimum(np.array(line.widths, dtype=np.float64), totals)
     at = int(totals.argmin())
     cells = cells_of(line)
@@ -169,8 +169,8 @@ def _result(line: Line) -> LineResult:
         shortest = replace(shortest, parabola_size=None, parabola_bits=None)
     return LineResult(
         line=line,
-        data=_trend(line, "data"),
-        total=_trend(line, "total"),
+        data=trend_of("data", sizes, line.values("data_bits")),
+        total=trend_of("total", sizes, line.values("total_bits")),
         shortest=shortest,
         tied=tied,
         data_bits_at_shortest=float(line.by_width("data_bits")[0][at]),
@@ -178,8 +178,8 @@ def _result(line: Line) -> LineResult:
     )
 
 
-def _trend(line: Line, term: str) -> Trend:
-    sizes, bits = line.values("parameters_non_embedding"), line.values(f"{term}_bits")
+def trend_of(term: str, sizes: np.ndarray, bits: np.ndarray) -> Trend:
+    """How a term falls with the parameters: float64 [cells] each."""
     return Trend(term, *_or_why(fit, sizes, bits), *_or_why(predict_largest, sizes, bits))
 
 

@@ -201,7 +201,9 @@ def verdict_texts(scaling: Scaling, standing: Standing) -> dict[str, str]:
     ]
     texts = {"verdicts/power_laws": "\n".join(["| | term | bytes against N parameters |\n|---|---|---|", *laws])}
     if cells:
-        texts["verdicts/beside_shortest"] = "\n".join([head, *cells, "", " ".join(standing.sentences())])
+        texts["verdicts/beside_shortest"] = "\n".join(
+            [head, *cells, "", " ".join([*standing.sentences(), *standing.method()])]
+        )
     if scaling.pairs:
         pairs = [f"| {p.first} and {p.second} | {p.axis} | {p.data_verdict} | {p.verdict} |" for p in scaling.pairs]
         texts["verdicts/architectures"] = "\n".join(["| | by | data | total |\n|---|---|---|---|", *pairs])

@@ -138,8 +138,18 @@ class Standing:
         for term in EXACT:
             if names := [cell.name for cell, _, total in self.others if total.decider == term]:
                 told.append(f"Beside {listed(names)}, {term} decides.")
+        return told
+
+    def tie(self, run: str) -> str:
+        """What a headline that names a run of the shortest cell adds: ", not distinguishable from b", or nothing."""
+        tied = [cell.name for cell, _, total in self.others if not total.shorter]
+        of_shortest = any(point.name == run for point in self.shortest.points)
+        return f", {NOT_DISTINGUISHABLE} from {listed(tied, 2)}" if tied and of_shortest else ""
+
+    def method(self) -> list[str]:
+        """What the intervals are worth, in words."""
         sources = dict.fromkeys(data.interval_from for _, data, _ in self.others)
-        told.append(f"95 % intervals are from {'; '.join(sources)}.")
+        told = [f"The 95 % intervals are from {'; '.join(sources)}."]
         if any("one seed each" in source for source in sources):
             told.append("Where there is one seed each, another seed may move a difference by more than its interval.")
         return [

@@ -66,7 +66,7 @@ def test_different_corpora_are_not_compared(runs_dir: Path, tmp_path: Path) -> N
     finished_run(tmp_path / "other", name="code", sha256="b" * 64)
     found = load_runs(tmp_path)
     assert [[run.name for run in group] for group in by_corpus(found)] == [["other"], ["one"]]
-    with pytest.raises(UsageError, match=r"other codes code .* and one codes text .* cannot be compared"):
+    with pytest.raises(UsageError, match=r"one codes text .* and other codes code .* cannot be compared"):
         refuse_mixed(found)
 
 

@@ -232,7 +232,9 @@ def test_runs_over_another_corpus_are_refused_by_name(tmp_path: Path) -> None:
     report: dict[str, Any] = json.loads((tmp_path / "stranger/report.json").read_text())
     report["corpus"]["sha256"] = "c" * 64
     (tmp_path / "stranger/report.json").write_text(json.dumps(report))
-    with pytest.raises(ValueError, match=r"codes text .*aaaaaaaa.*stranger codes.*cccccccc"):
+    with pytest.raises(
+        ValueError, match=r"attention-128-vocabulary2048 codes text .*aaaaaaaa.*stranger codes.*cccccccc"
+    ):
         refuse_mixed(load_runs(tmp_path))
 
 

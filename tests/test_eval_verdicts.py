@@ -73,6 +73,9 @@ def test_what_only_the_code_decides_is_said_to_be(tmp_path: Path, seeds: int) ->
     assert f"Its data term is {NOT_DISTINGUISHABLE} from {other.name}." in text
     assert f"Beside {other.name}, code decides." in text
     assert ("another seed may move" in text) == (seeds == 1)
+    write_comparison([section], tmp_path / "out")
+    headline = (tmp_path / "out/comparison.html").read_text().split("<h1>")[1].split("</h1>")[0]
+    assert f"bytes, by gated_conv-64-0, {NOT_DISTINGUISHABLE} from {other.name}" in headline
 
 
 def test_every_file_has_the_same_verdict(tmp_path: Path) -> None:

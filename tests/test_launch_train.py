@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from dist import ROOT, command, run, start, wait_until
 from filelock import FileLock
 
@@ -106,6 +107,21 @@ def test_each_term_is_the_length_of_what_stands_for_it(corpus: Path, cache: Path
     bits = (tokens + 1).bit_length()
     assert length["side_bits"] == 64 + bits - 1 + 2 * (bits.bit_length() - 1) + 1
     assert length["total_bits"] == sum(length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side"))
+
+
+def test_a_report_says_what_was_run(undisturbed: Path, corpus: Path) -> None:
+    found = report(undisturbed)
+    saved = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert found["config"] == {section: saved[section] for section in ("data", "model", "train", "engine", "run")}
+    assert found["config"]["data"]["source"] == str(corpus)
+    assert "launch/train.py" in found["command"]
+    assert str(corpus) in found["command"]
+    assert (found["device"]["world_size"], found["device"]["precision"]) == (1, found["config"]["engine"]["precision"])
+    assert found["device"]["threads"] == found["config"]["engine"]["threads"] > 0
+    assert found["commit"] is None or len(found["commit"]["hash"]) >= 40
+    first_screen = (undisturbed / "report.html").read_text().split("<h2>")[0]
+    for words in ("context mixing", "learning rates", "seed", "differs from defaults", "data.source"):
+        assert words in first_screen, words
 
 
 def test_the_first_segment_of_an_untrained_model_costs_log2_v(undisturbed: Path, corpus: Path, cache: Path) -> None:
