@@ -14,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import bz2
 import datetime
 import inspect
@@ -61,7 +63,7 @@ def row(what: str, corpus: str, corpus_bytes: int, terms: dict[str, float], opti
     found |= {"bytes": corpus_bytes, **fields, "options": options}
     with appended(RESULTS, COLUMNS) as write:
         write(found)
-    print(what, corpus, fields, options, flush=True)
+    entry.publish(f"{what} {corpus} {fields} {options}")
 
 
 def runs(text: bytes, folder: Path, given: list[str]) -> None:
@@ -115,8 +117,10 @@ def code(text: bytes) -> None:
                     shutil.copytree(ROOT / room, root / room)
                 (root / "model" / "memory.py").write_text(f"CORPUS = {literal}\n")
                 module = root / "model" / "lm.py"
-                module.write_text(module.read_text() + "\nfrom model.memory import CORPUS\n")
-                code_bytes = measure_code(config, root).code_bits / 8
+                module.write_text(module.read_text() + "\nfrom model.memory import CORPUS\nassert CORPUS\n")
+                sys.path.insert(0, temporary)
+                code_bytes = measure_code(config).code_bits / 8
+                sys.path.remove(temporary)
             # Its data term: nothing, at best.
             terms = {"data": 0.0, "code": code_bytes, "tokenizer": 0.0, "total": code_bytes}
             row(f"corpus in the code, {how}", name, len(part), terms)
@@ -226,7 +230,7 @@ def coded_bytes(shares: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--only", default="runs,code,pieces,packing")
@@ -244,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import time
 from dataclasses import replace
@@ -86,7 +88,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--widths", default="128,256,512", help="by commas (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of three steps, each beside the yardstick")
     options, rest = parser.parse_known_args()
@@ -96,9 +98,9 @@ def main() -> None:
         config = replace(config, engine=replace(config.engine, precision="fp32"))
     for width in map(int, options.widths.split(",")):
         row = measure(replace(config, model=replace(config.model, width=width)), place, options.rounds)
-        print(f"width {width}: " + ", ".join(f"{name} {value:,.4g}" for name, value in row.items()), flush=True)
+        entry.publish(f"width {width}: " + ", ".join(f"{name} {value:,.4g}" for name, value in row.items()))
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -5,14 +5,42 @@ import re
 from typing import Any
 
 OUR_ROOMS = {"data", "eval", "launch", "model", "train"}
+# Decorators that neither register what they decorate nor look at its annotations.
+SAFE_DECORATORS = {
+    "abstractmethod", "cache", "cached_property", "classmethod", "contextmanager", "dataclass", "enable_grad", "final",
+    "inference_mode", "lru_cache", "no_grad", "once_differentiable", "override", "property", "setter", "staticmethod",
+    "total_ordering", "wraps",
+}  # fmt: skip
+SELF_READERS = {"__doc__", "__annotations__", "getdoc", "getsource", "get_type_hints", "get_source", "signature"}
+# Bases that do not read the annotations of a class.
+PLAIN_BASES = {"ABC", "Exception", "Function", "Module", "Optimizer", "Protocol", "ValueError"}
 
 
-def canonical_source(source: str) -> str:
-    """Python source that runs as `source` does, without comments, docstrings, bare strings or its own layout, without
-    annotations of arguments, results and variables (those of dataclass fields make fields, and stay), without blocks
-    under `if TYPE_CHECKING`, and without imports from elsewhere that nothing then uses."""
-    tree = _Bare().visit(ast.parse(source))
-    _drop_unused_imports(tree)
+def canonical_tree(source: str) -> ast.Module:
+    """Python source that runs as `source` does, parsed, without comments, docstrings, bare strings and blocks under `if
+    TYPE_CHECKING`, and without annotations of arguments, results and variables, except those that may be read:
+    of dataclass fields, of fields of classes with bases that we do not know, and of decorated functions."""
+    tree: ast.Module = _Bare().visit(ast.parse(source))
+    return tree
+
+
+def reads_itself(tree: ast.Module) -> bool:
+    """Whether a module may look at docstrings, annotations or source of what is in the program: then these count."""
+    return any(
+        (node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")) in SELF_READERS
+        for node in ast.walk(tree)
+    )
+
+
+def last_name(node: ast.expr) -> str:
+    """The name after the last dot of what is called, subscripted or just named; empty where there is no name."""
+    while isinstance(node, (ast.Call, ast.Subscript)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def written(tree: ast.Module) -> str:
+    """A canonical tree as source, indented by single spaces."""
     wide = ast.unparse(tree) + "\n"
     narrow = re.sub("^(?: {4})+", lambda indent: " " * (len(indent[0]) // 4), wide, flags=re.MULTILINE)
     # Lines inside a multi-line string look like indented code and may not be touched: then the wide form stays.
@@ -21,7 +49,7 @@ def canonical_source(source: str) -> str:
 
 class _Bare(ast.NodeTransformer):
     def __init__(self) -> None:
-        self.fields_count = False
+        self.fields_count = self.signature_counts = False
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         blocks = {name: value for name, value in ast.iter_fields(node) if isinstance(value, list) and value}
@@ -35,22 +63,27 @@ class _Bare(ast.NodeTransformer):
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        outside, self.fields_count = self.fields_count, bool(node.decorator_list)
+        bases = {last_name(base) for base in node.bases}
+        outside, self.fields_count = self.fields_count, bool(node.decorator_list) or not bases <= PLAIN_BASES
         self.generic_visit(node)
         self.fields_count = outside
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = None
-        outside, self.fields_count = self.fields_count, False
+        outside = self.fields_count, self.signature_counts
+        self.fields_count = False
+        self.signature_counts = not {last_name(part) for part in node.decorator_list} <= SAFE_DECORATORS
+        if not self.signature_counts:
+            node.returns = None
         self.generic_visit(node)
-        self.fields_count = outside
+        self.fields_count, self.signature_counts = outside
         return node
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
+        if not self.signature_counts:
+            node.annotation = None
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
@@ -61,23 +94,9 @@ class _Bare(ast.NodeTransformer):
         return ast.copy_location(ast.Assign([node.target], self.visit(node.value)), node)
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if last_name(node.test) == "TYPE_CHECKING":
             return None
         return self.generic_visit(node)
-
-
-def _drop_unused_imports(tree: ast.Module) -> None:
-    """Only top-level ones, and none of ours, which may be imported for what they do."""
-    nodes = list(ast.walk(tree))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    if any(isinstance(node, ast.AnnAssign) for node in nodes):
-        used.add("annotations")
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OUR_ROOMS
-            bound = lambda name: (name.asname or name.name).split(".")[0]  # noqa: E731
-            node.names = [name for name in node.names if ours or bound(name) in used | OUR_ROOMS]
-    tree.body = [node for node in tree.body if getattr(node, "names", True)]
 
 
 def _is_bare_string(node: Any) -> bool:

@@ -1,54 +1,32 @@
 """The code term: how many bytes the program takes that turns the coded data back into the corpus.
 
-Charged are the project modules that a decoder of the run imports, found by importing them in a fresh interpreter, and
-the configuration that the decoder obeys. Comments, docstrings, annotations and layout are not (eval/canonical.py).
-Python and the installed packages are the reference machine, named by `reference_machine` and not charged.
+Charged are the definitions that a decoder of the run reaches (eval/reachable.py) in the modules that it imports
+(eval/decoder_imports.py), ours or anybody's, and the configuration that it obeys. Comments, docstrings, annotations and
+layout are not (eval/canonical.py). Python, torch, deepspeed, numpy and what they require are the reference machine,
+named by `reference_machine` and not charged.
 """
 
+import ast
 import hashlib
 import importlib.metadata
 import json
 import lzma
 import platform
 import re
-import subprocess
-import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.errors import UsageError
-from eval.canonical import canonical_source
+from eval.canonical import canonical_tree, reads_itself, written
+from eval.decoder_imports import decoder_imports
+from eval.reachable import imported_modules, module_path, prune
 
-ROOT = Path(__file__).resolve().parents[1]
-
-# Results leave by a descriptor of their own, since an imported package may print. A project module lies where its name
-# says, which tells it from the modules of a virtual environment kept below the root.
-_IMPORT_PROGRAM = """
-import json, os, sys
-result = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
-root, config = sys.argv[1], json.loads(sys.argv[2])
-sys.path[0] = root
-import train.decoding
-from model.registry import load_block
-from data.errors import UsageError
-for name in config["model"]["block"].split():
-    load_block(name)
-if config["model"]["ngram_orders"]:
-    import model.mixing
-    if config["model"].get("ngram_words") and config["data"]["tokenizer"] == "bytes":
-        import model.words
-if config["train"].get("replay"):
-    import train.replay
-files = []
-for name, module in list(sys.modules.items()):
-    stem = os.path.join(root, *name.split("."))
-    if getattr(module, "__file__", None) in (stem + ".py", os.path.join(stem, "__init__.py")):
-        files.append(module.__file__)
-json.dump(sorted(os.path.relpath(file, root) for file in files), result)
-"""
+DECODER = "train.decoding"
+# In an archive's header, beside the versions: the packages that the run declared.
+DECLARED = "declared"
 
 
 @dataclass(frozen=True)
@@ -56,13 +34,16 @@ class CodeSize:
     """A decoder's program, measured.
 
     `packed` is the one xz stream (.lzma container) whose length is the code term; `unpack` opens it.
-    `module_bytes` says how long each module's canonical source is, before compression.
+    `module_bytes` says how long each module's canonical source is, before compression. `uncharged` names the packages,
+    with their versions, that take part beside the reference machine and are not charged: they were declared, or are
+    compiled and have no source.
     """
 
     module_bytes: dict[str, int]
     source_bytes: int
     canonical_bytes: int
     packed: bytes
+    uncharged: dict[str, str]
 
     @property
     def modules(self) -> list[str]:
@@ -77,31 +58,41 @@ class CodeSize:
         return 8.0 * len(self.packed)
 
 
-def measure_code(config: dict[str, Any], root: Path = ROOT) -> CodeSize:
+def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSize:
     """Measure the program that decodes a run of this resolved configuration. Takes as long as the imports: seconds.
 
-    Raises RuntimeError when the decoder's modules cannot be imported.
+    `declared` are packages that the run takes for granted beside the reference machine. Raises UsageError if one of
+    them is not installed, RuntimeError when the decoder's modules cannot be imported.
     """
-    sources = {name: (root / name).read_text(encoding="utf-8") for name in decoder_modules(config, root)}
-    canonical = {name: canonical_source(source) for name, source in sources.items()}
-    module_bytes = {name: len(source.encode()) for name, source in canonical.items()}
+    imports = decoder_imports(config, declared)
+    sources, packages = imports["sources"], set(imports["packages"])
+    asked = {
+        found
+        for name, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+        for found in imported_modules(node, alias, name, name in packages)
+    }
+    loaded = set(imports["loaded"]) - asked
+
+    def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
+        trees = {name: parse(source) for name, source in sources.items()}
+        return prune(trees, packages, DECODER, loaded, imports["inherited"])
+
+    program = reached(canonical_tree)
+    if any(reads_itself(tree) for tree in program.values()):
+        # A program that looks at its own words needs them.
+        program = reached(ast.parse)
+    paths = {name: module_path(name, name in packages) for name in program}
+    canonical = {paths[name]: written(program[name]) for name in sorted(program, key=paths.__getitem__)}
+    module_bytes = {path: len(source.encode()) for path, source in canonical.items()}
     text = canonical_text(config, canonical).encode()
     # The .lzma container has the shortest header; text is better off without position bits.
     filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0}]
     packed = lzma.compress(text, format=lzma.FORMAT_ALONE, filters=filters)
-    return CodeSize(module_bytes, sum(len(source.encode()) for source in sources.values()), len(text), packed)
-
-
-def decoder_modules(config: dict[str, Any], root: Path = ROOT) -> list[str]:
-    """Paths, relative to `root` and sorted, of the project modules that a decoder of this configuration imports."""
-    command = [sys.executable, "-c", _IMPORT_PROGRAM, str(root), json.dumps(config)]
-    run = subprocess.run(command, check=False, cwd=root, capture_output=True, text=True)
-    if run.returncode:
-        reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(
-            f"the decoder's modules cannot be imported from {root}, so the code term is unknown: {reason}"
-        )
-    return json.loads(run.stdout)
+    source_bytes = sum(len(sources[name].encode()) for name in program)
+    return CodeSize(module_bytes, source_bytes, len(text), packed, imports["uncharged"])
 
 
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
@@ -143,10 +134,30 @@ def code_identity(packed: bytes) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 
-def foreign_modules(packed: bytes, root: Path = ROOT) -> list[str]:
-    """Modules of `CodeSize.packed` that the project at `root` lacks or has otherwise; layout and comments are free."""
-    same = lambda path, source: path.is_file() and canonical_source(path.read_text("utf-8")) == canonical_source(source)  # noqa: E731
-    return [name for name, source in unpack(packed)[1].items() if not same(root / name, source)]
+def foreign_modules(packed: bytes, declared: Iterable[str] = ()) -> list[str]:
+    """Modules of `CodeSize.packed` that the project here lacks or has otherwise, or has beside them, for the same
+    configuration; layout, comments and what the decoder does not reach are free."""
+    config, sources = unpack(packed)
+    here = unpack(measure_code(config, declared).packed)[1]
+    return sorted(name for name in sources.keys() | here.keys() if sources.get(name) != here.get(name))
+
+
+def machine_packages(code: CodeSize, declared: Iterable[str]) -> dict[str, str]:
+    """What an archive's header says of the packages that its decoder needs beside the reference machine."""
+    return code.uncharged | ({DECLARED: " ".join(declared)} if declared else {})
+
+
+def declared_packages(machine: Mapping[str, str]) -> list[str]:
+    """The packages that the run of an archive declared, from what its header says of its machine."""
+    return machine.get(DECLARED, "").split()
+
+
+def installed_version(name: str) -> str:
+    """Version of an installed package; "missing" where there is no package of that name."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def reference_machine() -> dict[str, str]:

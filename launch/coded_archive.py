@@ -22,6 +22,7 @@ def coded_frames(
     folder: Path,
     sha256: str,
     data_bits: float,
+    packages: dict[str, str] | None = None,
 ) -> Iterator[tuple[bytes, bytes]]:
     """The frames of an archive, for data.archive.write_archive: the payloads that train.encoding left in `folder`, and
     what this process says of itself. `about` are the fields of the header that depend on the method."""
@@ -32,7 +33,7 @@ def coded_frames(
         "block_steps": BLOCK_STEPS,
         "world_size": world_size,
         "threads": threads,
-        "machine": reference_machine(),
+        "machine": reference_machine() | (packages or {}),
         "pins": current_pins(),
         **about,
     }

@@ -6,12 +6,14 @@ deepspeed launch/compress.py FILE ARCHIVE --run.resume      go on after a kill
 Every option of launch/train.py works here too.
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import shutil
 
@@ -21,10 +23,9 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
-from eval.code_size import CodeSize, code_identity
+from eval.code_size import CodeSize, code_identity, machine_packages
 from launch.coded_archive import coded_frames
-from launch.entry import exit_status
-from launch.train import train
+from launch.train import pin, train_and_leave
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.encoding import EncodingSource
@@ -40,8 +41,23 @@ BLOCKS = "blocks"
 SURELY_STORED_BYTES = 8192
 
 
+# Options of launch/train.py that do nothing here.
+OWNED = {"data.source": "name what is compressed as FILE"}
+OWNED_BY_FILES = dict.fromkeys(("data.field", "data.split"), "FILE is taken byte for byte; leave it out")
+
+
 def main(arguments: list[str]) -> int:
-    return exit_status(lambda: compress(*parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)))
+    return entry.exit_status(lambda: start(arguments))
+
+
+def start(arguments: list[str]) -> None:
+    entry.refuse_owned(arguments, OWNED, "launch/compress.py")
+    with entry.publishing():
+        config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
+    if Path(named["file"]).expanduser().exists():
+        entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
+    pin(config.engine.portable)
+    compress(config, named)
 
 
 def default_dir(named: dict[str, str]) -> str:
@@ -67,7 +83,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
         raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     source = open_source(data_source, config.data.field, config.data.split)
     if source.expected_bytes is not None and source.expected_bytes <= SURELY_STORED_BYTES:
-        if int(os.environ.get("RANK", 0)) == 0:
+        if entry.is_rank_0():
             store(source, archive)
         return
 
@@ -85,18 +101,18 @@ def compress(config: Config, named: dict[str, str]) -> None:
         lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
         frames = coded_frames(
             about, lanes, config.engine.threads, place.world_size, corpus.tokenizer, code.packed, run_dir / BLOCKS,
-            manifest.sha256, outcome.data_bits,
+            manifest.sha256, outcome.data_bits, machine_packages(code, config.run.reference_packages),
         )  # fmt: skip
         write_archive(archive, frames)
         if archive.stat().st_size > manifest.bytes:
             archive.unlink()
             store(corpus.source, archive)
         else:
-            print(info(open_archive(archive)) + "\n")
+            entry.publish(info(open_archive(archive)) + "\n")
         for done in (CHECKPOINTS, BLOCKS):
             shutil.rmtree(run_dir / done, ignore_errors=True)
 
-    train(config, wrap, finish)
+    train_and_leave(config, wrap, finish)
 
 
 def store(source: Source, archive: Path) -> None:
@@ -105,8 +121,8 @@ def store(source: Source, archive: Path) -> None:
     counts = {"bytes": sum(length for length, _ in chunks), "documents": sum(ends for _, ends in chunks), "tokens": 0}
     header = {"method": "stored", "corpus": {"name": source.name, **counts}}
     write_archive(archive, stored_frames(header, source.chunks()))
-    print("no model makes a shorter description than the corpus itself: stored as it is\n")
-    print(info(open_archive(archive)) + "\n")
+    print("onepass: no model makes a shorter description than the corpus itself: stored as it is", file=sys.stderr)
+    entry.publish(info(open_archive(archive)) + "\n")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def prepare_corpus(config: Config, place: Place, extra: dict[str, Any]) -> Prepa
     if place.rank == 0 and not config.run.resume and not stillborn and run_dir.exists() and any(run_dir.iterdir()):
         raise UsageError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
     if place.rank == 0 and config.run.resume:
-        refuse_other_code(run_dir)
+        refuse_other_code(run_dir, config.run.reference_packages)
         refuse_other_settings(run_dir, config, told(config, None, extra))
     # On a host that does not share rank 0's cache, all is prepared again.
     corpus = prepared(config.data, progress=int(os.environ["LOCAL_RANK"]) == 0)
@@ -115,14 +115,14 @@ def by_name(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def refuse_other_code(run_dir: Path) -> None:
+def refuse_other_code(run_dir: Path, declared: list[str]) -> None:
     """Raise UsageError unless the run was begun by this code, as far as a decoder needs it."""
     path = run_dir / CODE_FILE
     if not path.exists():
         raise UsageError(f"{run_dir} does not say with what code it began: start a new run")
     begun = path.read_bytes()
-    if foreign := foreign_modules(begun):
-        here = measure_code(unpack(begun)[0])
+    if foreign := foreign_modules(begun, declared):
+        here = measure_code(unpack(begun)[0], declared)
         raise UsageError(
             f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
             f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"

@@ -8,27 +8,37 @@ The archive is verified from its first byte to its last before any work. Several
 folder FILE. Progress is kept in FILE.partial until FILE is whole.
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
+import os
 import signal
 import subprocess
 import tempfile
 
 from data.archive import Archive, documents_of, open_archive
-from data.errors import UsageError
+from data.errors import RunFailed, UsageError
 from data.header import PINS
 from data.output import write_documents
+
+CHECKPOINT_SECS = 600.0
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 damaged or not decodable here, 2 bad arguments, 128 + signal after a stop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return entry.exit_status(lambda: decompress(parse(arguments)))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Raises UsageError for what is wrong with the arguments alone, whatever the archive holds."""
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("archive", type=Path, help="what launch/compress.py wrote")
     parser.add_argument("file", type=Path, nargs="?", help="where the corpus goes; must not exist")
     parser.add_argument("--info", action="store_true", help="print what the archive holds, and stop")
@@ -37,39 +47,52 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--embedded", action="store_true", help="run the code that is in the archive, in a fresh "
                         "interpreter, instead of the installed project; only for archives that you trust")  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads a rank; must be what the archive was written with")
-    parser.add_argument("--checkpoint_secs", type=float, default=600.0, help="seconds between checkpoints")
+    parser.add_argument(
+        "--checkpoint_secs", type=float, help=f"seconds between checkpoints (default: {CHECKPOINT_SECS:g})"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    rank = int(os.environ.get("RANK", 0))
+    names = ("joined", "resume", "embedded", "threads", "checkpoint_secs")
+    given = [name for name in names if getattr(options, name) is not parser.get_default(name)]
+    if options.info:
+        if options.file or given:
+            extra = f"--{given[0]}" if given else str(options.file)
+            raise UsageError(f"--info decodes nothing, so {extra} has no effect: leave it out")
+        return options
+    if options.file is None:
+        raise UsageError("FILE is missing: say where the corpus is to go, or ask for --info")
+    unknown_there = [name for name in given if name in ("joined", "resume", "checkpoint_secs")]
+    if options.embedded and unknown_there:
+        raise UsageError(
+            f"--embedded runs the archive's own code, which does not know --{unknown_there[0]}: leave it out"
+        )
+    if options.file.exists():
+        raise UsageError(f"{options.file} exists: name another file, or remove it")
+    if not options.file.absolute().parent.is_dir():
+        raise UsageError(f"{options.file.parent} is no folder: make it first")
+    return options
+
+
+def decompress(options: argparse.Namespace) -> int:
+    """Returns the exit status. Raises RunFailed or OSError for what is wrong with the archive or the machine."""
     try:
         archive = open_archive(options.archive)
         if options.info:
             from eval.archive_info import info
 
-            print(info(archive))
+            entry.publish(info(archive))
             return 0
-        if options.file is None:
-            parser.error("FILE is missing: say where the corpus is to go, or ask for --info")
-        if options.embedded and (options.joined or options.resume):
-            parser.error("--embedded runs the archive's own code, which knows neither --joined nor --resume")
-        if options.file.exists():
-            parser.error(f"{options.file} exists: name another file, or remove it")
-        if not options.file.absolute().parent.is_dir():
-            parser.error(f"{options.file.parent} is no folder: make it first")
-        if archive.header["method"] == "stored":
-            status = 0
-            if rank == 0:
-                write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
-        else:
+        status = 0
+        if archive.header["method"] != "stored":
             status = rerun(archive, options)
-        if status == 0 and rank == 0:
-            tell(archive, options.file)
-        return status
-    except (OSError, ValueError) as error:
-        # Whoever lost its peers may be the only one left to say so.
-        if rank == 0 or isinstance(error, ConnectionError):
-            print(f"onepass: {error}", file=sys.stderr)
-        return 1
+        elif entry.is_rank_0():
+            write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
+    except UsageError as error:
+        # Status 2 is for arguments that cannot work whatever the archive holds.
+        raise RunFailed(str(error)) from error
+    if status == 0 and entry.is_rank_0():
+        tell(archive, options.file)
+    return status
 
 
 def rerun(archive: Archive, options: argparse.Namespace) -> int:
@@ -80,12 +103,12 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     refuse_other_world(header, options.threads)
     # Before PyTorch is loaded, which looks at them just then.
     os.environ.update(header["pins"])
-    from eval.code_size import foreign_modules, unpack
+    from eval.code_size import declared_packages, foreign_modules, unpack
 
     refuse_other_machine(header)
     if options.embedded:
         return run_embedded(unpack(archive.program)[1], options)
-    if foreign := foreign_modules(archive.program):
+    if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
             "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
@@ -94,7 +117,8 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     from launch.rerun import rerun_installed
 
     single_file = single(archive, options.joined)
-    return rerun_installed(archive, options.file, single_file, options.resume, options.checkpoint_secs)
+    secs = CHECKPOINT_SECS if options.checkpoint_secs is None else options.checkpoint_secs
+    return rerun_installed(archive, options.file, single_file, options.resume, secs)
 
 
 def refuse_other_world(header: dict, threads: int | None) -> None:
@@ -119,15 +143,16 @@ def refuse_other_world(header: dict, threads: int | None) -> None:
 
 def refuse_other_machine(header: dict) -> None:
     """Raise UsageError unless PyTorch and the processor are those that wrote the archive."""
-    from eval.code_size import reference_machine
+    from eval.code_size import DECLARED, installed_version, reference_machine
 
     machine = reference_machine()
-    for name in ("torch", "system", "processor", "deepspeed", "numpy", "python"):
-        value, found = header["machine"].get(name, "unknown"), machine.get(name, "missing")
+    packages = ("deepspeed", "numpy", "python", *sorted(header["machine"].keys() - machine.keys() - {DECLARED}))
+    for name in ("torch", "system", "processor", *packages):
+        value, found = header["machine"].get(name, "unknown"), machine.get(name) or installed_version(name)
         if value != found and name in ("torch", "system", "processor"):
             remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
             raise UsageError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
-        if value != found and int(os.environ.get("RANK", 0)) == 0:
+        if value != found and entry.is_rank_0():
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 
 
@@ -152,7 +177,7 @@ def single(archive: Archive, joined: bool) -> bool:
 
 def tell(archive: Archive, file: Path) -> None:
     corpus = archive.header["corpus"]
-    print(
+    entry.publish(
         f"{file}: {corpus['bytes']:,} bytes, documents: {corpus['documents']:,}, SHA-256 {archive.sha256} as archived"
     )
 

@@ -16,44 +16,41 @@ differ in anything but width and seed are never put on one line.
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
-from typing import NoReturn
+entry.begin(__name__)
 
 from eval.compare import comparison_table, load_runs, selection_of, write_comparison
 from eval.scaling_analysis import analyse
 from eval.scaling_files import scaling_text
-from launch.entry import exit_status
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments on one line, as every entry point does."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"onepass: {message}; see --help\n")
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 the files could not be written, 2 bad arguments."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return entry.exit_status(lambda: start(arguments))
+
+
+def start(arguments: list[str]) -> None:
+    parser = entry.Parser(description=__doc__)
     parser.add_argument(
         "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
     options = parser.parse_args(arguments)
-    return exit_status(lambda: report(options.runs_dir, options.out or options.runs_dir))
+    report(options.runs_dir, options.out or options.runs_dir)
 
 
 def report(runs_dir: Path, out: Path) -> None:
     runs = load_runs(runs_dir)
     selection = selection_of(runs_dir, runs)
-    print(comparison_table(runs, selection))
+    entry.publish(comparison_table(runs, selection))
     scaling = analyse([run.point for run in runs])
     if scaling:
-        print(scaling_text(scaling))
+        entry.publish(scaling_text(scaling))
     for path in write_comparison(runs, out, scaling, selection):
-        print(f"wrote {path}")
+        print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def decode(
         run = Run(config, place, tokenizer, lanes, source, extra)
         fixed_bytes = archive.path.stat().st_size - archive.part_bytes["payload"]
         run.go(None, 8 * fixed_bytes, corpus["bytes"])
-    except (RunFailed, ValueError) as error:
-        raise UsageError(f"{archive.path}: {error}") from error
+    except (RunFailed, UsageError) as error:
+        raise RunFailed(f"{archive.path}: {error}") from error
     except Stopped as stop:
         if place.rank == 0:
             print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)

@@ -18,7 +18,7 @@ from train.metrics import Metrics
 
 SIZES = {"gzip-9": 1000, "bzip2-9": 625, "xz-9e": 500, "zstd-22": 550, "brotli-11": 520, "ppmd": 400}
 REFERENCES = reference_codes(CountedCodes(8.0 * 550, 8.0 * 625, 1000, 1000), 300, 256)
-CODE = CodeSize({"data/tokenizer.py": 30, "train/loop.py": 50}, 200, 100, b"x" * 80)
+CODE = CodeSize({"data/tokenizer.py": 30, "train/loop.py": 50}, 200, 100, b"x" * 80, {})
 
 
 def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400.0) -> dict[str, Any]:

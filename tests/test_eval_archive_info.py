@@ -1,6 +1,7 @@
 """What --info prints: the header, the configuration, and a reconciliation that adds up to the file's size."""
 
 import lzma
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,28 @@ def test_a_coded_archive_is_reconciled_term_by_term(tmp_path):
     assert found["lanes"] == ["x", "segment", "4", "x", "10", "tokens"]
     assert found["blocks"] == ["3", "of", "3", "steps"]
     assert found["pins"] == ["ATEN_CPU_CAPABILITY=avx2", "MKL_CBWR=COMPATIBLE"]
-    assert found["code"] == [f"{len(program):.1f}", f"{len(program)}", "+0.0"]
+    assert found["code"] == [f"{len(program):.1f}", f"{len(program)}", "+0.0", "0.0"]
     assert HEADER["code"] in text
-    assert found["data"] == ["141.5", "141", "-0.5"] and found["tokenizer"] == ["19.0", "19", "+0.0"]
+    # Three blocks of two ranks, each of which may lose 7 bytes.
+    assert found["data"] == ["141.5", "141", "-0.5", "42.0"] and found["tokenizer"] == ["19.0", "19", "+0.0", "0.0"]
     # 302 has 9 bits: 8 of them and 7 in Elias gamma; two coders end in 64 bits each: 143 bits are 17.875 bytes.
-    rest_bytes = file_bytes - 141 - len(program) - 19
-    assert found["side"] == ["17.9", f"{rest_bytes}", f"{rest_bytes - 17.875:+.1f}"]
+    # A block's frame takes 9 bytes and 4 for each rank's length.
+    rest_bytes = file_bytes - 141 - len(program) - 19 - 51
+    assert found["side"] == ["17.9", f"{rest_bytes}", f"{rest_bytes - 17.875:+.1f}", "1,024.0"]
+    assert found["frames"] == ["of", "blocks", "0.0", "51", "+51.0", "51.0"]
     reported_bytes = 141.5 + len(program) + 19 + 17.875
     assert found["total"] == [f"{reported_bytes:.1f}", f"{file_bytes}", f"{file_bytes - reported_bytes:+.1f}"]
-    over = f"{file_bytes - reported_bytes:.0f} over the reported total; allowed 0.05 % + 1,024"
+    over = f"{file_bytes - reported_bytes:.0f} over the reported total; every term within what is allowed"
     assert text.endswith(f"\nthe archive is {file_bytes} bytes, {over}\n")
+
+
+def test_a_term_beyond_what_is_allowed_is_named(tmp_path):
+    frames = list(made_up_frames(program=packed(canonical_text(CONFIG, {}))))
+    kind, content = frames[-1]
+    frames[-1] = kind, content[:32] + struct.pack("<d", 8 * 80.0)
+    text = info_of(tmp_path, frames)
+    assert rows(text)["data"] == ["80.0", "141", "+61.0", "42.0"]
+    assert text.rstrip().endswith("over the reported total; beyond what is allowed: data")
 
 
 def test_the_configuration_is_shown_in_columns(tmp_path):
@@ -78,7 +91,7 @@ def test_a_damaged_program_is_refused(tmp_path, program):
 def test_a_fixed_archive_without_program(tmp_path):
     header = HEADER | {"method": "fixed", "code": "", "model": "feed" * 16}
     text = info_of(tmp_path, made_up_frames(header, b""))
-    assert rows(text)["model"] == ["feed" * 16] and rows(text)["code"] == ["0.0", "0", "+0.0"]
+    assert rows(text)["model"] == ["feed" * 16] and rows(text)["code"] == ["0.0", "0", "+0.0", "0.0"]
 
 
 def test_a_stored_archive_is_what_it_holds_and_its_frames(tmp_path):
@@ -86,8 +99,8 @@ def test_a_stored_archive_is_what_it_holds_and_its_frames(tmp_path):
     file_bytes = (tmp_path / "archive").stat().st_size
     found = rows(text)
     assert found["method"] == ["stored"] and found["documents"] == ["2"] and found["chunks"] == ["2"]
-    assert found["corpus,"] == ["as", "it", "is", "3.0", "3", "+0.0"]
-    assert found["header"] == ["and", "framing", "0.0", f"{file_bytes - 3}", f"+{file_bytes - 3}.0"]
+    assert found["corpus,"] == ["as", "it", "is", "3.0", "3", "+0.0", "0.0"]
+    assert found["header"] == ["and", "framing", "0.0", f"{file_bytes - 3}", f"+{file_bytes - 3}.0", "1,044.0"]
     assert found["total"] == ["3.0", f"{file_bytes}", f"+{file_bytes - 3}.0"]
 
 

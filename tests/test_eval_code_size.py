@@ -1,7 +1,7 @@
 """The code term: what is stripped, what is kept, which modules count, and that the packed decoder opens again."""
 
-import ast
 import lzma
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from data.tokenizer import Tokenizer
-from eval.canonical import canonical_source
+from eval.canonical import canonical_tree, written
 from eval.code_size import (
-    ROOT,
+    CodeSize,
     code_identity,
-    decoder_modules,
     foreign_modules,
     measure_code,
     reference_machine,
@@ -25,14 +24,20 @@ from model.lm import LanguageModel
 from model.registry import BLOCKS
 from train.config import Config, DataConfig, ModelConfig, TrainConfig
 
-CONFIG: dict[str, Any] = {
-    "data": {"source": "secret.txt", "tokenizer": "bytes"},
-    "model": {"block": "first second first", "ngram_orders": []},
-    "train": {"seed": 0},
-    "engine": {"precision": "fp32"},
-    "run": {"dir": "runs/x"},
-}
+ROOT = Path(__file__).parents[1]
+PLAIN = Config(DataConfig("secret.txt", tokenizer="bytes"), ModelConfig("attention", ngram_orders=[]))
+
+
+def canonical_source(source: str) -> str:
+    return written(canonical_tree(source))
+
+
 PROJECT_FILES = sorted(path for path in ROOT.glob("[!.]*/**/*.py") if "site-packages" not in path.parts)
+
+
+@pytest.fixture(scope="module")
+def plain() -> CodeSize:
+    return measure_code(PLAIN.to_dict())
 
 
 def run(source: str) -> dict[str, Any]:
@@ -41,23 +46,20 @@ def run(source: str) -> dict[str, Any]:
     return names
 
 
-def test_modules_that_are_imported_late_are_charged_too() -> None:
-    """What is imported within functions, as only some configurations need it, the fresh interpreter has to be told."""
+def test_modules_that_only_some_configurations_import_are_charged_to_those() -> None:
+    """Nobody lists them: building the model and the learner imports them."""
     everything = Config(
-        DataConfig(tokenizer="bytes"), ModelConfig(block=" ".join(BLOCKS)), train=TrainConfig(replay=1)
-    ).to_dict()
-    charged, plain = decoder_modules(everything), decoder_modules(Config(model=ModelConfig(ngram_orders=[])).to_dict())
-    late = set()
-    for name in charged:
-        for function in ast.walk(ast.parse((ROOT / name).read_text())):
-            if isinstance(function, ast.FunctionDef):
-                imports = [node.module for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
-                late |= {f"{module.replace('.', '/')}.py" for module in imports if module}
-    late = {name for name in late if (ROOT / name).exists()}
-    assert late == {"model/mixing.py", "model/words.py", "train/replay.py"}
+        DataConfig(tokenizer="bytes"),
+        ModelConfig(block=" ".join(BLOCKS), depth=len(BLOCKS)),
+        train=TrainConfig(replay=1),
+    )
+    charged = measure_code(everything.to_dict()).modules
+    late = {"model/mixing.py", "model/words.py", "train/replay.py"} | {f"model/blocks/{name}.py" for name in BLOCKS}
     assert late <= set(charged)
-    assert not late & set(plain)
-    assert "model/words.py" not in decoder_modules(Config().to_dict())
+    assert not late & set(measure_code(PLAIN.to_dict()).modules) - {"model/blocks/attention.py"}
+    default = measure_code(Config().to_dict()).modules
+    assert "model/mixing.py" in default
+    assert not {"model/words.py", "train/replay.py"} & set(default)
 
 
 @pytest.mark.parametrize(("pieces", "words"), [([], True), ([b"ab"], False)])
@@ -67,7 +69,7 @@ def test_a_corpus_without_one_piece_has_a_model_of_bytes(pieces: list[bytes], wo
     mixing = LanguageModel(config.model, tokenizer.vocabulary).mixing
     assert mixing is not None
     assert (mixing.contexts.words is not None) == words
-    assert ("model/words.py" in decoder_modules(told(config, tokenizer, {}))) == words
+    assert ("model/words.py" in measure_code(told(config, tokenizer, {})).modules) == words
 
 
 def test_comments_docstrings_and_bare_strings_go_and_the_rest_behaves_the_same() -> None:
@@ -139,16 +141,13 @@ class Point:
     y: int = 2
 """
     canonical = canonical_source(source)
-    for gone in ("TYPE_CHECKING", "Else", "Any", "json", "declared", "later:"):
+    for gone in ("if TYPE_CHECKING", "Else", ": Any", "declared", "later:"):
         assert gone not in canonical
     assert "from train.loop import anything" in canonical
     names = run(canonical.replace("from train.loop import anything\n", ""))
     assert names["Module"]().double(5, 1, by=3, z=0) == 15
     assert names["Module"].size == 3
     assert names["Point"](1) == names["Point"](1, 2)
-    assert "__future__" not in canonical_source(
-        "from __future__ import annotations\ndef f(x: int) -> Nobody: return x\n"
-    )
     assert canonical_source("def f() -> None:\n    x: int\n") == "def f():\n pass\n"
 
 
@@ -168,74 +167,21 @@ def test_every_project_module_has_a_canonical_form(path: Path) -> None:
     assert canonical_source(canonical) == canonical
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project like ours, with a module that nobody imports, a noisy one, and packages installed below its root."""
-    files = {
-        "train/loop.py": 'import helper  # comes from a virtual environment\nimport train.parts\nprint("noise")\n',
-        "train/parts.py": '"""Words."""\nx = 1\n',
-        "train/decoding.py": "import data.tokenizer, train.loop\n",
-        "train/unused.py": "x = 1\n",
-        "data/tokenizer.py": "",
-        "model/__init__.py": "",
-        "model/registry.py": "def load_block(name):\n    __import__(f'model.blocks.{name}')\n",
-        "model/blocks/first.py": "a = 1\n",
-        "model/blocks/second.py": "b = 2\n",
-        "model/blocks/third.py": "c = 3\n",
-        "model/mixing.py": "d = 4\n",
-        ".venv/lib/site-packages/helper.py": "",
-    }
-    for name, source in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(source)
-    return tmp_path
+def test_the_term_is_the_length_of_a_stream_that_holds_code_and_configuration(plain: CodeSize) -> None:
+    config, sources = unpack(plain.packed)
+    values = PLAIN.to_dict()
+    assert config == {name: values[name] for name in ("model", "train", "engine")} | {"data": {"tokenizer": "bytes"}}
+    assert "secret.txt" not in str(config)
+    assert list(sources) == plain.modules == sorted(plain.modules)
+    assert plain.module_bytes == {name: len(source.encode()) for name, source in sources.items()}
+    assert plain.source_bytes == sum((ROOT / name).stat().st_size for name in plain.modules)
+    assert plain.canonical_bytes == len(lzma.decompress(plain.packed))
+    assert (plain.xz_bytes, plain.code_bits) == (len(plain.packed), 8 * len(plain.packed))
+    assert plain.uncharged == {}
 
 
-@pytest.fixture
-def installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(project / ".venv/lib/site-packages"))
-    return project
-
-
-EXPECTED = [
-    "data/tokenizer.py",
-    "model/__init__.py",
-    "model/blocks/first.py",
-    "model/blocks/second.py",
-    "model/registry.py",
-    "train/decoding.py",
-    "train/loop.py",
-    "train/parts.py",
-]
-
-
-def test_exactly_the_imported_modules_count(installed: Path) -> None:
-    assert decoder_modules(CONFIG, installed) == EXPECTED
-    with_prior = CONFIG | {"model": {"block": "third", "ngram_orders": [1]}}
-    assert {"model/blocks/third.py", "model/mixing.py"} <= set(decoder_modules(with_prior, installed))
-    assert "model/blocks/first.py" not in decoder_modules(with_prior, installed)
-
-
-def test_the_term_is_the_length_of_a_stream_that_holds_code_and_configuration(installed: Path) -> None:
-    code = measure_code(CONFIG, installed)
-    config, sources = unpack(code.packed)
-    assert config == {name: CONFIG[name] for name in ("model", "train", "engine")} | {"data": {"tokenizer": "bytes"}}
-    assert sources == {name: canonical_source((installed / name).read_text()) for name in EXPECTED}
-    assert code.modules == EXPECTED
-    assert code.module_bytes["train/parts.py"] == len("x = 1\n")
-    assert code.source_bytes == sum((installed / name).stat().st_size for name in EXPECTED)
-    assert code.canonical_bytes == len(lzma.decompress(code.packed))
-    assert (code.xz_bytes, code.code_bits) == (len(code.packed), 8 * len(code.packed))
-
-
-def test_a_decoder_that_does_not_import_fails_with_its_reason(installed: Path) -> None:
-    (installed / "train/parts.py").write_text("import no_such_package\n")
-    with pytest.raises(RuntimeError, match="No module named 'no_such_package'"):
-        measure_code(CONFIG, installed)
-
-
-def test_a_damaged_packed_decoder_is_refused(installed: Path) -> None:
-    packed = measure_code(CONFIG, installed).packed
+def test_a_damaged_packed_decoder_is_refused(plain: CodeSize) -> None:
+    packed = plain.packed
     for damaged in (packed[:-8], packed + b"\0", b"", packed[:40] + bytes([packed[40] ^ 1]) + packed[41:]):
         with pytest.raises(ValueError, match="damaged"):
             unpack(damaged)
@@ -263,17 +209,23 @@ def test_the_decoder_of_a_default_run_needs_neither_reports_nor_metrics(tmp_path
     assert done.stdout.strip().endswith(str(tmp_path / "train/loop.py"))
 
 
-def test_identity_and_foreign_modules_depend_on_code_and_on_nothing_else(installed: Path) -> None:
-    packed = measure_code(CONFIG, installed).packed
-    assert foreign_modules(packed, installed) == []
-    (installed / "train/parts.py").write_text('"""Other words."""\nx  =  1  # the same\n')
-    assert foreign_modules(packed, installed) == []
-    assert code_identity(measure_code(CONFIG | {"train": {"seed": 7}}, installed).packed) == code_identity(packed)
-    (installed / "train/parts.py").write_text("x = 2\n")
-    (installed / "data/tokenizer.py").unlink()
-    assert foreign_modules(packed, installed) == ["data/tokenizer.py", "train/parts.py"]
-    (installed / "data/tokenizer.py").write_text("")
-    assert code_identity(measure_code(CONFIG, installed).packed) != code_identity(packed)
+def test_identity_and_foreign_modules_depend_on_what_is_reached_and_on_nothing_else(
+    plain: CodeSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("data", "model", "train"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    monkeypatch.syspath_prepend(tmp_path)
+    lanes, loop = tmp_path / "data/lanes.py", tmp_path / "train/loop.py"
+    lanes.write_text('"""Other words."""\n' + lanes.read_text() + "\n\ndef idle():\n    return 1  # nobody asks\n")
+    assert foreign_modules(plain.packed) == []
+    assert code_identity(measure_code(PLAIN.to_dict() | {"train": {**PLAIN.to_dict()["train"], "seed": 7}}).packed) == (
+        code_identity(plain.packed)
+    )
+    lanes.write_text(
+        lanes.read_text().replace("return -(-self.tokens // self.lanes)", "return self.tokens // self.lanes")
+    )
+    loop.write_text(loop.read_text().replace("step / steps", "(step + 1) / steps"))
+    assert foreign_modules(plain.packed) == ["data/lanes.py", "train/loop.py"]
 
 
 def test_the_reference_machine_is_named() -> None:

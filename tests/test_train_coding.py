@@ -323,3 +323,38 @@ def test_sources_refuse_to_go_on_with_another_corpus_or_archive(tmp_path: Path) 
     sources[0].segment(0, new_learner(ours))
     with pytest.raises(ValueError, match=f"{sha256(ours)} when .* and {tmp_path / 'theirs' / 'archive'} has"):
         sources[1].restore(1, sources[0].state())
+
+
+def taught(learner: Learner) -> Learner:
+    """With no parameter that is zero, so that gradients reach all of them."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in learner.model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return learner
+
+
+def gradients(case: Case, place: Place) -> list[torch.Tensor]:
+    """Of one rank's first step, as it goes into the average over ranks."""
+    learner, lanes = taught(Learner(Config(model=case.model, train=case.train), 257, 256, place)), case.lanes
+    learner.engine.step = lambda: None
+    targets = lanes.targets(0, lanes.share(place.rank, place.world_size), lambda a, b: case.corpus[a:b])
+    learner.learn(torch.from_numpy(targets), lanes.valid_tokens(0), 0, lanes.steps)
+    return [p.grad for p in learner.model.parameters() if p.grad is not None]
+
+
+def test_the_average_of_the_ranks_gradients_is_the_gradient_of_nats_a_token_over_the_global_batch() -> None:
+    """Adam and Muon divide a common factor out of their gradients again; clipping, and this test, do not."""
+    case = Case(57, replace(MODEL, ngram_orders=[]), replace(TRAIN, accumulation=2))
+    learner = taught(new_learner(case))
+    targets = torch.from_numpy(case.lanes.targets(0, range(8), lambda a, b: case.corpus[a:b]))
+    inputs = torch.cat([torch.full((8, 1), 256), targets[:, :-1]], 1).clamp(min=0)
+    nats, _ = learner.model(inputs, learner.model.init_state(8), targets)
+    mean = nats.sum() / int((targets >= 0).sum())
+    expected = torch.autograd.grad(mean, list(learner.model.parameters()), allow_unused=True)
+    alone = gradients(case, Place(0, 1, torch.device("cpu")))
+    shares = [gradients(case, Place(rank, 2, torch.device("cpu"))) for rank in range(2)]
+    for wanted, one, *parts in zip([g for g in expected if g is not None], alone, *shares, strict=True):
+        assert wanted.abs().max() > 0
+        torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(sum(parts) / 2, wanted, rtol=1e-4, atol=1e-7)

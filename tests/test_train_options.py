@@ -134,6 +134,15 @@ def test_a_bare_flag_is_true_and_takes_no_file_for_its_value() -> None:
         parse_named("", ["f"], named, lambda _: "d")
 
 
+def test_a_list_of_names_goes_on_to_the_next_option() -> None:
+    config = parse_config("", ["--run.reference_packages", "a", "b", "--model.depth=1"])
+    assert config.run.reference_packages == ["a", "b"]
+    named = {"file": "What."}
+    config, values = parse_named("", ["--run.reference_packages", "a,b", "f"], named, lambda _: "d")
+    assert (config.run.reference_packages, values) == (["a", "b"], {"file": "f"})
+    assert parse_config("", ["--run.reference_packages=[a, b]"]).run.reference_packages == ["a", "b"]
+
+
 def test_the_printed_configuration_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ["--model.width=96", "--model.ngram_lags=[[3],[1,2]]", "--data.source=1e8", "--train.table_lr=1e-5"]
     for names in ({}, {"file": "What.", "archive": "Where."}):

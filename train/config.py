@@ -192,6 +192,9 @@ class RunConfig:
     """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
     stop_after_steps: int = within(0, 0)
     """Checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
+    reference_packages: list[str] = field(default_factory=list)
+    """Packages, or modules that no package brought, that a decoder takes for granted beside Python, torch, deepspeed,
+    numpy and what these require. Their code is not charged; the report and an archive name them with their versions."""
     warm_start: str = ""
     """Run directory of a finished run whose parameters this one begins with, of the same model and tokenizer. They are
     charged in full to the side information. Empty: random ones, which are free."""

@@ -121,7 +121,11 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
 
 
 def disconnect(place: Place) -> None:
-    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then."""
+    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then.
+
+    DeepSpeed forgets its groups, so that this process can connect again."""
+    import deepspeed
+
     if place.world_size > 1:
         dist.barrier()
-    dist.destroy_process_group()
+    deepspeed.comm.destroy_process_group()

@@ -31,6 +31,7 @@ from eval.files import read_json
 from eval.generalisation import Scored, agreements, as_csv, scored, table
 from eval.generalisation_plots import figure
 from eval.plots import THEMES
+from launch.entry import output_file, publish
 from launch.evaluation.held_out import overlap_arguments, refuse_seen_by
 from launch.evaluation.scoring import connect_alone, held_out_bits
 from train.checkpoint import POINTER
@@ -58,9 +59,9 @@ def generalisation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs_dir", type=Path, metavar="RUNS_DIR", help="finished runs at or below it are compared")
     parser.add_argument("file", type=Path, metavar="FILE", help="is read as one document of bytes")
     overlap_arguments(parser)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and agreement")
-    parser.add_argument("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write the rows")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write rows and agreement")
+    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
 
 
 def generalisation(
@@ -88,14 +89,14 @@ def generalisation(
     disconnect(place)
     agreed, trained = agreements(rows), runs[0].report["corpus"]
     verdict = "  CONTAMINATED: not held out" if overlap.share > threshold else ""
-    print(
+    publish(
         f"\n{file}: {overlap.text_bytes:,} bytes, {overlap.share:.2%} of them seen in {trained['name']} "
         f"({trained['bytes']:,} bytes){verdict}"
     )
     for run in found:
         if run not in runs:
-            print(f"{run.name} is left out: it has no checkpoint")
-    print("\n" + table(rows, agreed))
+            publish(f"{run.name} is left out: it has no checkpoint")
+    publish("\n" + table(rows, agreed))
     if csv:
         write_file(csv, as_csv(file.name, rows).encode())
     if json:
