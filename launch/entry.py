@@ -159,7 +159,7 @@ def complain(error: Exception) -> None:
         print(f"onepass: {text}", file=sys.stderr)
         return
     time.sleep(3)
-    if os.environ.get("LOCAL_RANK") == "0":
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"onepass: rank {os.environ['RANK']} on {socket.gethostname()}: {text}", file=sys.stderr)
 
 

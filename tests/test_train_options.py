@@ -11,8 +11,8 @@ from dist import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from train.command_line import CONFIG_FILE, load_config, parse_config, parse_named, save_config
-from train.config import Config, DataConfig, EngineConfig, RunConfig
+from train.command_line import CONFIG_FILE, check, load_config, parse_config, parse_named, save_config
+from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig
 from train.options import Range, options, range_text, reference
 
 
@@ -132,6 +132,21 @@ def test_a_bare_flag_is_true_and_takes_no_file_for_its_value() -> None:
     assert values == {"file": "f", "archive": "a"}
     with pytest.raises(ValueError, match=r"ARCHIVE is missing: Where\."):
         parse_named("", ["f"], named, lambda _: "d")
+
+
+def test_a_configuration_that_was_not_parsed_is_held_to_the_ranges_too() -> None:
+    check(Config())
+    with pytest.raises(ValueError, match=r"model\.width is -8: take 1 to 1,048,576"):
+        check(Config(model=ModelConfig(width=-8)))
+
+
+def test_a_list_of_names_goes_on_to_the_next_option() -> None:
+    config = parse_config("", ["--run.reference_packages", "a", "b", "--model.depth=1"])
+    assert config.run.reference_packages == ["a", "b"]
+    named = {"file": "What."}
+    config, values = parse_named("", ["--run.reference_packages", "a,b", "f"], named, lambda _: "d")
+    assert (config.run.reference_packages, values) == (["a", "b"], {"file": "f"})
+    assert parse_config("", ["--run.reference_packages=[a, b]"]).run.reference_packages == ["a", "b"]
 
 
 def test_the_printed_configuration_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from train.options import (
     options,
     range_text,
     read_value,
+    refuse_outside,
     sections,
 )
 
@@ -333,8 +334,11 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raise UsageError on values that contradict each other, before any work is done. Their ranges hold already."""
+    """Raise UsageError on values outside their ranges, or that contradict each other, before any work is done."""
     model, train, engine = config.model, config.train, config.engine
+    for name, entry in options().items():
+        section, _, field = name.partition(".")
+        refuse_outside(name, entry, getattr(getattr(config, section), field))
     for block in model.block.split():
         # What has a colon is somebody else's.
         if block not in BLOCKS and ":" not in block:
