@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +90,14 @@ def refuse_other_code(run_dir: Path) -> None:
         )
 
 
-def corpus_bytes(corpus: PreparedCorpus) -> Iterator[bytes]:
-    """The corpus' own bytes, in chunks."""
-    return (chunk for chunk, _ in corpus.source.chunks())
-
-
 def measure(corpus: PreparedCorpus) -> Baselines:
     """The usual compressors on the corpus' own bytes."""
     manifest = corpus.manifest
-    read = partial(corpus_bytes, corpus)
-    return cached_baselines(corpus.directory, manifest.sha256, read, manifest.bytes, progress=True)
+    return cached_baselines(corpus.directory, manifest.sha256, corpus.read, manifest.bytes, progress=True)
 
 
 def count(corpus: PreparedCorpus) -> ReferenceCodes:
     """The codes whose length is known by counting, on the corpus' own bytes."""
     manifest = corpus.manifest
-    codes = cached_codes(corpus.directory, manifest.sha256, partial(corpus_bytes, corpus), manifest.bytes)
+    codes = cached_codes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
     return reference_codes(codes, manifest.tokens, corpus.tokenizer.vocabulary)
