@@ -112,13 +112,14 @@ def _remote(url: str, field: str, raw: bool) -> Source:
 
     name = url_name(url)
     files = open_urls(url, random_access=not raw and name.lower().endswith(".parquet"))
-    structured = not raw and holds_records(name)
+    structured, names = not raw and holds_records(name), [file.name for file in files]
     return Source(
         name=_printable(name),
         expected_bytes=None,
         _read=lambda: itertools.chain.from_iterable(_read_file(file, field, raw) for file in files),
         _identify=lambda: ["http", raw, structured and field, *(file.identity() for file in files)],
         _is_proof=lambda _: all(file.is_vouched_for() for file in files),
+        names=tuple(names) if raw and len(files) == len(set(names)) > 1 else (),
         notes=() if raw else tuple(_alike(files)),
     )
 
@@ -127,6 +128,13 @@ def _printable(name: str) -> str:
     """A file name as text that prints everywhere: bytes that are not UTF-8, and control characters, as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def folder_name(source: str) -> str:
+    """A short name for folders of what `source` names, of letters, digits, dots, _ and - alone."""
+    path = Path(source.removeprefix("raw:"))
+    stem = path.stem if path.name not in ("", "..") else path.resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:48] or "corpus"
 
 
 def _alike(files: "list[Path] | list[RemoteFile]") -> list[str]:

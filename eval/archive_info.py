@@ -32,6 +32,9 @@ def _header_rows(archive: Archive) -> Iterator[tuple[str, str]]:
     yield "corpus", corpus["name"]
     yield "bytes", f"{corpus['bytes']:,}"
     yield "documents", f"{corpus['documents']:,}"
+    if archive.names:
+        yield "first name", archive.names[0]
+        yield "last name", archive.names[-1]
     yield "SHA-256", archive.sha256
     if header["method"] == "stored":
         yield "chunks", f"{archive.blocks:,}"
@@ -69,16 +72,20 @@ def _columns(items: list[str]) -> list[str]:
 def _reconciliation(archive: Archive) -> list[str]:
     """Each term of the description length beside the bytes of the file that stand for it."""
     header, parts = archive.header, archive.part_bytes
-    rest_bytes = parts["header"] + parts["framing"] + parts["end"]
+    rest_bytes, names_bytes = parts["header"] + parts["framing"] + parts["end"], parts["names"]
     if header["method"] == "stored":
-        terms = [("corpus, as it is", archive.data_bits / 8, parts["payload"]), ("header and framing", 0.0, rest_bytes)]
+        terms = [
+            ("corpus, as it is", archive.data_bits / 8, parts["payload"]),
+            *([("names", float(names_bytes), names_bytes)] if names_bytes else []),
+            ("header and framing", 0.0, rest_bytes),
+        ]
     else:
-        side_bytes = side_bits(header["corpus"]["tokens"], header["world_size"]) / 8
+        side_bytes = side_bits(header["corpus"]["tokens"], header["world_size"], names_bytes=names_bytes) / 8
         terms = [
             ("data", archive.data_bits / 8, parts["payload"]),
             ("code", float(parts["program"]), parts["program"]),
             ("tokenizer", float(parts["tokenizer"]), parts["tokenizer"]),
-            ("side", side_bytes, rest_bytes),
+            ("side", side_bytes, rest_bytes + names_bytes),
         ]
     reported_bytes = sum(reported for _, reported, _ in terms)
     archive_bytes = sum(parts.values())

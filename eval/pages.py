@@ -21,7 +21,10 @@ def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any)
     """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
     uris = {name: {theme: _data_uri(png) for theme, png in themes.items()} for name, themes in pictures.items()}
     return (
-        _TEMPLATES.get_template(template).render(pictures=uris, duration=duration, verdict=verdict, **context).encode()
+        _TEMPLATES.get_template(template)
+        .render(pictures=uris, duration=duration, verdict=verdict, **context)
+        # A name of a file may hold bytes that are not UTF-8.
+        .encode("utf-8", "backslashreplace")
     )
 
 

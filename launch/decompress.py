@@ -4,8 +4,9 @@ python launch/decompress.py ARCHIVE FILE                    as many ranks as wro
 python launch/decompress.py ARCHIVE FILE --resume           go on after a kill
 python launch/decompress.py ARCHIVE --info                  what the archive holds, and what its size is made of
 
-The archive is verified from its first byte to its last before any work. Several documents become numbered files in the
-folder FILE. Progress is kept in FILE.partial until FILE is whole.
+The archive is verified from its first byte to its last before any work. A folder or glob comes back as the folder FILE,
+with the files' names; documents without names become numbered files in it. Progress is kept in FILE.partial until FILE
+is whole.
 """
 
 import os
@@ -22,8 +23,11 @@ import tempfile
 
 from data.archive import Archive, documents_of, open_archive
 from data.errors import UsageError
+from data.files import refuse_long_name
 from data.header import PINS
+from data.names import named_output, refuse_long_paths
 from data.output import write_documents
+from launch.entry import print_any_name
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     rank = int(os.environ.get("RANK", 0))
+    print_any_name()
     try:
         archive = open_archive(options.archive)
         if options.info:
@@ -56,10 +61,14 @@ def main(arguments: list[str]) -> int:
             parser.error(f"{options.file} exists: name another file, or remove it")
         if not options.file.absolute().parent.is_dir():
             parser.error(f"{options.file.parent} is no folder: make it first")
+        refuse_long_name(options.file.with_name(options.file.name + ".partial"))
+        refuse_long_paths(options.file, archive.names)
         if archive.header["method"] == "stored":
             status = 0
             if rank == 0:
-                write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
+                with named_output(options.file, () if options.joined else archive.names) as output:
+                    alone = options.joined or archive.header["corpus"]["documents"] == 1
+                    write_documents(documents_of(archive), output, alone, archive.sha256)
         else:
             status = rerun(archive, options)
         if status == 0 and rank == 0:
@@ -84,7 +93,8 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
     refuse_other_machine(header)
     if options.embedded:
-        return run_embedded(unpack(archive.program)[1], options)
+        with named_output(options.file, archive.names) as output:
+            return run_embedded(unpack(archive.program)[1], archive.path, output)
     if foreign := foreign_modules(archive.program):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
@@ -131,14 +141,14 @@ def refuse_other_machine(header: dict) -> None:
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 
 
-def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
+def run_embedded(sources: dict[str, str], archive: Path, output: Path) -> int:
     """Run the decoder that the archive carries, in a fresh interpreter that sees nothing of the installed project."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         for name, source in sources.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
-        paths = [str(path.absolute()) for path in (options.archive, options.file)]
+        paths = [str(path.absolute()) for path in (archive, output)]
         command = [sys.executable, "-m", "train.decoding", *paths]
         # Leaving by an exception ends the interpreter that was started, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -147,7 +157,7 @@ def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
 
 def single(archive: Archive, joined: bool) -> bool:
     """Whether the output is one file."""
-    return joined or archive.header["corpus"]["documents"] == 1
+    return joined or (archive.header["corpus"]["documents"] == 1 and not archive.names)
 
 
 def tell(archive: Archive, file: Path) -> None:
