@@ -96,7 +96,7 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         raise UsageError(f"data.source {told!r}: no such file, folder or glob match; hf:NAME opens datasets{left}")
     structured = not raw and any(holds_records(path.name) for path in paths)
     return Source(
-        name=_printable(given.name if given.name not in ("", "..") else given.resolve().name or "root"),
+        name=printable(given.name if given.name not in ("", "..") else given.resolve().name or "root"),
         expected_bytes=None if structured else sum(path.stat().st_size for path in paths),
         _read=lambda: itertools.chain.from_iterable(_read_file(path, field, raw) for path in paths),
         _identify=lambda: ["files", raw, structured and field, *map(_identity, paths)],
@@ -114,7 +114,7 @@ def _remote(url: str, field: str, raw: bool) -> Source:
     files = open_urls(url, random_access=not raw and name.lower().endswith(".parquet"))
     structured, names = not raw and holds_records(name), [file.name for file in files]
     return Source(
-        name=_printable(name),
+        name=printable(name),
         expected_bytes=None,
         _read=lambda: itertools.chain.from_iterable(_read_file(file, field, raw) for file in files),
         _identify=lambda: ["http", raw, structured and field, *(file.identity() for file in files)],
@@ -124,7 +124,7 @@ def _remote(url: str, field: str, raw: bool) -> Source:
     )
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file name as text that prints everywhere: bytes that are not UTF-8, and control characters, as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -215,7 +215,7 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
             yield from _cut(document(record, field, f"{source}: record {number}"))
 
     return Source(
-        name=_printable(Path(name).name or Path(name).resolve().name),
+        name=printable(Path(name).name or Path(name).resolve().name),
         expected_bytes=None,
         _read=read,
         _identify=lambda: ["hf", builder.hash, config, field, split, *map(_identity, local)],

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.errors import UsageError
+from data.frames import MAGIC
 
 WILDCARD = re.compile(r"[*?\[]")
 # A folder with all files of such a set is a run (launch/train.py), an unfinished decompression, or a prepared corpus.
@@ -107,6 +108,8 @@ class Listing:
         if not outputs:
             return entries
         beside = {f"{name}.lock" for name in outputs}
+        # Archives are known by the runs beside them, which launch/compress.py names after them.
+        beside |= {e.name for e in entries if f"{e.name}.run" in outputs and _is_archive(folder / e.name)}
         ours = [e.name in outputs | beside or COMPARISONS.fullmatch(e.name) is not None for e in entries]
         self._outputs |= {folder / entry.name for entry, left in zip(entries, ours, strict=True) if left}
         return [entry for entry, left in zip(entries, ours, strict=True) if not left]
@@ -154,6 +157,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def _is_archive(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)).startswith(MAGIC[:-1])
 
 
 def _is_output(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from data.documents import printable
 from data.errors import UsageError
 from data.files import write_file
 from eval.comparison_plots import behind_figure, overlay_figure
@@ -87,7 +88,7 @@ def load_runs(runs_dir: Path) -> list[Run]:
         raise UsageError(f"{runs_dir} holds no finished run: a run has a report.json once its epoch is done")
     runs = []
     for directory in directories:
-        name = str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name
+        name = printable(str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name)
         report = load_report(directory / "report.json")
         point = point_of(name, report, load_settings(directory / "config.yaml"))
         runs.append(Run(name, directory, report, load_curve(directory / "curve.csv"), point))

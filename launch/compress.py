@@ -18,7 +18,7 @@ import re
 import shutil
 
 from data.archive import open_archive, stored_frames, write_archive
-from data.documents import Source, open_source
+from data.documents import Source, open_source, printable
 from data.errors import UsageError
 from data.files import refuse_long_name
 from data.lanes import Lanes
@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
 
 
 def default_dir(named: dict[str, str]) -> str:
-    return named["archive"] + ".run"
+    archive = Path(named["archive"])
+    # A run directory's name has to be UTF-8 (launch/corpus.py).
+    return str(archive.with_name(printable(archive.name) + ".run")) if archive.name else ""
 
 
 def compress(config: Config, named: dict[str, str]) -> None:

@@ -38,6 +38,8 @@ def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
 def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
     """The corpus as tokens. Raises UsageError if it cannot be, or if the run directory is another run's."""
     run_dir = Path(config.run.dir)
+    if any("\ud800" <= character <= "\udfff" for character in str(run_dir)):
+        raise UsageError(f"run.dir {run_dir} is not UTF-8, and TensorBoard writes no files in such: name another")
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
     # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
     stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()

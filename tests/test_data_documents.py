@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.documents import CHUNK_BYTES, open_source
+from data.documents import CHUNK_BYTES, folder_name, open_source
 
 # Strings that loaders are known to alter or refuse.
 HARD = [
@@ -230,6 +231,17 @@ def test_names_print_everywhere(tmp_path):
         source = open_source(path)
         assert source.name == shown and source.name.isprintable() and source.name.encode()
         assert documents(path) == [b"text"] and len(source.fingerprint()) == 64
+
+
+def test_folders_are_named_after_sources(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    found = {
+        "kjv": "kjv", ".": "a_b", "raw:.": "a_b", "..": re.sub(r"[^\w.-]", "_", tmp_path.name)[:48],
+        "enwik8.txt": "enwik8", "texts/**/*.txt": "_", "hf:org/name": "name", "caf\udce9.txt": "caf_",
+        "x" * 250 + ".txt": "x" * 48, "/": "corpus",
+    }  # fmt: skip
+    assert {source: folder_name(source) for source in found} == found
 
 
 def test_hugging_face_dataset_in_a_folder(tmp_path):

@@ -184,6 +184,23 @@ def test_what_onepass_wrote_is_left_out_with_a_line(tmp_path: Path) -> None:
         open_source(f"{corpus}/runs")
 
 
+def test_an_archive_beside_its_run_is_left_out_and_a_corpus_is_not(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.one", b"ONEPASS\1..."),
+        ("b.one", b"ONEPASS\2..."),
+        ("c.txt", A),
+        ("d.one", b"ONEPASS\1"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    for name in ("a.one.run", "b.one.run", "c.txt.run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG_FILE).touch()
+        (tmp_path / name / CODE_FILE).touch()
+    assert read(tmp_path) == [A, b"ONEPASS\1"]
+    (note,) = open_source(str(tmp_path)).notes
+    assert f"leaves out {tmp_path}/a.one (and 4 more): Onepass wrote it" in note
+
+
 def test_output_is_known_by_the_names_that_are_written(tmp_path: Path) -> None:
     assert {CONFIG_FILE, CODE_FILE} in OUTPUTS and {MARK, LOCK_FILE} in OUTPUTS
     assert {MANIFEST, "tokens-00000.bin"} in OUTPUTS and {JOURNAL, "tokens-00000.bin"} in OUTPUTS

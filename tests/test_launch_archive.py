@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dist import ROOT, command, start, wait_until
 from made_up_archive import seal, stored, with_names
 from trained_run import project_text
@@ -26,8 +27,10 @@ from data.frames import read_frames
 from data.header import PINS
 from eval.code_size import code_identity
 from eval.description_length import side_bits
+from launch.corpus import prepare_corpus
 from train.command_line import parse_config
 from train.config import Config
+from train.engine import Place
 
 COMPRESS, DECOMPRESS = "launch/compress.py", "launch/decompress.py"
 SMALL = [
@@ -369,6 +372,17 @@ def test_stored_files_come_back_under_their_names(files: Path, source: str) -> N
     assert launch.decompress.main(["archive", "joined", "--joined"]) == 0
     assert (files / "joined").read_bytes() == b"".join(found[name] for name in sorted(found, key=Path))
     assert names(files) == {"documents", "archive", "folder", "joined"}
+
+
+def test_a_run_directory_that_is_not_utf8_is_refused_before_the_work(tmp_path: Path) -> None:
+    """TensorBoard would fail in it. What compress makes of an archive's name is."""
+    name = str(tmp_path / "caf\udce9.one")
+    assert launch.compress.default_dir({"archive": name}) == str(tmp_path / "caf\\xe9.one.run")
+    config = Config()
+    config.run.dir = name
+    with pytest.raises(ValueError, match=r"run\.dir .* is not UTF-8, .*: name another"):
+        prepare_corpus(config, Place(0, 1, torch.device("cpu")))
+    assert not names(tmp_path)
 
 
 def test_an_archive_of_numbered_documents_is_still_read(tmp_path: Path) -> None:
