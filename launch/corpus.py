@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.files import refuse_long_name
 from data.prepare import PreparedCorpus, prepare
 from data.tokenizer import Tokenizer
 from eval.baselines import Baselines, cached_baselines
@@ -40,6 +41,7 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
     run_dir = Path(config.run.dir)
     if any("\ud800" <= character <= "\udfff" for character in str(run_dir)):
         raise UsageError(f"run.dir {run_dir} is not UTF-8, and TensorBoard writes no files in such: name another")
+    refuse_long_name(run_dir)
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
     # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
     stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()

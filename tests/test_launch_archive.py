@@ -374,14 +374,17 @@ def test_stored_files_come_back_under_their_names(files: Path, source: str) -> N
     assert names(files) == {"documents", "archive", "folder", "joined"}
 
 
-def test_a_run_directory_that_is_not_utf8_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
     """TensorBoard would fail in it. What compress makes of an archive's name is."""
     name = str(tmp_path / "caf\udce9.one")
     assert launch.compress.default_dir({"archive": name}) == str(tmp_path / "caf\\xe9.one.run")
     config = Config()
-    config.run.dir = name
-    with pytest.raises(ValueError, match=r"run\.dir .* is not UTF-8, .*: name another"):
-        prepare_corpus(config, Place(0, 1, torch.device("cpu")))
+    for config.run.dir, message in [
+        (name, r"is not UTF-8, .*: name another"),
+        ("x" * 256, "has 256 bytes, and names in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prepare_corpus(config, Place(0, 1, torch.device("cpu")))
     assert not names(tmp_path)
 
 
