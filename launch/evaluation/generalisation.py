@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
+from data.documents import printable
 from data.errors import UsageError
 from data.files import file_sha256, write_file
 from eval.compare import Run, load_runs, refuse_mixed
@@ -99,13 +100,18 @@ def generalisation(
             publish(f"{run.name} is left out: it has no checkpoint")
     publish("\n" + table(rows, agreed))
     if csv:
-        write_file(csv, as_csv(file.name, rows).encode())
+        write_file(csv, as_csv(printable(file.name), rows).encode())
     if json:
-        about = {"name": file.name, "bytes": overlap.text_bytes, "sha256": file_sha256(file), "seen": overlap.share}
+        about = {
+            "name": printable(file.name),
+            "bytes": overlap.text_bytes,
+            "sha256": file_sha256(file),
+            "seen": overlap.share,
+        }
         write_file(json, dump({"held_out": about, "corpus": trained}, rows, agreed))
     if png:
         for name, theme in THEMES.items():
-            write_file(png.with_name(f"{png.name}-{name}.png"), figure(rows, agreed, file.name, theme))
+            write_file(png.with_name(f"{png.name}-{name}.png"), figure(rows, agreed, printable(file.name), theme))
 
 
 def dump(about: dict, rows: list[Scored], agreed: list) -> bytes:
