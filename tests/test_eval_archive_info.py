@@ -110,7 +110,7 @@ def test_names_of_documents_have_a_row(tmp_path):
     text = info_of(tmp_path, stored([[b"abc"], [b""]], names))
     names_bytes = len(pack_names(names))
     found = rows(text)
-    assert found["names"] == [f"{names_bytes}.0", f"{names_bytes}", "+0.0"]
+    assert found["names"] == [f"{names_bytes}.0", f"{names_bytes}", "+0.0", "0.0"]
     assert "first name          a.txt\n" in text and "last name           b/\\x1b[2J\\udc80\n" in text
     frames = made_up_frames(program=packed("{}"))
     coded = rows(info_of(tmp_path, with_names(frames, pack_names((*names, "c")))))
