@@ -20,6 +20,7 @@ from filelock import FileLock
 from data.tokenizer import load_tokenizer
 from eval.code_size import code_identity, measure_code, unpack
 from model.registry import BLOCKS
+from train.checkpoint import POINTER, checkpoint_tensors
 
 TRAIN = "launch/train.py"
 SMALL = [
@@ -293,13 +294,19 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(
 def test_numbers_that_are_none_stop_the_run(
     undisturbed: Path, corpus: Path, cache: Path, checkpoint_secs: float, said: str
 ) -> None:
-    """Before they are saved, or, where nothing is, as soon as they are a loss."""
+    """Before they are saved, or, where nothing is, as soon as they are a loss. What was saved before holds numbers."""
     run_dir = undisturbed.with_name(f"nan-{checkpoint_secs}")
     wild = ["--train.matrix_lr=1e30", "--train.table_lr=1e30", "--model.logit_cap=0", "--run.log_steps=1"]
     done = run(TRAIN, *arguments(corpus, cache, run_dir, *wild, f"--run.checkpoint_secs={checkpoint_secs}"))
     assert done.returncode == 1, done.stderr
     assert said in done.stderr
-    assert "No checkpoint had been saved yet. A resumed run keeps its rates" in done.stderr
+    assert "A resumed run keeps its rates and would end here again: start a new one" in done.stderr
+    checkpoints = run_dir / "checkpoints"
+    if (checkpoints / POINTER).exists():
+        assert f"The last good checkpoint is {checkpoints}/step-" in done.stderr
+        assert all(tensor.isfinite().all() for tensor in checkpoint_tensors(checkpoints).values())
+    else:
+        assert "No checkpoint had been saved yet." in done.stderr
     assert not (run_dir / "report.json").exists()
 
 
