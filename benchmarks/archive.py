@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ from train.loop import TokenSource, one_epoch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--rounds", type=int, default=8, help="turns of each")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a turn")
     options, rest = parser.parse_known_args()
@@ -58,10 +60,10 @@ def main() -> None:
                 secs[name].append(turn(loop, options.steps))
     read = decoded < corpus.vocabulary
     expected = corpus.read(0, lanes.tokens)
-    print(f"{int(read.sum()):,} tokens decoded, as they were: {np.array_equal(decoded[read], expected[read])}")
+    entry.publish(f"{int(read.sum()):,} tokens decoded, as they were: {np.array_equal(decoded[read], expected[read])}")
     for name, values in secs.items():
         ratios = [mine / plain for mine, plain in zip(values[1:], secs["train"][1:], strict=True)]
-        print(
+        entry.publish(
             f"{name:8} {statistics.median(values[1:]):7.3f} s a turn, {statistics.median(ratios):.3f} of training "
             f"(from {min(ratios):.3f} to {max(ratios):.3f})"
         )
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

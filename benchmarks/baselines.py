@@ -11,8 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import datetime
 
 from benchmarks.ladder import first_bytes
@@ -24,7 +26,7 @@ COLUMNS = ["date", "commit", "corpus", "bytes", *NAMES]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument(
         "--bytes", default="1000000,3000000,10000000,100000000", help="by commas (default: %(default)s)"
@@ -36,8 +38,8 @@ def main() -> None:
             sizes = measure_baselines(lambda content=content: iter([content]), len(content)).sizes
             stamp = {"date": datetime.date.today().isoformat(), "commit": commit(), "corpus": options.corpus.stem}
             write({**stamp, "bytes": len(content), **sizes})
-            print(f"{len(content):>11,}  " + "  ".join(f"{name} {size:,}" for name, size in sizes.items()), flush=True)
+            entry.publish(f"{len(content):>11,}  " + "  ".join(f"{name} {size:,}" for name, size in sizes.items()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import time
 from collections.abc import Callable
@@ -52,7 +54,7 @@ def stepping(block: nn.Module, rows: int, width: int, steps: int = 50) -> Callab
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("--blocks", default=",".join(sorted(BLOCKS)))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
@@ -72,18 +74,18 @@ def main() -> None:
             work()
             secs.setdefault(key, []).append(time.perf_counter() - start)
     columns = [*SHAPES, "step"]
-    print(f"{'block':12}{'parameters':>12}" + "".join(f"{column:>10}" for column in columns))
+    entry.publish(f"{'block':12}{'parameters':>12}" + "".join(f"{column:>10}" for column in columns))
     for name in names:
         ratios = [
             statistics.median(a / b for a, b in zip(secs[name, c][1:], secs["attention", c][1:], strict=True))
             for c in columns
         ]
         parameters = sum(p.numel() for p in blocks[name].parameters())
-        print(f"{name:12}{parameters:>12,}" + "".join(f"{ratio:10.2f}" for ratio in ratios))
+        entry.publish(f"{name:12}{parameters:>12,}" + "".join(f"{ratio:10.2f}" for ratio in ratios))
     medians = [statistics.median(secs["attention", column][1:]) * 1000 for column in columns]
     medians[-1] /= 50
-    print("attention, ms           " + "".join(f"{median:10.2f}" for median in medians))
+    entry.publish("attention, ms           " + "".join(f"{median:10.2f}" for median in medians))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

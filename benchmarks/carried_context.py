@@ -16,8 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 from dataclasses import replace
 
 from matplotlib import pyplot
@@ -54,7 +56,7 @@ def draw(rows: list[Row], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--blocks", default="attention,s4d,s4,ssd,gated_delta,rglru,lstm")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--segments", default="16,64,256")
@@ -73,7 +75,7 @@ def main() -> None:
                 measure = lambda tried=tried, carry=carry: bits_per_byte(tried, tokens, place, carry)  # noqa: E731
                 found.append(table.row(common | key | {"window": ""}, measure))  # type: ignore[arg-type]
             carried, empty = found
-            print(f"{block:14} segments of {segment:4}  carried {carried:.4f}  empty {empty:.4f}", flush=True)
+            entry.publish(f"{block:14} segments of {segment:4}  carried {carried:.4f}  empty {empty:.4f}")
     segment = config.train.segment_tokens
     train = replace(config.train, lanes=options.batch // segment)
     for window in map(int, options.windows.split(",")):
@@ -81,11 +83,11 @@ def main() -> None:
         tried = replace(config, model=model, train=train)
         key = {"block": "attention", "segment_tokens": str(segment), "carried": "yes", "window": str(window)}
         bits = table.row(common | key, lambda tried=tried: bits_per_byte(tried, tokens, place))  # type: ignore[misc]
-        print(f"attention      window {window:4}  segments of {segment}  {bits:.4f}", flush=True)
+        entry.publish(f"attention      window {window:4}  segments of {segment}  {bits:.4f}")
     if options.png:
         draw(table.rows, options.png)
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -21,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
 import csv
@@ -196,11 +199,17 @@ def show(row: dict[str, Any]) -> None:
     shape = f"{row['width']:>6}{row['depth']:>6}{row['parameters'] / 1e6:>11,.1f}"
     plan = f"{row['world_size']:>6}{row['optimizer']:>7} {row['zero_stage']}"
     speed = f"{row['model_tokens_per_sec_per_gpu']:>12,}{row['equal_at_tokens']:>10,}"
-    print(f"{shape}{plan}{state:>9}{estimate:>10}{held:>8}{' ' if row['fits'] else '!'}{sent:>8}{speed}{law:>12}")
+    sizes = f"{state:>9}{estimate:>10}{held:>8}{' ' if row['fits'] else '!'}{sent:>8}"
+    entry.publish(f"{shape}{plan}{sizes}{speed}{law:>12}")
+
+
+HEADING = """\
+ width depth parameters  GPUs   ZeRO    state DeepSpeed     all    sent    tokens/s     equal         law
+                million                  GB  says, GB      GB      GB model, a GPU at tokens total bytes"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--widths", default="128,256,512,1024,2048,4096,8192")
     parser.add_argument("--depths", default="2,24", help="layers; instead of --model.depth")
     parser.add_argument("--worlds", default="1,8,64", help="numbers of GPUs, eight a node; they divide the lanes")
@@ -216,8 +225,7 @@ def main() -> None:
     widths, depths, worlds = ([int(n) for n in getattr(options, k).split(",")] for k in ("widths", "depths", "worlds"))
     if odd := [world for world in worlds if config.train.lanes % (world * config.train.accumulation)]:
         parser.error(f"{odd[0]} GPUs do not share train.lanes {config.train.lanes} evenly: give a multiple")
-    print(" width depth parameters  GPUs   ZeRO    state DeepSpeed     all    sent    tokens/s     equal         law")
-    print("                million                  GB  says, GB      GB      GB model, a GPU at tokens total bytes")
+    entry.publish(HEADING)
     table = []
     with FakeTensorMode():
         for depth in depths:
@@ -226,7 +234,7 @@ def main() -> None:
                 for row in rows_of(replace(config, model=model), worlds, options):
                     show(row)
                     table.append(row)
-    print(f"! more than {options.gpu_gbytes:g} GB    * extrapolated, or no law: see the column law")
+    entry.publish(f"! more than {options.gpu_gbytes:g} GB    * extrapolated, or no law: see the column law")
     if options.out:
         with RESULTS.open("w", newline="") as file:
             writer = csv.DictWriter(file, table[0], lineterminator="\n")
@@ -235,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

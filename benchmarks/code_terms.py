@@ -11,8 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
 
 from benchmarks.result_rows import appended, commit
 from eval.code_size import measure_code
@@ -36,7 +37,7 @@ def configurations() -> dict[str, Config]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument(
         "--out",
         type=Path,
@@ -44,14 +45,14 @@ def main() -> None:
         help=f"table that rows are appended to (default: {RESULTS.relative_to(ROOT)})",
     )
     options = parser.parse_args()
-    print(f"{'configuration':<24}{'code bytes':>12}{'canonical':>12}{'modules':>9}")
+    entry.publish(f"{'configuration':<24}{'code bytes':>12}{'canonical':>12}{'modules':>9}")
     with appended(options.out, COLUMNS) as write:
         for name, config in configurations().items():
             code = measure_code(config.to_dict())
-            print(f"{name:<24}{code.xz_bytes:>12,}{code.canonical_bytes:>12,}{len(code.modules):>9}", flush=True)
+            entry.publish(f"{name:<24}{code.xz_bytes:>12,}{code.canonical_bytes:>12,}{len(code.modules):>9}")
             values = [commit(), name, code.xz_bytes, code.canonical_bytes, len(code.modules)]
             write(dict(zip(COLUMNS, values, strict=True)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

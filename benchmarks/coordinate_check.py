@@ -14,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +50,8 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
 
     for depth, layer in enumerate(learner.model.layers):
         watch(f"block {depth}", layer.block)  # type: ignore[arg-type]
-        watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
+        if layer.mlp:
+            watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
         watch(f"stream {depth}", layer)
     watch("logits", learner.model)
     for step in range(steps):
@@ -77,7 +80,7 @@ def draw(found: dict[str, list[dict[str, float]]], widths: list[int], path: str)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--blocks", default=",".join(sorted(BLOCKS)))
     parser.add_argument("--widths", default="64,128,256,512,1024")
     parser.add_argument("--steps", type=int, default=10)
@@ -93,14 +96,14 @@ def main() -> None:
         for width in widths:
             model = replace(config.model, block=block, width=width)
             rows.append(scales(replace(config, model=model), place, options.steps))
-        print(f"\n{block:12}" + "".join(f"{width:>10}" for width in widths) + "     slope")
+        entry.publish(f"\n{block:12}" + "".join(f"{width:>10}" for width in widths) + "     slope")
         slopes = {}
         for name in rows[0]:
             values = np.array([row[name] for row in rows])
             slopes[name] = float(np.polyfit(np.log(widths), np.log(values), 1)[0])
-            print(f"  {name:10}" + "".join(f"{value:10.4f}" for value in values) + f"{slopes[name]:+10.3f}")
+            entry.publish(f"  {name:10}" + "".join(f"{value:10.4f}" for value in values) + f"{slopes[name]:+10.3f}")
         worst = max(slopes, key=lambda name: abs(slopes[name]))
-        print(f"  steepest: {worst}, {slopes[worst]:+.3f}", flush=True)
+        entry.publish(f"  steepest: {worst}, {slopes[worst]:+.3f}")
         found[block] = rows
     if options.png:
         draw(found, widths, options.png)
@@ -108,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -11,8 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import datetime
 import json
 import subprocess
@@ -73,7 +75,7 @@ def measure(source: str, name: str, options: list[str], launcher: Sequence[str] 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--bytes", type=int, default=1_000_000, help="length of the prefix that is used; 0 for all")
     parser.add_argument("--only", default=",".join(KNOBS), help="comma-separated knobs")
@@ -86,8 +88,8 @@ def main() -> None:
                 row = measure(str(prefix), options.corpus.name, [*rest, *setting.split()])
                 row["changed"] = " ".join([*rest, setting]).strip() or "nothing"
                 write(row)
-                print(f"{row['total_bytes']:>9,} bytes {row['elapsed_secs']:>7} s  {row['changed']}", flush=True)
+                entry.publish(f"{row['total_bytes']:>9,} bytes {row['elapsed_secs']:>7} s  {row['changed']}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -128,6 +128,10 @@ ENTRIES = [
         "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS,
         "kjv-default.json", "report.json", from_report,
     ),
+    Entry(
+        "code-outside", "minutes", ("python benchmarks/not_gameable.py {kjv} --dir {work} --only outside",), TOTALS,
+        "not_gameable.csv",
+    ),
     Entry("code-terms", "minutes", ("python benchmarks/code_terms.py",), TOTALS, "code_terms.csv"),
     rung(100_000, "--config configs/bytes.yaml"),
     rung(1_000_000, "--config configs/bytes.yaml --train.replay=1", needs=("configs/bytes.yaml",)),

@@ -18,8 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import contextlib
 import csv
 import io
@@ -243,7 +245,7 @@ def campaign(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="in all, shared by the configurations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default="0,1,2,3")
@@ -272,4 +274,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.exit_status(main))

@@ -13,8 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import lzma
 import resource
 import tempfile
@@ -54,7 +56,7 @@ def climb(corpus: Path, size: int, options: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--bytes", default="100000,1000000", help="rungs, by commas (default: %(default)s)")
     parser.add_argument("--label", default="", help="what is tried, for the table")
@@ -69,8 +71,8 @@ def main() -> None:
                 secs, total = GOALS[size]
                 met = row["total_bytes"] <= total and row["cpu_secs"] <= secs
                 said += f" (goal {total:,} in {secs:,}: {'met' if met else 'missed'})"
-            print(said, flush=True)
+            entry.publish(said)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

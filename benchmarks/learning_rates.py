@@ -15,8 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 from dataclasses import replace
 
 import numpy as np
@@ -55,7 +57,7 @@ def draw(rows: list[Row], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--blocks", default=",".join(sorted(BLOCKS)))
     parser.add_argument("--widths", default="32,96")
     parser.add_argument("--factors", default="0.25,0.5,1,2,4")
@@ -71,11 +73,11 @@ def main() -> None:
             best = minimum(np.array(list(bits)), np.array(list(bits.values())))
             between = f", parabola {best.parabola_size:.2f}" if best.parabola_size else f", the {best.edge} tried"
             values = "  ".join(f"{factor:g}: {value:.4f}" for factor, value in bits.items())
-            print(f"{block:14} width {width:4}  best factor {best.size:g}{between}   {values}", flush=True)
+            entry.publish(f"{block:14} width {width:4}  best factor {best.size:g}{between}   {values}")
     if options.png:
         draw(table.rows, options.png)
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

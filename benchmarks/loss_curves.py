@@ -13,8 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +124,7 @@ def rows_of(run: Path) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     options = parser.parse_args()
     with RESULTS.open("w", newline="") as file:
@@ -132,9 +134,9 @@ def main() -> None:
             for row in rows_of(run):
                 table.writerow(row)
                 told = f"{row['run']:<18}{row['logged']:<32}{row['every']:>5}{row['points']:>6}"
-                print(f"{told}  {row['inside']:>2} of {row['curves']:>2}  {row['low_percent']:>8} "
+                entry.publish(f"{told}  {row['inside']:>2} of {row['curves']:>2}  {row['low_percent']:>8} "
                       f"{row['worst_percent']:>8} {row['high_percent']:>8}")  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
 import statistics
@@ -40,7 +43,7 @@ def median_ms(message: Callable[[], object], rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="times that each is sent (default: %(default)s)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
@@ -75,9 +78,9 @@ def main() -> None:
     for name, (sent, message) in messages.items():
         taken = median_ms(message, options.rounds)
         if place.rank == 0:
-            print(f"{name:24} {sent:12,} bytes {taken:8.2f} ms", flush=True)
+            entry.publish(f"{name:24} {sent:12,} bytes {taken:8.2f} ms")
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

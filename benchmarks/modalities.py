@@ -14,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import csv
 import datetime
 import subprocess
@@ -139,14 +141,14 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="comma-separated corpora; all if left out")
     parser.add_argument("--configs", default="others,default,bytes,suited", help="which rows, comma-separated")
     parser.add_argument("--table", action="store_true")
     options, rest = parser.parse_known_args()
     if options.table:
-        print(table())
+        entry.publish(table())
         return
     names = make(options.folder)
     about_all = {"date": datetime.date.today().isoformat(), "commit": commit()}
@@ -164,8 +166,8 @@ def main() -> None:
                     sizes = {"coded_bytes": found["total_bytes"], "data_bytes": found["data_bytes"]}
                     told = {"elapsed_secs": found["elapsed_secs"], "options": " ".join([*given, *rest])}
                     write(about | {"coder": config} | sizes | told)
-                print(config, corpus, rows()[-1], flush=True)
+                entry.publish(f"{config} {corpus} {rows()[-1]}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -4,9 +4,9 @@
 
 KJV_FILE is the text of data.source kjv (data.documents.open_source("kjv") has its bytes). Appends rows to
 benchmarks/results/not_gameable.csv. `runs` are real runs of launch/train.py, in FOLDER, where finished ones are found
-again. `code` is a decoder that holds the corpus. `pieces` are tokenizers of which one piece is the corpus, or each
-piece a line of it, under the counts of data/tokenizer.py without its limit of 16 bytes. `packing` compares lossless
-coders of a checkpoint's fp32 parameters.
+again. `code` is a decoder that holds the corpus, `outside` one whose block is imported from a package. `pieces` are
+tokenizers of which one piece is the corpus, or each piece a line of it, under the counts of data/tokenizer.py without
+its limit of 16 bytes. `packing` compares lossless coders of a checkpoint's fp32 parameters.
 """
 
 import sys
@@ -14,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import bz2
 import datetime
 import inspect
@@ -38,7 +40,7 @@ from data.coder import PRECISION_BITS
 from eval.code_size import measure_code
 from eval.weight_code import Adaptive, pack, to_bytes
 from launch.evaluation.run_corpus import parameters
-from train.config import Config
+from train.config import Config, ModelConfig
 from train.frozen import load_frozen
 
 RESULTS = ROOT / "benchmarks" / "results" / "not_gameable.csv"
@@ -61,7 +63,7 @@ def row(what: str, corpus: str, corpus_bytes: int, terms: dict[str, float], opti
     found |= {"bytes": corpus_bytes, **fields, "options": options}
     with appended(RESULTS, COLUMNS) as write:
         write(found)
-    print(what, corpus, fields, options, flush=True)
+    entry.publish(f"{what} {corpus} {fields} {options}")
 
 
 def runs(text: bytes, folder: Path, given: list[str]) -> None:
@@ -122,6 +124,29 @@ def code(text: bytes) -> None:
             # Its data term: nothing, at best.
             terms = {"data": 0.0, "code": code_bytes, "tokenizer": 0.0, "total": code_bytes}
             row(f"corpus in the code, {how}", name, len(part), terms)
+
+
+def outside() -> None:
+    """A block whose code lies in somebody's package: kept here, imported from there, declared away."""
+    config = Config(model=ModelConfig("gated_delta", ngram_orders=[])).to_dict()
+    config["engine"] |= {"deepspeed_config": {}, "precision": "fp32", "threads": 1}
+    with tempfile.TemporaryDirectory() as temporary:
+        root, package = Path(temporary, "project"), Path(temporary, "packages", "somebody")
+        for room in ("data", "eval", "model", "train"):
+            shutil.copytree(ROOT / room, root / room)
+        before = sys.path[:]
+        sys.path[:0] = [str(root), str(package.parent)]
+        code_bytes = {"block kept in the project": measure_code(config).code_bits / 8}
+        package.mkdir(parents=True)
+        block = root / "model" / "blocks" / "gated_delta.py"
+        shutil.copy(block, package / "blocks.py")
+        (package / "__init__.py").touch()
+        block.write_text("from somebody.blocks import GatedDelta\n")
+        code_bytes["block imported from a package"] = measure_code(config).code_bits / 8
+        code_bytes["the package declared away"] = measure_code(config, ["somebody"]).code_bits / 8
+        sys.path[:] = before
+    for what, term in code_bytes.items():
+        row(what, "none", 0, {"code": term})
 
 
 def pieces(text: bytes) -> None:
@@ -228,10 +253,10 @@ def coded_bytes(shares: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--only", default="runs,code,pieces,packing")
+    parser.add_argument("--only", default="runs,code,outside,pieces,packing")
     options, rest = parser.parse_known_args()
     text, only = options.corpus.read_bytes(), options.only.split(",")
     options.dir.mkdir(parents=True, exist_ok=True)
@@ -239,6 +264,8 @@ def main() -> None:
         runs(text, options.dir.absolute(), rest)
     if "code" in only:
         code(text)
+    if "outside" in only:
+        outside()
     if "pieces" in only:
         pieces(text)
     if "packing" in only:
@@ -246,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

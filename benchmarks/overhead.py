@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import time
 from collections.abc import Iterator
@@ -106,7 +108,7 @@ class Corpus:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a turn")
     parser.add_argument("--compile", action="store_true", help="also time the bare loop with compiled layers")
@@ -126,20 +128,22 @@ def main() -> None:
     loops: dict[str, Iterator[object]] = {"onepass": ours, "bare": bare(False)}
     if options.compile:
         loops["compiled"] = bare(True)
-        print(f"compiled its first step in {turn(loops['compiled'], 1):.0f} s")
+        entry.publish(f"compiled its first step in {turn(loops['compiled'], 1):.0f} s")
     secs: dict[str, list[float]] = {name: [] for name in loops}
     for index in range(options.rounds):
         for name in sorted(loops, reverse=bool(index % 2)):
             secs[name].append(turn(loops[name], options.steps))
     tokens = options.steps * config.train.lanes * config.train.segment_tokens
     for name, values in secs.items():
-        print(f"{name:8} {tokens / statistics.median(values[1:]):10,.0f} tokens/s (median of {len(values) - 1} turns)")
+        entry.publish(
+            f"{name:8} {tokens / statistics.median(values[1:]):10,.0f} tokens/s (median of {len(values) - 1} turns)"
+        )
     for name in list(loops)[1:]:
         ratios = [theirs / ours for theirs, ours in zip(secs[name][1:], secs["onepass"][1:], strict=True)]
         spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"onepass / {name}: median {statistics.median(ratios):.3f}, {spread}")
+        entry.publish(f"onepass / {name}: median {statistics.median(ratios):.3f}, {spread}")
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -30,6 +30,7 @@ FACTS = {
     "2.0": "the version of the licence",
     "4,556,413": "bytes of the King James Bible",
     "100,000,000": "bytes of enwik8",
+    "95": "the level of an interval",
     "20": "minutes that the tests take, which CI shows",
 }
 # Pages that a program writes from the code, and which has a test of its own.
@@ -226,7 +227,7 @@ def numbers(entry: Entry) -> frozenset[float]:
                 found |= {
                     8 * float(row[n]) / float(row["bytes"])
                     for n in row
-                    if n.endswith("_bytes") and row[n] and "bytes" in row
+                    if n.endswith("_bytes") and row[n] and float(row.get("bytes", 0))
                 }
     else:
         found = {float(word.replace(",", "")) for word in re.findall(r"\d[\d,]*(?:\.\d+)?", path.read_text())}

@@ -12,8 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import contextlib
 import gzip
 import json
@@ -91,21 +93,21 @@ def measure(path: Path, tokenizer: str, vocabulary: int, workers: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("--enwik8", type=Path, default=ROOT.parent / "shared" / "corpora" / "enwik8.xz")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    print("                                                                peak memory, MiB")
-    print("    corpus tokenizer    MB seconds   MB/s MB/s a core one process     all")
+    entry.publish("                                                                peak memory, MiB")
+    entry.publish("    corpus tokenizer    MB seconds   MB/s MB/s a core one process     all")
     for name, sizes in [("raw", [10, 100, 1000]), ("x.jsonl.gz", [10, 1000]), ("x.parquet", [10, 1000])]:
         for megabytes in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / name
                 write_corpus(path, repeated(options.enwik8, megabytes * 1_000_000))
                 for tokenizer in ("bytes", "bpe"):
-                    print(measure(path, tokenizer, options.vocabulary, options.workers), flush=True)
+                    entry.publish(measure(path, tokenizer, options.vocabulary, options.workers))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

@@ -17,8 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import csv
 import datetime
 import json
@@ -41,7 +43,6 @@ from benchmarks.result_rows import commit
 from data.documents import open_source
 from data.errors import RunFailed, UsageError
 from eval.code_size import reference_machine
-from launch.entry import exit_status
 from train.command_line import CONFIG_FILE, load_config
 
 # How far totals may lie apart on machines of two classes: other roundings.
@@ -72,15 +73,15 @@ def run_threads(run: Path) -> int:
     return load_config(run / CONFIG_FILE).engine.threads
 
 
-def measure(entry: Entry, given: dict[str, Path]) -> list[Row]:
+def measure(item: Entry, given: dict[str, Path]) -> list[Row]:
     """Run the commands of an entry, keep its results file, and return its rows."""
-    result, at = RESULTS / entry.file, commit()
+    result, at = RESULTS / item.file, commit()
     with tempfile.TemporaryDirectory(prefix="onepass-published-") as folder:
         work = Path(folder)
         told = []
-        if entry.anew:
+        if item.anew:
             result.unlink(missing_ok=True)
-        for command in entry.commands:
+        for command in item.commands:
             argv = [filled(word, work, given) for word in shlex.split(command)]
             # Launchers and Python of this environment, whatever PATH says.
             argv = (
@@ -88,32 +89,32 @@ def measure(entry: Entry, given: dict[str, Path]) -> list[Row]:
                 if argv[0] == "python"
                 else [str(Path(sys.executable).with_name(argv[0])), *argv[1:]]
             )
-            print(f"{entry.name}: {command}", file=sys.stderr, flush=True)
-            kept = subprocess.PIPE if entry.keeps == "stdout" else sys.stderr
+            print(f"{item.name}: {command}", file=sys.stderr, flush=True)
+            kept = subprocess.PIPE if item.keeps == "stdout" else sys.stderr
             ended = subprocess.run(argv, cwd=ROOT, check=False, stdout=kept)
             if ended.returncode:
                 raise RunFailed(
-                    f"{entry.name}: {command} ended with status {ended.returncode}. Its rows stay as they were"
+                    f"{item.name}: {command} ended with status {ended.returncode}. Its rows stay as they were"
                 )
             told.append(f"$ {command}\n{(ended.stdout or b'').decode(errors='replace')}")
         threads = torch.get_num_threads()
         if (work / "run").exists():
             threads = run_threads(work / "run")
-        elif named := re.search(r"--engine.threads[= ](\d+)", entry.commands[-1]):
+        elif named := re.search(r"--engine.threads[= ](\d+)", item.commands[-1]):
             threads = int(named[1])
-        if entry.keeps in ("report.json", "curve.csv"):
-            shutil.copy(work / "run" / entry.keeps, result)
-        elif entry.keeps == "stdout":
+        if item.keeps in ("report.json", "curve.csv"):
+            shutil.copy(work / "run" / item.keeps, result)
+        elif item.keeps == "stdout":
             result.write_text("\n".join(told))
-    return rows_of(entry, at, datetime.date.today().isoformat(), machine(threads))
+    return rows_of(item, at, datetime.date.today().isoformat(), machine(threads))
 
 
-def rows_of(entry: Entry, at: str, date: str, where: str) -> list[Row]:
+def rows_of(item: Entry, at: str, date: str, where: str) -> list[Row]:
     """The rows of an entry whose results file is there."""
-    stamp = (at, date, where, " && ".join(entry.commands))
-    rows = [Row(entry.name, f"benchmarks/results/{entry.file}", "file", *stamp)]
-    for name, (value, unit) in entry.figures(RESULTS / entry.file).items():
-        rows.append(Row(f"{entry.name}.{name}", number_text(value), unit, *stamp))
+    stamp = (at, date, where, " && ".join(item.commands))
+    rows = [Row(item.name, f"benchmarks/results/{item.file}", "file", *stamp)]
+    for name, (value, unit) in item.figures(RESULTS / item.file).items():
+        rows.append(Row(f"{item.name}.{name}", number_text(value), unit, *stamp))
     return rows
 
 
@@ -145,9 +146,9 @@ def library() -> list[Path]:
     return sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 
 
-def lacking(entry: Entry, given: dict[str, Path]) -> list[str]:
+def lacking(item: Entry, given: dict[str, Path]) -> list[str]:
     """The files that an entry's commands need and that were not given."""
-    names = re.findall(r"\{(enwik8|deuterocanon)", " ".join(entry.commands))
+    names = re.findall(r"\{(enwik8|deuterocanon)", " ".join(item.commands))
     return sorted(set(names) - set(given))
 
 
@@ -155,7 +156,7 @@ def keep(rows: list[Row]) -> None:
     """Put an entry's rows in the place of its earlier ones, in the order of the registry."""
     name = rows[0].figure
     kept = [row for row in published().values() if row.figure.split(".")[0] != name]
-    order = [entry.name for entry in ENTRIES]
+    order = [item.name for item in ENTRIES]
     ordered = sorted(kept + rows, key=lambda row: order.index(row.figure.split(".")[0]))
     with PUBLISHED.open("w", newline="") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
@@ -163,11 +164,11 @@ def keep(rows: list[Row]) -> None:
         table.writerows(map(asdict, ordered))
 
 
-def state(entry: Entry, rows: dict[str, Row]) -> str:
+def state(item: Entry, rows: dict[str, Row]) -> str:
     """Whether an entry's figures are those of today's code."""
-    if entry.name not in rows:
+    if item.name not in rows:
         return "never run"
-    changed = changed_since(rows[entry.name].commit, entry.measures)
+    changed = changed_since(rows[item.name].commit, item.measures)
     return {None: "history unknown", False: "fresh", True: "the code has changed"}[changed]
 
 
@@ -178,23 +179,23 @@ def compare_default(run: Path) -> list[str]:
     same wherever the configuration is, which has the number of threads. If the code has changed since the README's, as
     it then says, only the 0.2 % are looked at.
     """
-    row, entry = published()["kjv-default"], NAMED["kjv-default"]
-    files = [RESULTS / entry.file, run / "report.json"]
+    row, item = published()["kjv-default"], NAMED["kjv-default"]
+    files = [RESULTS / item.file, run / "report.json"]
     theirs, ours = map(from_report, files)
     their_report, our_report = (json.loads(path.read_text()) for path in files)
     for name in ("total", "data", "code"):
-        print(f"{name:<10}{ours[f'{name}_bytes'][0]:>14,.0f}   README {theirs[f'{name}_bytes'][0]:>12,.0f}")
+        entry.publish(f"{name:<10}{ours[f'{name}_bytes'][0]:>14,.0f}   README {theirs[f'{name}_bytes'][0]:>12,.0f}")
     if our_report["corpus"] != their_report["corpus"]:
         raise UsageError(f"{run} is no run over the default's corpus. Name one with --compare-default RUN")
     exact = []
-    if not changed_since(row.commit, entry.measures):
+    if not changed_since(row.commit, item.measures):
         exact = ["tokenizer"]
         if all(our_report.get("config", {}).get(part) == their_report.get("config", {}).get(part) for part in CHARGED):
             exact += ["code"]
         here = machine(run_threads(run))
         if here == row.machine:
             exact += ["data", "total"]
-        print(f"this machine: {here}\nthe README's: {row.machine}")
+        entry.publish(f"this machine: {here}\nthe README's: {row.machine}")
     found = []
     for name in exact:
         if ours[f"{name}_bytes"] != theirs[f"{name}_bytes"]:
@@ -215,7 +216,7 @@ def newest_default() -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("--tier", choices=["minutes", "hours", "gpu"], help="measure the entries of a tier")
     parser.add_argument("--only", nargs="+", choices=sorted(NAMED), metavar="NAME", help="measure these entries")
     parser.add_argument("--enwik8", type=Path, help="enwik8, plain or .xz, for the entries that need it")
@@ -227,33 +228,33 @@ def main() -> int:
     options = parser.parse_args()
     if options.compare_default is not None:
         found = compare_default(Path(options.compare_default) if options.compare_default else newest_default())
-        print("\n".join(found) or "as in the README")
+        entry.publish("\n".join(found) or "as in the README")
         return bool(found)
     given = {name: getattr(options, name).resolve() for name in ("enwik8", "deuterocanon") if getattr(options, name)}
     if options.tier or options.only:
-        for entry in ENTRIES:
-            if options.tier in (None, entry.tier) and (not options.only or entry.name in options.only):
-                if absent := lacking(entry, given):
-                    print(f"{entry.name}: left out, as it needs --{' and --'.join(absent)}", file=sys.stderr)
+        for item in ENTRIES:
+            if options.tier in (None, item.tier) and (not options.only or item.name in options.only):
+                if absent := lacking(item, given):
+                    print(f"{item.name}: left out, as it needs --{' and --'.join(absent)}", file=sys.stderr)
                 else:
-                    keep(measure(entry, given))
+                    keep(measure(item, given))
     if options.list:
         rows = published()
-        for entry in ENTRIES:
-            row = rows.get(entry.name)
-            print(f"{entry.name:<20}{entry.tier:<9}{state(entry, rows):<22}{row.commit if row else ''}")
+        for item in ENTRIES:
+            row = rows.get(item.name)
+            entry.publish(f"{item.name:<20}{item.tier:<9}{state(item, rows):<22}{row.commit if row else ''}")
     if options.write:
         for page in all_pages():
             text = page.read_text()
             if (new := written(text, published())) != text:
                 page.write_text(new)
-                print(f"{page.relative_to(ROOT)} written")
+                entry.publish(f"{page.relative_to(ROOT)} written")
     if options.check:
         found = check()
-        print("\n".join(found) or "README and docs say what the results say")
+        entry.publish("\n".join(found) or "README and docs say what the results say")
         return bool(found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(entry.exit_status(main))

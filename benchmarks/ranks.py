@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import tempfile
 
@@ -23,7 +25,7 @@ WAYS = [(1, 2), (2, 1)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument(
         "--bytes", type=int, default=300_000, help="length of the prefix that is used (default: %(default)s)"
@@ -39,14 +41,14 @@ def main() -> None:
                 launcher = ["deepspeed", "--num_accelerators", str(ranks)]
                 row = measure(f"raw:{prefix}", options.corpus.stem, [*rest, f"--engine.threads={threads}"], launcher)
                 secs[ranks].append(row["elapsed_secs"])
-                print(
+                entry.publish(
                     f"{ranks} ranks, {threads} threads: {row['elapsed_secs']} s, {row['data_bytes']:,} bytes",
                     flush=True,
                 )
     ratios = [one / two for one, two in zip(secs[1], secs[2], strict=True)]
     spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
-    print(f"seconds of one rank / of two: median {statistics.median(ratios):.3f}, {spread}")
+    entry.publish(f"seconds of one rank / of two: median {statistics.median(ratios):.3f}, {spread}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

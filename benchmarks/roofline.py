@@ -4,30 +4,32 @@
 
 For each width: floating-point operations of the matrix products in one step, counted by PyTorch's dispatcher (the
 model's: forward and backward; the optimiser's: Newton-Schulz), seconds of the step (median), and both rates as parts of
-the rate that square products of 1,024 reach in the turns between the steps. Tokens are random: speed does not depend on
-them. The rest of a step is memory traffic: norms, nonlinearities, looking up counts, Adam.
+the rate that square products reach in the turns between the steps, of the side and the precision that MFU is measured
+with (train/cost.py). Tokens are random: speed does not depend on them. The rest of a step is memory traffic: norms,
+nonlinearities, looking up counts, Adam.
 """
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import statistics
 import time
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.overhead import finish
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config
-from train.cost import gemm_flops_per_sec
+from train.cost import measure_peak, product_secs, run_dtype
 from train.engine import Place, connect, disconnect
-from train.flops import MORE
+from train.flops import OperationCounter
 from train.loop import Learner
 
 
@@ -36,36 +38,30 @@ def symbols(config: Config) -> int:
     return config.data.vocabulary if config.data.tokenizer == "bpe" else BYTE_SYMBOLS
 
 
-def addmm_in_place(into: Any, left: Any, right: Any, **kwargs: Any) -> int:
-    return 2 * left[0] * left[1] * right[1]
-
-
-# The counter does not know it.
-MAPPING = MORE | {torch.ops.aten.addmm_: addmm_in_place}
-
-
 def step_flops(learner: Learner, tokens: torch.Tensor) -> tuple[int, int]:
     """Of one step's matrix products: all of them, and the optimiser's."""
-    with FlopCounterMode(display=False, custom_mapping=MAPPING) as everything:
+    with OperationCounter() as everything:
         learner.learn(tokens, tokens.numel(), 0, 1)
-    with FlopCounterMode(display=False, custom_mapping=MAPPING) as optimizer:
+    with OperationCounter() as optimizer:
         for p in learner.model.parameters():
             p.grad = torch.zeros_like(p)
         learner.engine.optimizer.step()
         learner.engine.optimizer.zero_grad()
-    return everything.get_total_flops(), optimizer.get_total_flops()
+    return everything.flops, optimizer.flops
 
 
-def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
+def measure(config: Config, place: Place, rounds: int) -> dict[str, Any]:
     """Figures of one width."""
     vocabulary = symbols(config)
     learner = Learner(config, vocabulary, 0, place)
     shape = config.train.lanes, config.train.segment_tokens
     tokens = torch.randint(vocabulary, shape, device=place.device)
     total, optimizer = step_flops(learner, tokens)
+    dtype = run_dtype(learner)
+    peak = measure_peak(place.device, dtype)
     secs, rates = [], []
     for _ in range(rounds):
-        rates.append(gemm_flops_per_sec(place.device, torch.float32, repeats=3))
+        rates.append(2 * peak.side**3 / product_secs(place.device, dtype, peak.side, repeats=3))
         start = time.perf_counter()
         for _ in range(3):
             learner.learn(tokens, tokens.numel(), 0, 1)
@@ -79,6 +75,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
         "model_gflop": (total - optimizer) / 1e9,
         "optimizer_gflop": optimizer / 1e9,
         "step_ms": 1e3 * statistics.median(secs),
+        "yardstick": f"{peak.dtype} products of {peak.side:,}",
         "gemm_gflop_per_sec": statistics.median(rates) / 1e9,
         "products_part": part,
         "model_part": part * (total - optimizer) / total,
@@ -86,19 +83,21 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--widths", default="128,256,512", help="by commas (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of three steps, each beside the yardstick")
     options, rest = parser.parse_known_args()
     config = parse_config("", rest)
     place = connect(config.engine.threads, config.engine.timeout_secs)
-    if place.device.type == "cpu":
-        config = replace(config, engine=replace(config.engine, precision="fp32"))
+    if config.engine.precision == "auto":
+        precision: Any = "fp32" if place.device.type == "cpu" else "bf16"
+        config = replace(config, engine=replace(config.engine, precision=precision))
     for width in map(int, options.widths.split(",")):
         row = measure(replace(config, model=replace(config.model, width=width)), place, options.rounds)
-        print(f"width {width}: " + ", ".join(f"{name} {value:,.4g}" for name, value in row.items()), flush=True)
+        told = (f"{name} {value if isinstance(value, str) else f'{value:,.4g}'}" for name, value in row.items())
+        entry.publish(f"width {width}: " + ", ".join(told))
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

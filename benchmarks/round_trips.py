@@ -12,8 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import hashlib
 import subprocess
 import tempfile
@@ -63,14 +65,14 @@ def timed(ranks: int, program: str, *arguments: str) -> float:
 
 def main() -> None:
     own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--made", nargs="?", const=",".join(MADE), help="add the made files, or those named")
     parser.add_argument("--ranks", type=int, default=1)
     options = parser.parse_args(own)
     more = sys.argv[len(own) + 2 :]
-    print("| file | bytes | reported total | archive | difference | same SHA-256 | compress | decompress |")
-    print("|---|---:|---:|---:|---:|---|---:|---:|", flush=True)
+    entry.publish("| file | bytes | reported total | archive | difference | same SHA-256 | compress | decompress |")
+    entry.publish("|---|---:|---:|---:|---:|---|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         made = [path for path in make(folder) if path.name in (options.made or "").split(",")]
@@ -86,7 +88,7 @@ def main() -> None:
                 total_bytes += side_bits(opened.header["corpus"]["tokens"], opened.header["world_size"]) / 8
             size = archive.stat().st_size
             stored = " (stored)" if opened.header["method"] == "stored" else ""
-            print(
+            entry.publish(
                 f"| {path.name} | {path.stat().st_size:,} | {total_bytes:,.0f}{stored} | {size:,} | "
                 f"{size - total_bytes:+,.0f} | {'yes' if same else 'NO'} | {there:.0f} s | {again:.0f} s |",
                 flush=True,
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

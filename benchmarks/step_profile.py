@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
 import statistics
@@ -74,7 +77,7 @@ def touch(size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="training steps by the clock (default: %(default)s)")
     parser.add_argument("--operators", type=int, default=25, help="operators to list (default: %(default)s)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
@@ -104,7 +107,7 @@ def main() -> None:
         finish()
     if place.rank == 0:
         for name, secs in sorted(parts.medians().items(), key=lambda part: -part[1]):
-            print(f"{1e3 * secs:8.2f} ms  {name}")
+            entry.publish(f"{1e3 * secs:8.2f} ms  {name}")
         events = profiler.key_averages()
         cuda = place.device.type == "cuda"
         micros = {
@@ -112,11 +115,11 @@ def main() -> None:
             for event in events
         }
         total = sum(value for value, _ in micros.values())
-        print(f"\nby operators, of {total / PROFILED / 1e3:.1f} ms a step under the profiler")
+        entry.publish(f"\nby operators, of {total / PROFILED / 1e3:.1f} ms a step under the profiler")
         for name, (value, count) in sorted(micros.items(), key=lambda row: -row[1][0])[: options.operators]:
-            print(f"{value / total:7.1%} {value / PROFILED / 1e3:8.2f} ms {count / PROFILED:7.1f} x  {name}")
+            entry.publish(f"{value / total:7.1%} {value / PROFILED / 1e3:8.2f} ms {count / PROFILED:7.1f} x  {name}")
     disconnect(place)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

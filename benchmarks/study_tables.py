@@ -1,6 +1,7 @@
 """The tables of docs/architectures.md, as Markdown, from what launch/report.py wrote.
 
     python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8
+    python benchmarks/study_tables.py --refit ...     the same, after writing today's fits of scaling.csv to its JSON
 
 Of each folder and vocabulary: total bytes of every block and width (mean over seeds), the power law of the data term
 with the 95 % interval of its exponent, what the smaller widths predicted for the largest and by how much they erred;
@@ -11,8 +12,19 @@ import csv
 import json
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import numpy as np
+
+from data.files import write_file
+from eval.scaling import Fit, PowerLaw
+from eval.scaling_analysis import trend_of
+from eval.scaling_files import law_text, without_law
 
 
 def tables(folder: Path) -> None:
@@ -50,17 +62,31 @@ def shortest_bits(line: dict) -> float:
 
 def law_of(trend: dict) -> list[str]:
     """The power law, the prediction for the largest width, and its error."""
-    law = f"none: {trend['why_no_fit']}"
+    law = without_law(trend["why_no_fit"], "none").split(":")[0]
     if trend["fit"]:
-        found, (low, high) = trend["fit"]["law"], trend["fit"]["exponent_interval"]
-        floor_bytes, scale_bytes = found["floor_bits"] / 8, found["scale_bits"] / 8
-        law = f"{floor_bytes:,.0f} + {scale_bytes:.2g} N^-{found['exponent']:.2f} ({low:.2f} to {high:.2f})"
+        law = law_text(Fit(**trend["fit"] | {"law": PowerLaw(**trend["fit"]["law"])}))
     if not trend["prediction"]:
         return [law, "", ""]
     predicted, measured = (trend["prediction"][f"{name}_bits"] / 8 for name in ("predicted", "measured"))
     return [law, f"{predicted:,.0f}", f"{predicted / measured - 1:+.2%}"]
 
 
+def refit(folder: Path) -> None:
+    """Write the power laws and predictions that eval/scaling.py finds today in scaling.csv to scaling.json."""
+    study = json.loads((folder / "scaling.json").read_text())
+    with (folder / "scaling.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for line in study["lines"]:
+        cells = [row for row in rows if row["line"] == line["label"]]
+        sizes = np.array([float(row["parameters_non_embedding"]) for row in cells])
+        for term in ("data", "total"):
+            line[term] = asdict(trend_of(term, sizes, np.array([float(row[f"{term}_bits"]) for row in cells])))
+    write_file(folder / "scaling.json", (json.dumps(study, indent=1) + "\n").encode())
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        tables(Path(name))
+    folders = [Path(name) for name in sys.argv[1:] if name != "--refit"]
+    for folder in folders:
+        if "--refit" in sys.argv:
+            refit(folder)
+        tables(folder)

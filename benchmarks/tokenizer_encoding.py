@@ -10,8 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import ast
 import inspect
 import lzma
@@ -177,15 +179,15 @@ def train(corpus: bytes, vocabulary: int) -> tuple[list[bytes], bytes]:
 def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a Markdown table."""
     heads = list(heads)
-    print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
+    entry.publish(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     for row in rows:
         cells = [f"{cell:,.0f}" if isinstance(cell, int | float) else str(cell) for cell in row]
-        print(f"| {' | '.join(cells)} |", flush=True)
-    print()
+        entry.publish(f"| {' | '.join(cells)} |")
+    entry.publish()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("--enwik8", type=Path, default=ROOT.parent / "shared" / "corpora" / "enwik8.xz")
     options = parser.parse_args()
     with lzma.open(options.enwik8) as file:
@@ -216,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

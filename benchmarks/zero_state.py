@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
+entry.begin(__name__)
+
 import gc
 from collections import Counter
 from typing import Any
@@ -92,17 +94,17 @@ def measure(config: Config, place: Place) -> None:
     with Collectives() as collectives:
         learner.learn(targets, tokens, 0, 1)
     if place.rank == 0:
-        print(f"ZeRO {config.engine.zero_stage}, {config.train.optimizer}, {parameters:,} parameters, ", end="")
-        print(f"{place.world_size} ranks; bytes a parameter:")
+        entry.publish(f"ZeRO {config.engine.zero_stage}, {config.train.optimizer}, {parameters:,} parameters, ", end="")
+        entry.publish(f"{place.world_size} ranks; bytes a parameter:")
         for when, found in held.items():
             buckets = found["buckets"] // (4 * BUCKET)
-            print(f"    held {when:17} {(found['state'] - before) / parameters:6.2f} and {buckets} buckets")
+            entry.publish(f"    held {when:17} {(found['state'] - before) / parameters:6.2f} and {buckets} buckets")
         for name, size in sorted(collectives.sent.items()):
-            print(f"    given to {name:20} {size / parameters:6.2f}", flush=True)
+            entry.publish(f"    given to {name:20} {size / parameters:6.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--stages", default="0,1,2,3")
     options, rest = parser.parse_known_args()
     fixed = ["--train.optimizer=adamw", "--engine.precision=bf16", "--model.ngram_orders=[]", "--model.width=256"]
@@ -116,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.exit_status(main))

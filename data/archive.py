@@ -1,6 +1,6 @@
 """The archive: written whole or not at all, and verified from its first byte to its last before any of it is used.
 
-    file   "ONEPASS", the byte FORMAT, frames; nothing follows
+    file   "ONEPASS", a byte (the format: 2 if there are names of documents, else 1), frames; nothing follows
     frame  kind (1 byte), content length (u32), content, CRC-32 (u32) of the frame's number (u32), kind, length, content
 
     H      header (data/header.py)
@@ -8,6 +8,7 @@
     P      methods model and fixed: the decoder's program (eval.code_size.CodeSize.packed); only in method fixed empty
     B      methods model and fixed, block_count of them: of each rank the length of its payload (u32), and the payload
     S      method stored: 1 if it ends its document else 0 (1 byte), then at most 1 MiB of the corpus
+    N      format 2 alone: the names of the documents (data/names.py)
     E      SHA-256 of the corpus (32 bytes), data_bits (float64)
 
 Numbers are little-endian. That a frame's number is under its checksum shows frames that are swapped, doubled or lost.
@@ -17,18 +18,19 @@ import hashlib
 import math
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.checked_frames import END_BYTES, FORMAT, CheckedFrames, frame
+from data.checked_frames import END_BYTES, FORMAT, NAMED_FORMAT, CheckedFrames, frame
 from data.checked_frames import ArchiveError as ArchiveError
 from data.documents import Chunks
 from data.errors import UsageError
 from data.files import new_file
 from data.frames import MAGIC, read_frames
 from data.header import block_count, header_content, parse_header
+from data.names import pack_names, unpack_names
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Archive:
     sha256: str
     data_bits: float
     part_bytes: dict[str, int]
-    """Bytes of header, tokenizer, program, payload and end; framing is the rest of the file."""
+    """Bytes of header, tokenizer, program, payload, names and end; framing is the rest of the file."""
+    names: tuple[str, ...] = ()
+    """Of each document its path below the folder that was archived; empty if it has none."""
 
     @property
     def blocks(self) -> int:
@@ -68,7 +72,7 @@ def end_content(sha256: str, data_bits: float) -> bytes:
     return bytes.fromhex(sha256) + struct.pack("<d", data_bits)
 
 
-def stored_frames(header: dict[str, Any], chunks: Chunks) -> Iterator[tuple[bytes, bytes]]:
+def stored_frames(header: dict[str, Any], chunks: Chunks, names: tuple[str, ...] = ()) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (kind, content) of frames that store a corpus as it is; `chunks` as data.documents.Source yields them.
 
     Raises UsageError if they are not the bytes and documents that the header counts.
@@ -82,6 +86,8 @@ def stored_frames(header: dict[str, Any], chunks: Chunks) -> Iterator[tuple[byte
         yield b"S", bytes([ends_document]) + chunk
     if difference := _difference(header, corpus_bytes, documents):
         raise UsageError(f"{difference}: the corpus changed while it was read; run again")
+    if names:
+        yield b"N", pack_names(names)
     yield b"E", end_content(digest.hexdigest(), 8 * corpus_bytes)
 
 
@@ -100,8 +106,12 @@ def write_archive(path: Path, frames: Iterable[tuple[bytes, bytes]]) -> None:
     """
     with new_file(path) as file:
         file.write(MAGIC)
+        file_format = FORMAT
         for number, (kind, content) in enumerate(frames):
             file.write(frame(number, kind, content))
+            file_format = NAMED_FORMAT if kind == b"N" else file_format
+        file.seek(len(MAGIC) - 1)
+        file.write(bytes([file_format]))
 
 
 def documents_of(archive: Archive) -> Chunks:
@@ -125,18 +135,22 @@ def _read(frames: CheckedFrames) -> Archive:
     magic = frames.read(len(MAGIC))
     if magic[:-1] != MAGIC[:-1]:
         raise frames.error("this is no archive of Onepass", "name one that launch/compress.py wrote")
-    if magic != MAGIC:
-        raise frames.error(f"written by format {magic[-1]}, this is {FORMAT}", "take the release that wrote it")
+    if magic[-1] not in (FORMAT, NAMED_FORMAT):
+        raise frames.error(f"written by format {magic[-1]}, this reads 1 and 2", "take the release that wrote it")
+    named = magic[-1] == NAMED_FORMAT
     content = frames.next({b"H": "header"})[1]
     try:
         header = parse_header(content)
-    except ValueError as error:
+    except UsageError as error:
         raise frames.error(str(error)) from None
-    part_bytes = {"header": len(content), "tokenizer": 0, "program": 0, "payload": 0, "end": END_BYTES}
+    part_bytes = {"header": len(content), "tokenizer": 0, "program": 0, "payload": 0, "names": 0, "end": END_BYTES}
     encoding, program, offsets = b"", b"", array("Q")
+    check_stored: Callable[[str, float], None] = lambda *_: None  # noqa: E731
+    # What comes after the S or B frames.
+    last = {b"N": "names"} if named else {b"E": "end"}
     if header["method"] == "stored":
         part_bytes["payload"] = header["corpus"]["bytes"]
-        sha256, data_bits = _read_stored(frames, header, offsets)
+        content, check_stored = _read_stored(frames, header, offsets, last)
     else:
         blocks, ranks = block_count(header), header["world_size"]
         # The least that so many empty blocks take, so that no number of tokens keeps us busy.
@@ -151,18 +165,31 @@ def _read(frames: CheckedFrames) -> Archive:
         for block in range(blocks):
             part_bytes["payload"] += frames.next_block(f"block {block}", ranks)
             offsets.append(frames.offset)
-        sha256, data_bits = _read_end(frames, frames.next({b"E": "end"})[1])
+        content = frames.next(last)[1]
     offsets.append(frames.offset)
+    names: tuple[str, ...] = ()
+    if named:
+        part_bytes["names"] = len(content)
+        try:
+            names = unpack_names(content, header["corpus"]["documents"])
+        except ValueError as error:
+            raise frames.error(str(error)) from None
+        content = frames.next({b"E": "end"})[1]
+    sha256, data_bits = _read_end(frames, content)
+    check_stored(sha256, data_bits)
     part_bytes["framing"] = frames.file_bytes - sum(part_bytes.values())
-    return Archive(frames.path, header, encoding, program, offsets, sha256, data_bits, part_bytes)
+    return Archive(frames.path, header, encoding, program, offsets, sha256, data_bits, part_bytes, names)
 
 
-def _read_stored(frames: CheckedFrames, header: dict[str, Any], offsets: "array[int]") -> tuple[str, float]:
-    """Check the S frames and the end frame against each other; fill `offsets`; return what _read_end does."""
+def _read_stored(
+    frames: CheckedFrames, header: dict[str, Any], offsets: "array[int]", last: dict[bytes, str]
+) -> tuple[bytes, Callable[[str, float], None]]:
+    """Check the S frames, up to a frame of the `last` kind; fill `offsets`. Returns the content of that, and what
+    checks the content of the end frame."""
     digest, corpus_bytes, documents, flag = hashlib.sha256(), 0, 0, b"\1"
     while True:
-        kind, content = frames.next({b"S": f"chunk {len(offsets)}", b"E": "end"})
-        if kind == b"E":
+        kind, content = frames.next({b"S": f"chunk {len(offsets)}", **last})
+        if kind in last:
             break
         offsets.append(frames.offset)
         flag = content[:1]
@@ -171,16 +198,18 @@ def _read_stored(frames: CheckedFrames, header: dict[str, Any], offsets: "array[
         digest.update(content[1:])
         corpus_bytes += len(content) - 1
         documents += flag[0]
-    sha256, data_bits = _read_end(frames, content)
-    if difference := _difference(header, corpus_bytes, documents):
-        raise frames.error(difference)
-    if flag != b"\1":
-        raise frames.error("the last document does not end")
-    if sha256 != digest.hexdigest():
-        raise frames.error(f"it says SHA-256 {sha256}, but that of the chunks is {digest.hexdigest()}")
-    if data_bits != 8 * corpus_bytes:
-        raise frames.error(f"it says {data_bits} data bits, but the chunks have {8 * corpus_bytes}")
-    return sha256, data_bits
+
+    def check(sha256: str, data_bits: float) -> None:
+        if difference := _difference(header, corpus_bytes, documents):
+            raise frames.error(difference)
+        if flag != b"\1":
+            raise frames.error("the last document does not end")
+        if sha256 != digest.hexdigest():
+            raise frames.error(f"it says SHA-256 {sha256}, but that of the chunks is {digest.hexdigest()}")
+        if data_bits != 8 * corpus_bytes:
+            raise frames.error(f"it says {data_bits} data bits, but the chunks have {8 * corpus_bytes}")
+
+    return content, check
 
 
 def _read_end(frames: CheckedFrames, content: bytes) -> tuple[str, float]:

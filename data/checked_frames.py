@@ -9,9 +9,11 @@ from data.documents import CHUNK_BYTES
 from data.errors import UsageError
 from data.frames import MAGIC
 from data.header import MAX_HEADER_BYTES
+from data.names import MAX_CONTENT_BYTES
 from data.shards import MAX_ENCODING_BYTES
 
-FORMAT = MAGIC[-1]
+# With names of documents an archive is of format 2, else of format 1, which earlier releases read.
+FORMAT, NAMED_FORMAT = MAGIC[-1], MAGIC[-1] + 1
 END_BYTES = 40
 # Of a frame's content, by kind.
 MAX_BYTES = {
@@ -20,6 +22,7 @@ MAX_BYTES = {
     b"P": 4 << 20,
     b"B": (1 << 32) - 1,
     b"S": 1 + CHUNK_BYTES,
+    b"N": MAX_CONTENT_BYTES,
     b"E": END_BYTES,
 }
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from data.errors import UsageError
+
 
 def write_file(path: Path, content: bytes) -> None:
     """Write `content` to `path`, as new_file does."""
@@ -18,7 +20,7 @@ def write_file(path: Path, content: bytes) -> None:
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write under a temporary name beside `path`. At the end of the block it is synced to disk and renamed to
     `path`, and the folder synced; if the block raises, it is removed and `path` is as before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -32,6 +34,20 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name of this process for what becomes `path`; a short one, since `path` may have the longest name."""
+    name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
+
+
+def refuse_long_name(path: Path) -> None:
+    """Raise UsageError if the file system takes no name as long as that of `path`."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    length, limit = len(os.fsencode(path.name)), os.pathconf(folder, "PC_NAME_MAX")
+    if length > limit:
+        raise UsageError(f"{path.name} has {length} bytes, and names in {folder} have {limit} at most: shorten it")
 
 
 def file_sha256(path: Path) -> str:

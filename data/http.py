@@ -93,6 +93,11 @@ class RemoteFile:
                 pass
         return [self.url, version.size_bytes, version.validator or self._sha256]
 
+    def is_vouched_for(self) -> bool:
+        """Whether `identity` changes with the bytes. Last-Modified does not: it counts seconds, and is set at will."""
+        assert self.version
+        return self.version.validator is None or self.version.validator.startswith("ETag ")
+
     def ask(self, offset: int) -> Reply:
         """Ask for what follows `offset`; the reply may begin before. Raises as http_reply.ask does."""
         # Without a validator, a range could be another version's: the file is then sent anew, and compared.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import urllib3
 from urllib3.exceptions import MaxRetryError, ResponseError
 
+from data.compression import KINDS
 from data.errors import UsageError
 
 CONNECT_SECS = 30.0
@@ -90,7 +91,7 @@ def _checked(response: urllib3.HTTPResponse, url: str, offset: int, ranged: bool
         raise refusal(url, offset, answer, "check the URL, and that it opens without a login")
     encoding = headers.get("Content-Encoding", "identity").lower().removeprefix("x-")
     # Some servers call the compression of a .gz file an encoding; any other is the server's own, whatever we ask for.
-    if encoding not in ("identity", {"gz": "gzip", "zst": "zstd"}.get(url.partition("?")[0].rpartition(".")[2])):
+    if encoding not in ("identity", KINDS.get("." + url.partition("?")[0].rpartition(".")[2].lower())):
         raise refusal(url, offset, f"the server sends Content-Encoding {encoding}, which was not asked for", DOWNLOAD)
     chunked = headers.get("Transfer-Encoding", "").lower()
     if chunked not in ("", "chunked"):

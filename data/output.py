@@ -30,7 +30,7 @@ def write_documents(chunks: Iterable[tuple[bytes, bool]], output: Path, single: 
 
     Raises UsageError, leaving nothing, if their bytes have another SHA-256.
     """
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary = output.with_name(f".{output.name[:32]}.{os.getpid()}.tmp")
     digest, number, fresh = hashlib.sha256(), 0, True
     try:
         if not single:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from tqdm import tqdm
 
 from data.batches import Position, encode_source
 from data.bpe import train_tokenizer
-from data.documents import Source, open_source
+from data.documents import Chunks, Source, open_source
 from data.errors import UsageError
 from data.files import file_sha256
+from data.output import CHUNK_TOKENS, token_chunks
 from data.shards import (
     FORMAT,
     MANIFEST,
@@ -48,6 +50,15 @@ class PreparedCorpus:
     tokens: TokenShards
     source: Source
 
+    def read(self) -> Iterator[bytes]:
+        """The corpus' own bytes, in chunks. At their end, raises UsageError if they are not those of the manifest."""
+        digest = hashlib.sha256()
+        for chunk, _ in self.source.chunks():
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != self.manifest.sha256:
+            raise UsageError(f"data.source {self.source.name} was changed since it was prepared; run again")
+
 
 @dataclass(frozen=True)
 class _Journal:
@@ -74,10 +85,13 @@ def prepare(
     """Tokenise a corpus, or open what an earlier call left in cache_dir. Parameters: see DataConfig in train/config.py.
 
     The token stream is each document's tokens followed by an end of document. Calls for the same corpus wait for each
-    other. Raises UsageError on bad input, leaving nothing, and on a cache that is not what it should be. Raises OSError
+    other. What an earlier call left is opened only if it is shown to be of the same bytes: see Source.is_as_read.
+    Raises UsageError on bad input, leaving nothing, and on a cache that is not what it should be. Raises OSError
     when writing fails; like a killed call, that leaves whole shards, from which the next call goes on.
     """
     documents = open_source(source, field, split)
+    for note in documents.notes if progress else ():
+        tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
     if not any(chunk for chunk, _ in documents.chunks()):
         raise UsageError(f"data.source {source!r} is empty: there is not one byte to train on")
@@ -87,25 +101,56 @@ def prepare(
     directory = Path(cache_dir).expanduser() / f"{name}-{tokenizer}-{key[:16]}"
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
-        if not (directory / MANIFEST).exists():
-            try:
-                journal = _read_journal(directory, fingerprint)
-                if journal is None:
-                    sample = _sample(documents, tokenizer_sample_bytes, progress and tokenizer == "bpe")
-                    model = train_tokenizer(tokenizer, sample, vocabulary, tokenizer_sample_bytes)
-                    if progress and tokenizer == "bpe" and model.vocabulary < vocabulary:
-                        found = f"the corpus gives {model.vocabulary:,} symbols"
-                        tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
-                    journal = _Journal(fingerprint, describe_tokenizer(model))
-                _write_shards(directory, documents, journal, workers, progress, shard_tokens)
-            except ValueError:
-                shutil.rmtree(directory, ignore_errors=True)
-                raise
-        manifest = read_manifest(directory)
-        if manifest.fingerprint != fingerprint:
-            raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
-        tokens = TokenShards(directory, manifest)
+        if (directory / MANIFEST).exists():
+            corpus = _open(directory, documents, fingerprint)
+            if documents.is_as_read(corpus.manifest.begun_ns) or _holds_same(corpus, progress):
+                return corpus
+            shutil.rmtree(directory)
+        try:
+            journal = _read_journal(directory, fingerprint)
+            if journal is None:
+                sample = _sample(documents, tokenizer_sample_bytes, progress and tokenizer == "bpe")
+                model = train_tokenizer(tokenizer, sample, vocabulary, tokenizer_sample_bytes)
+                if progress and tokenizer == "bpe" and model.vocabulary < vocabulary:
+                    found = f"the corpus gives {model.vocabulary:,} symbols"
+                    tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
+                journal = _Journal(fingerprint, describe_tokenizer(model))
+            _write_shards(directory, documents, journal, workers, progress, shard_tokens)
+        except ValueError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return _open(directory, documents, fingerprint)
+
+
+def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpus:
+    manifest = read_manifest(directory)
+    if manifest.fingerprint != fingerprint:
+        raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
+    tokens = TokenShards(directory, manifest)
     return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer), tokens, documents)
+
+
+def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
+    """Whether the source still yields the documents that the tokens spell: for a source that cannot prove it."""
+    stops = [*range(CHUNK_TOKENS, len(corpus.tokens), CHUNK_TOKENS), len(corpus.tokens)]
+    parts = (corpus.tokens.read(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
+    prepared = (chunk for part in parts for chunk in token_chunks(part, corpus.tokenizer))
+    title = f"reading {corpus.source.name} again"
+    with tqdm(total=corpus.manifest.bytes, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
+        return _digest(corpus.source.chunks(), bar.update) == _digest(prepared)
+
+
+def _digest(chunks: Chunks, advance: Callable[[int], object] = lambda _: None) -> tuple[str, str]:
+    """SHA-256 of the documents' bytes, and of their lengths."""
+    content, lengths, length = hashlib.sha256(), hashlib.sha256(), 0
+    for chunk, ends in chunks:
+        content.update(chunk)
+        advance(len(chunk))
+        length += len(chunk)
+        if ends:
+            lengths.update(b"%d " % length)
+            length = 0
+    return content.hexdigest(), lengths.hexdigest()
 
 
 def _read_journal(directory: Path, fingerprint: str) -> _Journal | None:
@@ -139,6 +184,8 @@ def _write_shards(
 ) -> None:
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
+    # Taken up again or not, all of the source is read from now on.
+    begun_ns = time.time_ns()
     tokenizer = restore_tokenizer(journal.tokenizer)
     total, title = source.expected_bytes, f"preparing {source.name}"
     with (
@@ -163,6 +210,7 @@ def _write_shards(
         documents=end.documents,
         sha256=end.sha256,
         fingerprint=journal.fingerprint,
+        begun_ns=begun_ns,
         tokenizer=journal.tokenizer,
         shards=journal.shards,
     )

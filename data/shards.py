@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data.errors import UsageError
 from data.files import file_sha256, write_file
 from data.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 64 << 20
 MAX_ENCODING_BYTES = 1 << 20
@@ -44,6 +44,8 @@ class Manifest:
     """Of the corpus' bytes, documents in order."""
     fingerprint: str
     """Identity of the source, see data.documents.Source."""
+    begun_ns: int = field(compare=False)
+    """When the reading of the source began, as time.time_ns has it."""
     tokenizer: dict[str, Any]
     """kind, vocabulary, encoding (base64) and sha256 (of the encoding)."""
     shards: list[Shard]
@@ -91,7 +93,8 @@ def read_manifest(directory: Path) -> Manifest:
         if manifest.format != FORMAT:
             raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
         restore_tokenizer(manifest.tokenizer)
-        numbers = [manifest.bytes, manifest.tokens, manifest.documents, *(shard.tokens for shard in manifest.shards)]
+        counts = [manifest.bytes, manifest.tokens, manifest.documents, manifest.begun_ns]
+        numbers = [*counts, *(shard.tokens for shard in manifest.shards)]
         texts = [manifest.name, manifest.sha256, manifest.fingerprint, *(shard.file for shard in manifest.shards)]
         if not all(type(number) is int and number > 0 for number in numbers):
             raise UsageError("a count is not a positive integer")

@@ -28,7 +28,7 @@ def info(archive: Archive) -> str:
     if archive.program:
         try:
             settings = sorted(_settings(unpack(archive.program)[0], ""))
-        except (ValueError, RecursionError) as error:
+        except (UsageError, RecursionError) as error:
             raise UsageError(f"{archive.path}: program: {error}; fetch the archive again") from error
         lines += ["", *_columns([_printable(f"{name} {value}") for name, value in settings])]
     return "\n".join([*lines, "", *_reconciliation(archive)]) + "\n"
@@ -41,6 +41,9 @@ def _header_rows(archive: Archive) -> Iterator[tuple[str, str]]:
     yield "corpus", corpus["name"]
     yield "bytes", f"{corpus['bytes']:,}"
     yield "documents", f"{corpus['documents']:,}"
+    if archive.names:
+        yield "first name", archive.names[0]
+        yield "last name", archive.names[-1]
     yield "SHA-256", archive.sha256
     if header["method"] == "stored":
         yield "chunks", f"{archive.blocks:,}"
@@ -96,25 +99,28 @@ class Term:
 def reconcile(archive: Archive) -> list[Term]:
     """Each term of the description length beside the bytes of the file that stand for it; together, the whole file.
 
-    Code and tokenizer are exact. The data may be off by what the parallel and the stepwise form differ in, and by what
-    the coder loses at the end of a block. Header, checks and the frames of one run are within a bound that does not
-    depend on the corpus; each block has a frame of its own, with the length of every rank's payload.
+    Code, tokenizer and names of documents are exact. The data may be off by what the parallel and the stepwise form
+    differ in, and by what the coder loses at the end of a block. Header, checks and the frames of one run are within a
+    bound that does not depend on the corpus; each block has a frame of its own, with the length of every rank's
+    payload.
     """
     header, parts = archive.header, archive.part_bytes
-    rest_bytes = parts["header"] + parts["framing"] + parts["end"]
+    rest_bytes, names_bytes = parts["header"] + parts["framing"] + parts["end"], parts["names"]
     if header["method"] == "stored":
         return [
             Term("corpus, as it is", archive.data_bits / 8, parts["payload"]),
+            *([Term("names", float(names_bytes), names_bytes)] if names_bytes else []),
             Term("header and framing", 0.0, rest_bytes, FIXED_BYTES + FRAME_BYTES * archive.blocks),
         ]
     ranks, data_bytes = header["world_size"], archive.data_bits / 8
     block_bytes = archive.blocks * (FRAME_BYTES - 1 + 4 * ranks)
     coder_bytes = BLOCK_LOSS_BYTES * archive.blocks * ranks
+    side_bytes = side_bits(header["corpus"]["tokens"], ranks, names_bytes=names_bytes) / 8
     return [
         Term("data", data_bytes, parts["payload"], FORMS_DIFFER * data_bytes + coder_bytes),
         Term("code", float(parts["program"]), parts["program"]),
         Term("tokenizer", float(parts["tokenizer"]), parts["tokenizer"]),
-        Term("side", side_bits(header["corpus"]["tokens"], ranks) / 8, rest_bytes - block_bytes, FIXED_BYTES),
+        Term("side", side_bytes, rest_bytes - block_bytes + names_bytes, FIXED_BYTES),
         Term("frames of blocks", 0.0, block_bytes, block_bytes),
     ]
 

@@ -36,14 +36,18 @@ class DescriptionLength:
         return 8 * corpus_bytes / self.total_bits
 
 
-def side_bits(tokens: int, ranks: int = 1, sweep_cells: int = 1, warm_start_bytes: int = 0) -> float:
+def side_bits(
+    tokens: int, ranks: int = 1, sweep_cells: int = 1, warm_start_bytes: int = 0, names_bytes: int = 0
+) -> float:
     """What a decoder needs beside data, code and tokenizer, in bits.
 
     The corpus length in tokens (self-delimiting), the termination of one coder a rank, the index of the reported run if
-    it is the best of `sweep_cells`, and the checkpoint that a warm-started run began from, in full. Document boundaries
-    are symbols of the token stream, so part of data_bits; the number of lanes is configuration, so part of code_bits.
+    it is the best of `sweep_cells`, the checkpoint that a warm-started run began from, in full, and the names of
+    documents where they come back under their names. Document boundaries are symbols of the token stream, so part of
+    data_bits; the number of lanes is configuration, so part of code_bits.
     """
-    return elias_delta_bits(tokens + 1) + CODER_TERMINATION_BITS * ranks + math.log2(sweep_cells) + 8 * warm_start_bytes
+    coder_bits = CODER_TERMINATION_BITS * ranks
+    return elias_delta_bits(tokens + 1) + coder_bits + math.log2(sweep_cells) + 8 * (warm_start_bytes + names_bytes)
 
 
 def elias_delta_bits(number: int) -> int:

@@ -1,6 +1,6 @@
 """Finished runs as points, and the lines through them: what lies on one line differs in nothing but width and seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 import yaml
 
 from data.errors import UsageError
+from eval.curve import Curve
+from eval.provenance import commit_text
 from eval.schema import Report
 from train.config import BYTE_SYMBOLS, Config
 
@@ -25,7 +27,7 @@ FOLLOWS_WIDTH = "model.expansion"
 @dataclass(frozen=True)
 class Point:
     """A finished run. `flops` are those of its epoch; `settings` is all of its configuration that could explain a
-    difference to another run, beside block, width and seed."""
+    difference to another run, beside block, width and seed. `commit` is that of its code, empty if it is not known."""
 
     name: str
     block: str
@@ -36,10 +38,14 @@ class Point:
     parameters_non_embedding: int
     flops: float
     data_bits: float
+    code_bits: float
     tokenizer_bits: float
+    side_bits: float
     total_bits: float
     bits_per_byte: float
+    commit: str
     settings: dict[str, Any]
+    curve: Curve = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,15 +99,20 @@ def load_settings(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(section, dict) for section in tree.values()):
         raise UsageError(f"{path} is no configuration of a run: it does not consist of sections of fields")
-    settings = _flat(Config().to_dict()) | _flat(tree)
+    return settings_of(tree, path)
+
+
+def settings_of(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The same from the sections of a configuration, which `path` holds."""
+    settings = flat(Config().to_dict()) | flat(tree)
     for name, kind in {"train.seed": int, "data.vocabulary": int, FOLLOWS_WIDTH: int | float}.items():
         if not isinstance(settings[name], kind):
             raise UsageError(f"{path}: {name} is {settings[name]!r}, not a number of the kind that it has to be")
     return settings
 
 
-def point_of(name: str, report: Report, settings: dict[str, Any]) -> Point:
-    """The point that a report.json and the settings of its run make."""
+def point_of(name: str, report: Report, settings: dict[str, Any], curve: Curve) -> Point:
+    """The point that a report.json, the settings and the live curve of its run make."""
     model, length = report["model"], report["description_length"]
     watched = lambda name: name.startswith("run.") and name != "run.warm_start"  # noqa: E731
     compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not watched(k)}
@@ -122,10 +133,14 @@ def point_of(name: str, report: Report, settings: dict[str, Any]) -> Point:
         parameters_non_embedding=model["parameters_non_embedding"],
         flops=report["cost"]["model_flops"],
         data_bits=length["data_bits"],
+        code_bits=length["code_bits"],
         tokenizer_bits=length["tokenizer_bits"],
+        side_bits=length["side_bits"],
         total_bits=length["total_bits"],
         bits_per_byte=length["bits_per_byte"],
+        commit=commit_text(report.get("commit")),
         settings=compared,
+        curve=curve,
     )
 
 
@@ -181,5 +196,6 @@ def _text(value: Any) -> str:
     return "unset" if value is None else str(value) or "none"
 
 
-def _flat(tree: dict[Any, Any]) -> dict[str, Any]:
+def flat(tree: dict[Any, Any]) -> dict[str, Any]:
+    """Sections of fields as {"model.width": 64}."""
     return {f"{section}.{name}": value for section, fields in tree.items() for name, value in fields.items()}

@@ -19,11 +19,16 @@ _TEMPLATES = jinja2.Environment(
 
 def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any) -> bytes:
     """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
-    uris = {name: {theme: _data_uri(png) for theme, png in themes.items()} for name, themes in pictures.items()}
-    return (
-        _TEMPLATES.get_template(template).render(pictures=uris, duration=duration, verdict=verdict, **context).encode()
-    )
+    page = _TEMPLATES.get_template(template)
+    text = page.render(pictures=data_uris(pictures), duration=duration, verdict=verdict, **context)
+    # A name of a file may hold bytes that are not UTF-8.
+    return text.encode("utf-8", "backslashreplace")
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def data_uris(pictures: dict[str, dict[str, bytes]]) -> dict[str, dict[str, str]]:
+    """The pictures as addresses that hold them."""
+    start = "data:image/png;base64,"
+    return {
+        name: {theme: start + base64.b64encode(png).decode() for theme, png in themes.items()}
+        for name, themes in pictures.items()
+    }

@@ -11,6 +11,7 @@ from eval.curve import load_curve
 from eval.description_length import DescriptionLength
 from eval.pages import render
 from eval.plots import THEMES, description_length_figure, rate_figure
+from eval.provenance import not_default, setting_text, settings_rows
 from eval.reference_codes import ReferenceCodes
 from eval.schema import FORMAT, Report, check_report
 from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms
@@ -31,8 +32,10 @@ def build_report(
     cost: dict[str, Any],
     code: CodeSize,
     reference_machine: dict[str, str],
+    run: dict[str, Any],
 ) -> Report:
-    """The contents of report.json. Sections that come as dicts have the keys of eval/schema.py.
+    """The contents of report.json. Sections that come as dicts have the keys of eval/schema.py; `run` holds config,
+    command, commit and device.
 
     Raises UsageError if a key is missing or unknown, or if not every token and byte of the corpus was coded.
     """
@@ -61,7 +64,10 @@ def build_report(
             "xz_bytes": code.xz_bytes,
         },
         "reference_machine": reference_machine,
+        **run,
     }
+    if code.uncharged:
+        report["reference_packages"] = code.uncharged
     if description_length.warm_start_bits:
         report["description_length"]["warm_start_bits"] = description_length.warm_start_bits
     if baselines and baselines.extrapolated:
@@ -93,9 +99,12 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
         references=known_codes(report),
         most_bytes=rows[-1].bytes,
         note=extrapolation_note(report),
+        settings=settings_rows(report),
+        changed_settings=not_default(report["config"]) if "config" in report else {},
+        setting_text=setting_text,
     )
     for name, content in lengths.items():
         write_file(run_dir / f"curve-{name}.png", content)
     write_file(run_dir / "report.html", page)
-    write_file(run_dir / "report.md", markdown(report, MARKDOWN_FIGURE).encode())
+    write_file(run_dir / "report.md", markdown(report, MARKDOWN_FIGURE).encode("utf-8", "backslashreplace"))
     write_file(run_dir / "report.json", (json.dumps(report, indent=1) + "\n").encode())

@@ -28,6 +28,12 @@ FIRST_EXPONENTS = np.geomspace(0.02, 5.0, 9)
 LEAST_FALL = 1e-4
 GREATEST_RISE = 0.1
 
+# An interval wider than this factor tells nothing of where the number is.
+GREATEST_SPAN = 10.0
+# Of the least length: a floor that is less than this is nothing, however many times its interval spans.
+LEAST_FLOOR = 0.01
+NOT_IDENTIFIED = "not identified"
+
 Interval = tuple[float, float]
 
 
@@ -45,11 +51,12 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Fit:
-    """A power law, the 95 % intervals of its coefficients, and the root mean square of log(measured / law)."""
+    """A power law, the 95 % intervals of its coefficients, and the root mean square of log(measured / law). Where the
+    floor or the scale has no interval, it is not identified."""
 
     law: PowerLaw
-    floor_interval: Interval
-    scale_interval: Interval
+    floor_interval: Interval | None
+    scale_interval: Interval | None
     exponent_interval: Interval
     error: float
 
@@ -116,7 +123,8 @@ def fit_power_law(sizes: np.ndarray, bits: np.ndarray) -> PowerLaw:
 def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
     """The power law through cells of at least `LEAST_SIZES` sizes, with bootstrap intervals. `sizes`, `bits`: [C].
 
-    Raises UsageError with the reason if there are fewer sizes, or no law.
+    Raises UsageError with the reason if there are fewer sizes, no law, or no telling which: an interval of the exponent
+    that spans more than a factor of `GREATEST_SPAN`, or ends where the search does, is no result.
     """
     distinct = len(np.unique(sizes))
     if distinct < LEAST_SIZES:
@@ -126,14 +134,16 @@ def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
     floor, scale, exponent = (
         _interval([getattr(one, name) for one in laws]) for name in ("floor_bits", "scale_bits", "exponent")
     )
+    _refuse_unidentified(exponent)
     error = float(np.sqrt(np.mean(np.log(bits / law.bits(sizes)) ** 2)))
-    return Fit(law, floor, scale, exponent, error)
+    no_floor = floor[1] < LEAST_FLOOR * bits.min()
+    return Fit(law, floor if no_floor or _narrow(floor) else None, scale if _narrow(scale) else None, exponent, error)
 
 
 def predict_largest(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Prediction:
     """What the smaller sizes say of the largest, which is measured too. `sizes`, `bits`: [C].
 
-    Raises UsageError with the reason if there are too few smaller sizes, or no law through them.
+    Raises UsageError with the reason if there are too few smaller sizes, no law through them, or no telling which.
     """
     largest = sizes.max()
     held_out = sizes == largest
@@ -147,6 +157,9 @@ def predict_largest(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES)
         repeated, noise = bootstrap(others, other_bits, law, samples)
         lengths = np.array([_nearest(others, sample, law).bits(largest) for sample in repeated])
         interval = _interval(lengths * np.exp(noise))
+        # The length may be sure where the exponent is not: it is what the law was fitted to.
+        if not _narrow(interval):
+            raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the length spans more than a factor of ten")
     return Prediction(float(largest), float(law.bits(largest)), interval, float(bits[held_out].mean()))
 
 
@@ -246,6 +259,19 @@ def _nearest(sizes: np.ndarray, bits: np.ndarray, start: PowerLaw) -> PowerLaw:
         root, log_scale, log_exponent = leastsq(residuals, first, full_output=True)[0]
     exponent = np.exp(min(max(log_exponent, least), greatest))
     return PowerLaw(float(root**2 * unit), float(np.exp(log_scale + exponent * log_center) * unit), float(exponent))
+
+
+def _narrow(interval: Interval) -> bool:
+    return interval[1] <= GREATEST_SPAN * interval[0]
+
+
+def _refuse_unidentified(exponent: Interval) -> None:
+    """Raise UsageError unless the interval of an exponent says where it is."""
+    low, high = exponent
+    if low < 1.01 * EXPONENTS[0] or high > 0.99 * EXPONENTS[1]:
+        raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the exponent ends where the search for it does")
+    if not _narrow(exponent):
+        raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the exponent spans more than a factor of ten")
 
 
 def _interval(values: np.ndarray | list[float]) -> Interval:

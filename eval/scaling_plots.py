@@ -219,7 +219,9 @@ def _entries(
         for label, stroke in drawn.items()
     ]
     faint = theme.faint
-    entries.append(Line2D([], [], color=faint, ls="", marker="o", ms=9, mfc="none", mew=1.1, label="shortest total"))
+    entries.append(
+        Line2D([], [], color=faint, ls="", marker="o", ms=9, mfc="none", mew=1.1, label="shortest as measured")
+    )
     if with_data:
         entries.append(Line2D([], [], color=faint, ls=DOTS, lw=1.1, label="data term alone"))
     if with_laws:

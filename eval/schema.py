@@ -78,7 +78,16 @@ class Cost(TypedDict):
     elapsed_secs: Amount
     tokens_per_sec: Amount
     model_flops: Amount
-    mfu: Amount
+    # Left out where the model has operators whose arithmetic is not known: `uncounted` names them.
+    mfu: NotRequired[Amount]
+    uncounted: NotRequired[list[str]]
+    # What MFU is made of (train/cost.py). Reports of before 2026-11-28 have none.
+    mfu_6n: NotRequired[Amount]
+    elementwise_flops: NotRequired[Amount]
+    peak_flops_per_sec: NotRequired[Amount]
+    peak_shape: NotRequired[list[Count]]
+    peak_dtype: NotRequired[str]
+    device: NotRequired[str]
     peak_memory_bytes: Count
 
 
@@ -87,6 +96,23 @@ class Code(TypedDict):
     source_bytes: Count
     canonical_bytes: Count
     xz_bytes: Count
+
+
+class Device(TypedDict):
+    """What rank 0 ran on, with so many ranks in all and threads a rank; `kind` is cpu or cuda."""
+
+    name: str
+    kind: str
+    world_size: Count
+    threads: Count
+    precision: str
+
+
+class Commit(TypedDict):
+    """Of the code; `changed` says whether tracked files differed from it."""
+
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{40,64}$")]
+    changed: bool
 
 
 # Its sections inherit this.
@@ -107,6 +133,15 @@ class Report(TypedDict):
     cost: Cost
     code: Code
     reference_machine: dict[str, str]
+    # Packages beyond the reference machine that were declared to be part of it, with their versions.
+    reference_packages: NotRequired[dict[str, str]]
+    # What was run. Reports of before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
+    # `commit` is null where the code is not in a git checkout.
+    config: NotRequired[dict[str, dict[str, Any]]]
+    deepspeed: NotRequired[dict[str, Any]]
+    command: NotRequired[str]
+    commit: NotRequired[Commit | None]
+    device: NotRequired[Device]
 
 
 _SHAPE = TypeAdapter(Report)
@@ -117,7 +152,7 @@ def load_report(path: Path) -> Report:
     report = read_json(path, _SHAPE, LIMIT_BYTES)
     try:
         check_sums(report)
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return report
 

@@ -1,9 +1,11 @@
 """A report's numbers as rows, and the rows as text for terminals and for Markdown."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.provenance import commit_text, settings_rows
 from eval.schema import Report
 
 BAR_COLUMNS = 34
@@ -106,6 +108,28 @@ def duration(elapsed_secs: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{elapsed_secs:.1f} s"
 
 
+def operations(report: Report) -> str:
+    """The arithmetic of the epoch."""
+    cost = report["cost"]
+    beside = f", and {cost['elementwise_flops']:.2e} elementwise operations" if "elementwise_flops" in cost else ""
+    return f"{cost['model_flops']:.2e}{beside}"
+
+
+def utilisation(report: Report) -> str:
+    """MFU by both conventions, and the rate that they are parts of: train/cost.py."""
+    cost = report["cost"]
+    parts = [f"MFU {cost['mfu']:.1%}"] if "mfu" in cost else []
+    if "uncounted" in cost:
+        parts.append(f"MFU unknown: no formula for {', '.join(cost['uncounted'])}")
+    if "mfu_6n" in cost:
+        parts.append(f"{cost['mfu_6n']:.1%} by 6 N a token")
+    if "peak_flops_per_sec" in cost:
+        shape = " x ".join(f"{side:,}" for side in cost["peak_shape"])
+        rate = f"{cost['peak_flops_per_sec'] / 1e12:,.3g} TFLOP/s"
+        parts.append(f"100% is {rate}, {cost['peak_dtype']} products of {shape} on {cost['device']}")
+    return "; ".join(parts)
+
+
 def summary(report: Report) -> str:
     """Corpus, model and time, on one line."""
     corpus, model = report["corpus"], report["model"]
@@ -119,7 +143,13 @@ def terminal_table(report: Report) -> str:
     """The end of a run, for a terminal of 100 columns: the terms, their total, and the baselines beside it."""
     stroke = "━" if (sys.stdout.encoding or "").lower().startswith("utf") else "="
     length = report["description_length"]
-    lines = ["", summary(report), "", f"{'description length':<20}{'bytes':>17}{'share':>10}{'bits/byte':>12}"]
+    lines = [
+        "",
+        summary(report),
+        *_settings_lines(report),
+        "",
+        f"{'description length':<20}{'bytes':>17}{'share':>10}{'bits/byte':>12}",
+    ]
     for term in terms(report):
         lines.append(f"{term.name:<20}{term.bytes:>17,.0f}{term.share:>9.1%} {term.bits_per_byte:>11.4f}")
     lines.append(f"{'total':<20}{length['total_bits'] / 8:>17,.0f}{1:>9.1%} {length['bits_per_byte']:>11.4f}")
@@ -134,6 +164,17 @@ def terminal_table(report: Report) -> str:
             size = f"{known.bytes:>17,.0f}{known.bits_per_byte:>10.4f}"
             lines.append(f"{known.name:<20}{size}{known.verdict:>16} {known.meaning}")
     return "\n".join([*lines, extrapolation_note(report)]).rstrip() + "\n"
+
+
+def _settings_lines(report: Report) -> list[str]:
+    """What was run, a row a line, wrapped."""
+    rows = settings_rows(report)
+    column = max((len(name) for name, _ in rows), default=0) + 2
+    lines = []
+    for name, words in rows:
+        indent = " " * column
+        lines += textwrap.wrap(f"{name:<{column}}{words}", 100, subsequent_indent=indent)
+    return lines and ["", *lines]
 
 
 def markdown(report: Report, figure: str) -> str:
@@ -171,17 +212,19 @@ def markdown(report: Report, figure: str) -> str:
                 ("model", f"{model['block']}, depth {model['depth']}, width {model['width']}"),
                 ("parameters", f"{model['parameters']:,} ({model['parameters_non_embedding']:,} beside the embedding)"),
                 ("corpus", f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens"),
-                (
-                    "time",
-                    f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s, MFU {cost['mfu']:.1%}",
-                ),
+                ("time", f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s"),
+                ("model FLOPs", operations(report)),
+                ("utilisation", utilisation(report)),
                 ("ranks and steps", f"{cost['world_size']:,} and {cost['optimizer_steps']:,}"),
                 ("peak memory", f"{cost['peak_memory_bytes'] / 1e6:,.0f} MB"),
                 (
                     "code",
                     f"{len(code['modules'])} modules, {code['canonical_bytes']:,} bytes, {code['xz_bytes']:,} in xz",
                 ),
-                ("machine", ", ".join(f"{name} {value}" for name, value in report["reference_machine"].items())),
+                *settings_rows(report),
+                ("software", ", ".join(f"{name} {value}" for name, value in report["reference_machine"].items())),
+                *([("commit", commit_text(report["commit"]) or "not a git checkout")] if "commit" in report else []),
+                *([("command", f"`{report['command']}`")] if "command" in report else []),
                 ("SHA-256 of the corpus", f"`{corpus['sha256']}`"),
             ],
         ),

@@ -23,9 +23,11 @@ def coded_frames(
     sha256: str,
     data_bits: float,
     packages: dict[str, str] | None = None,
+    names: bytes = b"",
 ) -> Iterator[tuple[bytes, bytes]]:
     """The frames of an archive, for data.archive.write_archive: the payloads that train.encoding left in `folder`, and
-    what this process says of itself. `about` are the fields of the header that depend on the method."""
+    what this process says of itself. `about` are the fields of the header that depend on the method, `names` what
+    data.names.pack_names made of the documents' names."""
     header = {
         "tokenizer": tokenizer.kind,
         "lanes": lanes.lanes,
@@ -42,4 +44,6 @@ def coded_frames(
     yield b"P", program
     for block in range(block_count(header)):
         yield b"B", block_file(folder, block).read_bytes()
+    if names:
+        yield b"N", names
     yield b"E", end_content(sha256, data_bits)

@@ -1,30 +1,35 @@
 """Compress a file: train over it for one epoch and write the archive whose size is the description length.
 
 deepspeed launch/compress.py FILE ARCHIVE                   launch/decompress.py ARCHIVE FILE brings it back
+deepspeed launch/compress.py 'FOLDER/**/*.txt' ARCHIVE      and many files under their names
 deepspeed launch/compress.py FILE ARCHIVE --run.resume      go on after a kill
 
 Every option of launch/train.py works here too.
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
+entry.begin(__name__)
+
+import re
 import shutil
 
 from data.archive import open_archive, stored_frames, write_archive
-from data.documents import Source, open_source
+from data.documents import Source, open_source, printable
 from data.errors import UsageError
+from data.files import refuse_long_name
 from data.lanes import Lanes
+from data.names import pack_names
 from data.prepare import PreparedCorpus
 from eval.archive_info import info
 from eval.code_size import CodeSize, code_identity, machine_packages
 from launch.coded_archive import coded_frames
-from launch.entry import exit_status
-from launch.train import train
+from launch.train import pin, train_and_leave
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.encoding import EncodingSource
@@ -32,7 +37,7 @@ from train.engine import Place
 from train.run import CHECKPOINTS, CorpusSource, Outcome
 
 POSITIONALS = {
-    "file": "What to compress, byte for byte: a file, a folder or glob of documents, or else a data.source.",
+    "file": "What to compress, byte for byte: a file, a folder or glob of files, http(s) URLs; or else a data.source.",
     "archive": "Where to write the archive; must not exist. The run's report goes to run.dir, by default ARCHIVE.run.",
 }
 BLOCKS = "blocks"
@@ -40,18 +45,34 @@ BLOCKS = "blocks"
 SURELY_STORED_BYTES = 8192
 
 
+# Options of launch/train.py that do nothing here.
+OWNED = {"data.source": "name what is compressed as FILE"}
+OWNED_BY_FILES = dict.fromkeys(("data.field", "data.split"), "FILE is taken byte for byte; leave it out")
+
+
 def main(arguments: list[str]) -> int:
-    return exit_status(lambda: compress(*parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)))
+    return entry.exit_status(lambda: start(arguments))
+
+
+def start(arguments: list[str]) -> None:
+    entry.refuse_owned(arguments, OWNED, "launch/compress.py")
+    with entry.publishing():
+        config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
+    if bytes_of(named["file"]).startswith("raw:"):
+        entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
+    pin(config.engine.portable)
+    compress(config, named)
 
 
 def default_dir(named: dict[str, str]) -> str:
-    return named["archive"] + ".run"
+    archive = Path(named["archive"])
+    # A run directory's name has to be UTF-8 (launch/corpus.py).
+    return str(archive.with_name(printable(archive.name) + ".run")) if archive.name else ""
 
 
 def compress(config: Config, named: dict[str, str]) -> None:
     """Raises UsageError for what is wrong with the arguments, RunFailed or OSError for what goes wrong later."""
-    file, archive = Path(named["file"]).expanduser(), Path(named["archive"])
-    data_source = f"raw:{file.absolute()}" if file.exists() else named["file"]
+    data_source, archive = bytes_of(named["file"]), Path(named["archive"])
     if config.run.resume and config.data.source != data_source:
         raise UsageError(f"{config.run.dir} compresses {config.data.source}, not {data_source}: name that one")
     config.data.source = data_source
@@ -61,13 +82,18 @@ def compress(config: Config, named: dict[str, str]) -> None:
             "they are longer than what they save (docs/not-gameable.md)"
         )
     refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
+    for path in (archive, Path(config.run.dir)):
+        refuse_long_name(path)
     if archive.exists():
         raise UsageError(f"{archive} exists: name another archive, or remove it")
     if not archive.parent.is_dir():
         raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     source = open_source(data_source, config.data.field, config.data.split)
+    pack_names(source.names)
     if source.expected_bytes is not None and source.expected_bytes <= SURELY_STORED_BYTES:
-        if int(os.environ.get("RANK", 0)) == 0:
+        if entry.is_rank_0():
+            for note in source.notes:
+                print(f"onepass: {note}", file=sys.stderr)
             store(source, archive)
         return
 
@@ -76,7 +102,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
 
     def finish(config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome) -> None:
         run_dir = Path(config.run.dir)
-        manifest = corpus.manifest
+        manifest, names = corpus.manifest, pack_names(corpus.source.names)
         about = {
             "method": "model",
             "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
@@ -85,18 +111,26 @@ def compress(config: Config, named: dict[str, str]) -> None:
         lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
         frames = coded_frames(
             about, lanes, config.engine.threads, place.world_size, corpus.tokenizer, code.packed, run_dir / BLOCKS,
-            manifest.sha256, outcome.data_bits, machine_packages(code, config.run.reference_packages),
+            manifest.sha256, outcome.data_bits, machine_packages(code, config.run.reference_packages), names,
         )  # fmt: skip
         write_archive(archive, frames)
-        if archive.stat().st_size > manifest.bytes:
+        if archive.stat().st_size > manifest.bytes + len(names):
             archive.unlink()
             store(corpus.source, archive)
         else:
-            print(info(open_archive(archive)) + "\n")
+            entry.publish(info(open_archive(archive)) + "\n")
         for done in (CHECKPOINTS, BLOCKS):
             shutil.rmtree(run_dir / done, ignore_errors=True)
 
-    train(config, wrap, finish)
+    train_and_leave(config, wrap, finish)
+
+
+def bytes_of(file: str) -> str:
+    """The data.source of what is to come back byte for byte: files as they are, whatever their names say."""
+    path = Path(file).expanduser()
+    if not file or (not path.exists() and (file == "kjv" or file.startswith(("hf:", "raw:")))):
+        return file
+    return f"raw:{file if re.match('https?://', file) else path.absolute()}"
 
 
 def store(source: Source, archive: Path) -> None:
@@ -104,9 +138,9 @@ def store(source: Source, archive: Path) -> None:
     chunks = [(len(chunk), ends) for chunk, ends in source.chunks()]
     counts = {"bytes": sum(length for length, _ in chunks), "documents": sum(ends for _, ends in chunks), "tokens": 0}
     header = {"method": "stored", "corpus": {"name": source.name, **counts}}
-    write_archive(archive, stored_frames(header, source.chunks()))
-    print("no model makes a shorter description than the corpus itself: stored as it is\n")
-    print(info(open_archive(archive)) + "\n")
+    write_archive(archive, stored_frames(header, source.chunks(), source.names))
+    print("onepass: no model makes a shorter description than the corpus itself: stored as it is", file=sys.stderr)
+    entry.publish(info(open_archive(archive)) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 """The corpus of a run: prepared, measured, and held against what the run began with."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.files import refuse_long_name
 from data.prepare import PreparedCorpus, prepare
 from data.tokenizer import Tokenizer
 from eval.baselines import Baselines, cached_baselines
 from eval.code_size import code_identity, foreign_modules, measure_code, unpack
 from eval.reference_codes import ReferenceCodes, cached_codes, reference_codes
-from train.command_line import CONFIG_FILE
+from train.command_line import CONFIG_FILE, MAY_CHANGE
 from train.config import BYTE_SYMBOLS, Config, DataConfig
 from train.engine import Place
 from train.run import LOCK_FILE
@@ -37,9 +37,15 @@ def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
     )
 
 
-def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
-    """The corpus as tokens. Raises UsageError if it cannot be, or if the run directory is another run's."""
+def prepare_corpus(config: Config, place: Place, extra: dict[str, Any]) -> PreparedCorpus:
+    """The corpus as tokens; `extra` are the user's DeepSpeed keys.
+
+    Raises UsageError if the corpus cannot be prepared, or if the run directory is another run's.
+    """
     run_dir = Path(config.run.dir)
+    if any("\ud800" <= character <= "\udfff" for character in str(run_dir)):
+        raise UsageError(f"run.dir {run_dir} is not UTF-8, and TensorBoard writes no files in such: name another")
+    refuse_long_name(run_dir)
     # Rank 0 alone looks: by the time that others get here, it may have written there itself.
     # A run that died before it had a configuration left nothing that could be resumed, or that is worth keeping.
     stillborn = (run_dir / LOCK_FILE).exists() and not (run_dir / CONFIG_FILE).exists()
@@ -47,9 +53,12 @@ def prepare_corpus(config: Config, place: Place) -> PreparedCorpus:
         raise UsageError(f"run.dir {run_dir} is not empty: name a new one, or add --run.resume to go on with its run")
     if place.rank == 0 and config.run.resume:
         refuse_other_code(run_dir, config.run.reference_packages)
+        refuse_other_settings(run_dir, config, told(config, None, extra))
     # On a host that does not share rank 0's cache, all is prepared again.
     corpus = prepared(config.data, progress=int(os.environ["LOCAL_RANK"]) == 0)
     if place.rank == 0:
+        if config.run.resume:
+            refuse_other_settings(run_dir, config, told(config, corpus.tokenizer, extra))
         # Minutes for a large corpus, and cached: better now than while other ranks wait in a collective.
         count(corpus)
         if config.run.baselines:
@@ -68,14 +77,44 @@ def identity(corpus: PreparedCorpus) -> dict[str, str]:
     }
 
 
-def told(config: Config, tokenizer: Tokenizer, extra: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that a decoder is told, with the user's DeepSpeed keys in it: what measure_code takes."""
+def told(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a decoder is told, with the user's DeepSpeed keys in it: what measure_code takes. Before
+    there is a tokenizer, nothing about it."""
     values = config.to_dict()
     values["engine"]["deepspeed_config"] = extra
-    if tokenizer.vocabulary == BYTE_SYMBOLS:
+    if tokenizer is None:
+        del values["data"]["tokenizer"]
+    elif tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
     return values
+
+
+def refuse_other_settings(run_dir: Path, config: Config, values: dict[str, Any]) -> None:
+    """Raise UsageError if a decoder would be told other `values` than when the run began, which its packed code says,
+    whatever file or option they are from now."""
+    begun = by_name("", unpack((run_dir / CODE_FILE).read_bytes())[0])
+    # As they come back from JSON.
+    now = by_name("", json.loads(json.dumps(values)))
+    keys = "engine.deepspeed_config."
+    for name in {**begun, **now}:
+        section = name.split(".")[0]
+        here = section in ("model", "train", "engine") or (name == "data.tokenizer" and name in now)
+        if here and name not in MAY_CHANGE and begun.get(name) != now.get(name):
+            was, is_now = (json.dumps(one[name]) if name in one else "not set" for one in (begun, now))
+            where = config.engine.deepspeed_config if name.startswith(keys) else str(run_dir / CONFIG_FILE)
+            raise UsageError(
+                f"{name} was {was} when the run began and is {is_now} now, by {where or 'no file'} or an option: put "
+                "it back, or start a new run"
+            )
+
+
+def by_name(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """The values of nested dictionaries by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= by_name(f"{prefix}{name}.", value) if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def refuse_other_code(run_dir: Path, declared: list[str]) -> None:
@@ -92,20 +131,14 @@ def refuse_other_code(run_dir: Path, declared: list[str]) -> None:
         )
 
 
-def corpus_bytes(corpus: PreparedCorpus) -> Iterator[bytes]:
-    """The corpus' own bytes, in chunks."""
-    return (chunk for chunk, _ in corpus.source.chunks())
-
-
 def measure(corpus: PreparedCorpus) -> Baselines:
     """The usual compressors on the corpus' own bytes."""
     manifest = corpus.manifest
-    read = partial(corpus_bytes, corpus)
-    return cached_baselines(corpus.directory, manifest.sha256, read, manifest.bytes, progress=True)
+    return cached_baselines(corpus.directory, manifest.sha256, corpus.read, manifest.bytes, progress=True)
 
 
 def count(corpus: PreparedCorpus) -> ReferenceCodes:
     """The codes whose length is known by counting, on the corpus' own bytes."""
     manifest = corpus.manifest
-    codes = cached_codes(corpus.directory, manifest.sha256, partial(corpus_bytes, corpus), manifest.bytes)
+    codes = cached_codes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
     return reference_codes(codes, manifest.tokens, corpus.tokenizer.vocabulary)

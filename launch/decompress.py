@@ -4,31 +4,44 @@ python launch/decompress.py ARCHIVE FILE                    as many ranks as wro
 python launch/decompress.py ARCHIVE FILE --resume           go on after a kill
 python launch/decompress.py ARCHIVE --info                  what the archive holds, and what its size is made of
 
-The archive is verified from its first byte to its last before any work. Several documents become numbered files in the
-folder FILE. Progress is kept in FILE.partial until FILE is whole.
+The archive is verified from its first byte to its last before any work. A folder or glob comes back as the folder FILE,
+with the files' names; documents without names become numbered files in it. Progress is kept in FILE.partial until FILE
+is whole.
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
+import os
 import signal
 import subprocess
 import tempfile
 
 from data.archive import Archive, documents_of, open_archive
-from data.errors import UsageError
+from data.errors import RunFailed, UsageError
+from data.files import refuse_long_name
 from data.header import PINS
+from data.names import named_output, refuse_long_paths
 from data.output import write_documents
+
+CHECKPOINT_SECS = 600.0
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 damaged or not decodable here, 2 bad arguments, 128 + signal after a stop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return entry.exit_status(lambda: decompress(parse(arguments)))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Raises UsageError for what is wrong with the arguments alone, whatever the archive holds."""
+    parser = entry.Parser(description=__doc__)
     parser.add_argument("archive", type=Path, help="what launch/compress.py wrote")
     parser.add_argument("file", type=Path, nargs="?", help="where the corpus goes; must not exist")
     parser.add_argument("--info", action="store_true", help="print what the archive holds, and stop")
@@ -37,39 +50,56 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--embedded", action="store_true", help="run the code that is in the archive, in a fresh "
                         "interpreter, instead of the installed project; only for archives that you trust")  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads a rank; must be what the archive was written with")
-    parser.add_argument("--checkpoint_secs", type=float, default=600.0, help="seconds between checkpoints")
+    parser.add_argument(
+        "--checkpoint_secs", type=float, help=f"seconds between checkpoints (default: {CHECKPOINT_SECS:g})"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    rank = int(os.environ.get("RANK", 0))
+    names = ("joined", "resume", "embedded", "threads", "checkpoint_secs")
+    given = [name for name in names if getattr(options, name) is not parser.get_default(name)]
+    if options.info:
+        if options.file or given:
+            extra = f"--{given[0]}" if given else str(options.file)
+            raise UsageError(f"--info decodes nothing, so {extra} has no effect: leave it out")
+        return options
+    if options.file is None:
+        raise UsageError("FILE is missing: say where the corpus is to go, or ask for --info")
+    unknown_there = [name for name in given if name in ("joined", "resume", "checkpoint_secs")]
+    if options.embedded and unknown_there:
+        raise UsageError(
+            f"--embedded runs the archive's own code, which does not know --{unknown_there[0]}: leave it out"
+        )
+    if options.file.exists():
+        raise UsageError(f"{options.file} exists: name another file, or remove it")
+    if not options.file.absolute().parent.is_dir():
+        raise UsageError(f"{options.file.parent} is no folder: make it first")
+    refuse_long_name(options.file.with_name(options.file.name + ".partial"))
+    return options
+
+
+def decompress(options: argparse.Namespace) -> int:
+    """Returns the exit status. Raises RunFailed or OSError for what is wrong with the archive or the machine."""
     try:
         archive = open_archive(options.archive)
         if options.info:
             from eval.archive_info import info
 
-            print(info(archive))
+            entry.publish(info(archive))
             return 0
-        if options.file is None:
-            parser.error("FILE is missing: say where the corpus is to go, or ask for --info")
-        if options.embedded and (options.joined or options.resume):
-            parser.error("--embedded runs the archive's own code, which knows neither --joined nor --resume")
-        if options.file.exists():
-            parser.error(f"{options.file} exists: name another file, or remove it")
-        if not options.file.absolute().parent.is_dir():
-            parser.error(f"{options.file.parent} is no folder: make it first")
-        if archive.header["method"] == "stored":
-            status = 0
-            if rank == 0:
-                write_documents(documents_of(archive), options.file, single(archive, options.joined), archive.sha256)
-        else:
+        refuse_long_paths(options.file, archive.names)
+        status = 0
+        if archive.header["method"] != "stored":
             status = rerun(archive, options)
-        if status == 0 and rank == 0:
-            tell(archive, options.file)
-        return status
-    except (OSError, ValueError) as error:
-        # Whoever lost its peers may be the only one left to say so.
-        if rank == 0 or isinstance(error, ConnectionError):
-            print(f"onepass: {error}", file=sys.stderr)
-        return 1
+        elif entry.is_rank_0():
+            with named_output(options.file, () if options.joined else archive.names) as output:
+                alone = options.joined or archive.header["corpus"]["documents"] == 1
+                write_documents(documents_of(archive), output, alone, archive.sha256)
+    except UsageError as error:
+        # Status 2 is for arguments that cannot work whatever the archive holds.
+        raise RunFailed(str(error)) from error
+    if status == 0 and entry.is_rank_0():
+        tell(archive, options.file)
+    return status
 
 
 def rerun(archive: Archive, options: argparse.Namespace) -> int:
@@ -84,7 +114,8 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
 
     refuse_other_machine(header)
     if options.embedded:
-        return run_embedded(unpack(archive.program)[1], options)
+        with named_output(options.file, archive.names) as output:
+            return run_embedded(unpack(archive.program)[1], archive.path, output)
     if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
@@ -94,7 +125,8 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     from launch.rerun import rerun_installed
 
     single_file = single(archive, options.joined)
-    return rerun_installed(archive, options.file, single_file, options.resume, options.checkpoint_secs)
+    secs = CHECKPOINT_SECS if options.checkpoint_secs is None else options.checkpoint_secs
+    return rerun_installed(archive, options.file, single_file, options.resume, secs)
 
 
 def refuse_other_world(header: dict, threads: int | None) -> None:
@@ -128,18 +160,18 @@ def refuse_other_machine(header: dict) -> None:
         if value != found and name in ("torch", "system", "processor"):
             remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
             raise UsageError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
-        if value != found and int(os.environ.get("RANK", 0)) == 0:
+        if value != found and entry.is_rank_0():
             print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
 
 
-def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
+def run_embedded(sources: dict[str, str], archive: Path, output: Path) -> int:
     """Run the decoder that the archive carries, in a fresh interpreter that sees nothing of the installed project."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         for name, source in sources.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
-        paths = [str(path.absolute()) for path in (options.archive, options.file)]
+        paths = [str(path.absolute()) for path in (archive, output)]
         command = [sys.executable, "-m", "train.decoding", *paths]
         # Leaving by an exception ends the interpreter that was started, too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -148,12 +180,12 @@ def run_embedded(sources: dict[str, str], options: argparse.Namespace) -> int:
 
 def single(archive: Archive, joined: bool) -> bool:
     """Whether the output is one file."""
-    return joined or archive.header["corpus"]["documents"] == 1
+    return joined or (archive.header["corpus"]["documents"] == 1 and not archive.names)
 
 
 def tell(archive: Archive, file: Path) -> None:
     corpus = archive.header["corpus"]
-    print(
+    entry.publish(
         f"{file}: {corpus['bytes']:,} bytes, documents: {corpus['documents']:,}, SHA-256 {archive.sha256} as archived"
     )
 

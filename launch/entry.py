@@ -1,32 +1,242 @@
-"""What all entry points share: how an end, good or bad, is told to a person and to a launcher."""
+"""What all entry points share: what standard output is for, how arguments are refused, and how an end is told.
 
+Standard output holds what a person may pipe, a table, a configuration or a script, and nothing else: what `publish` is
+given. Everything else that this process or its children write there, as libraries do, goes to standard error. Neither
+a closed pipe nor a full disk behind them ends the work.
+"""
+
+import argparse
+import contextlib
+import errno
+import io
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from data.errors import RunFailed, Stopped, UsageError
+from launch.launched import launched_rank
+from train.options import did_you_mean
+
+# What argparse would name by Python's types.
+WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+
+class Outlet(io.FileIO):
+    """A file descriptor for text that is not worth a run: after the first error, which it keeps, nothing is written."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            if self.error is None:
+                return super().write(content)
+        except OSError as error:
+            self.error = error
+        return memoryview(content).nbytes
+
+
+class Streams:
+    """Where this process publishes. Before `separate`, as for whoever imports us, that is sys.stdout."""
+
+    outlet: Outlet | None = None
+    published: TextIO | None = None
+    closed = False
+
+    def separate(self) -> None:
+        """Keep standard output for what is published, and give standard error to all else, C++ and children too."""
+        self.closed = sys.__stdout__ is None
+        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:
+                # Else the next file that is opened would get this number, and all that is written to it.
+                os.open(os.devnull, os.O_RDWR)
+        self.outlet = Outlet(os.dup(1), "w")
+        self.published = text_to(self.outlet, encoding)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr = text_to(Outlet(2, "w", closefd=False), encoding)
+
+
+def text_to(outlet: Outlet, encoding: str) -> TextIO:
+    """Text in whole lines to `outlet`; what the encoding lacks is written as an escape."""
+    return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, "backslashreplace", line_buffering=True)
+
+
+STREAMS = Streams()
+
+
+def begin(module: str) -> None:
+    """The first statement of an entry point, before it imports anything that may print. `module` is its __name__:
+    standard output is separated only in a process that it is the program of."""
+    # Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon
+    # as anything else runs on the machine. It has to be said before PyTorch is loaded (docs/measurements.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    if module == "__main__":
+        STREAMS.separate()
+
+
+def publish(content: str | bytes) -> None:
+    """Write a text, and a line feed after it, or bytes as they are, to standard output."""
+    stream = STREAMS.published or sys.stdout
+    if stream is None:  # closed, in a program that is not ours
+        return
+    if isinstance(content, str):
+        stream.write(content + "\n")
+    else:
+        stream.flush()
+        stream.buffer.write(content)
+    stream.flush()
+
+
+def publishing() -> Any:
+    """A context in which `print` publishes: for a parser that prints its own help."""
+    return contextlib.redirect_stdout(STREAMS.published or sys.stdout)
+
+
+def restart(environment: dict[str, str]) -> NoReturn:
+    """Start this program again, with more in its environment and with its own standard output."""
+    os.environ.update(environment)
+    if STREAMS.published:
+        os.dup2(STREAMS.published.fileno(), 1)
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-    """Run `work()` and return the exit status: what it returns or 0, 1 it failed, 2 bad arguments, 128 + signal after a
-    clean stop. Errors of our own, and of the system, become one line on stderr; anything else is a bug and is raised.
+    """Run `work()`, which parses its arguments too, and return the exit status: what it returns or 0, 1 it failed,
+    2 bad arguments, 128 + signal after a stop.
+
+    Errors of our own, and of the system, become one line on stderr. Anything else is a bug and is raised.
     """
-    rank = int(os.environ.get("RANK", 0))
     try:
-        return work() or 0
+        if STREAMS.closed:
+            raise UsageError("standard output is closed, and what is printed would be lost. Redirect it: > /dev/null")
+        launched_rank()
+        return unwritten(work() or 0)
+    except SystemExit as leaving:  # as parsers do after --help
+        if isinstance(leaving.code, str):
+            raise
+        return unwritten(leaving.code or 0)
     except (RunFailed, OSError, UsageError) as error:
-        # Rank 0 says what is wrong, and its exit status is the one that a launcher should see first. Another host adds
-        # a line, because it may lack what rank 0's has; and whoever lost its peers may be the only one left to say so.
-        if rank == 0 or isinstance(error, ConnectionError):
-            print(f"onepass: {error}", file=sys.stderr)
-        else:
-            time.sleep(3)
-            if int(os.environ["LOCAL_RANK"]) == 0:
-                print(f"onepass: rank {rank} on {socket.gethostname()}: {error}", file=sys.stderr)
+        complain(error)
         return 2 if isinstance(error, UsageError) else 1
     except Stopped as stop:
-        if rank == 0:
+        if is_rank_0():
             print(f"onepass: {stop}", file=sys.stderr)
         return stop.status
+    except KeyboardInterrupt:
+        if is_rank_0():
+            print("onepass: interrupted", file=sys.stderr)
+        return 130
+
+
+def unwritten(status: int) -> int:
+    """The exit status after all work. Whoever closes a pipe wants no more; other errors are told."""
+    error = STREAMS.outlet and STREAMS.outlet.error
+    if not error or error.errno == errno.EPIPE:
+        return status
+    print(f"onepass: standard output could not be written: {error.strerror}. All files are complete", file=sys.stderr)
+    return status or 1
+
+
+def is_rank_0() -> bool:
+    rank = os.environ.get("RANK", "")
+    return not rank.isdigit() or int(rank) == 0
+
+
+def complain(error: Exception) -> None:
+    """One line on stderr. Rank 0 says what is wrong, and its exit status is the one that a launcher should see first.
+    Another host adds a line, because it may lack what rank 0's has; and whoever lost its peers may be the only one left
+    to say so."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if is_rank_0() or isinstance(error, ConnectionError):
+        print(f"onepass: {text}", file=sys.stderr)
+        return
+    time.sleep(3)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"onepass: rank {os.environ['RANK']} on {socket.gethostname()}: {text}", file=sys.stderr)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What to say after a `word` that is not one of those `known`: the closest of them, if one is close."""
+    return did_you_mean(word, known).removeprefix(". ") or "See --help"
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses with a UsageError of one line that says what was meant, and publishes its help.
+
+    Of a parser that is not `alone`, other parsers take what it does not know.
+    """
+
+    def __init__(self, alone: bool = True, **settings: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self.alone = alone
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}. See --help")
+
+    def print_help(self, file: Any = None) -> None:
+        publish(self.format_help().rstrip("\n"))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        # Before argparse looks: it would rather miss the option that was misspelled.
+        if self.alone and not self._subparsers:
+            options = [arg.split("=")[0] for arg in args[: args.index("--") if "--" in args else None]]
+            for name in options:
+                if name.startswith("--") and " " not in name and name not in self._option_string_actions:
+                    raise UsageError(f"unknown option {name}. {meant(name, self.options())}")
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.alone:
+            raise UsageError(f"unknown argument {unknown[0]!r}. See --help")
+        return parsed, unknown
+
+    def options(self) -> list[str]:
+        """The options that --help shows."""
+        return [s for s, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            name = "/".join(action.option_strings) or action.dest
+            raise UsageError(f"{name} {value}: it must be one of {', '.join(known)}. {meant(str(value), known)}")
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        name, kind = "/".join(action.option_strings) or action.metavar or action.dest, action.type
+        try:
+            return kind(text) if callable(kind) else text
+        except UsageError as error:
+            raise UsageError(f"{name} {text}: {error}") from None
+        except ValueError:
+            if kind not in WANTED:
+                raise
+            raise UsageError(f"{name} {text}: give {WANTED[kind]}") from None
+
+
+def output_file(text: str) -> Path:
+    """The type of an option for a file that is written after the work: its folder must be there before."""
+    path = Path(text)
+    if path.is_dir():
+        raise UsageError("it is a folder. Name a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder. Make it first")
+    return path
+
+
+def refuse_owned(arguments: Sequence[str], owned: dict[str, str], command: str) -> None:
+    """Raise UsageError if options of launch/train.py are given that `command` sets itself. `owned` says for each what
+    to do instead. A --config file may hold them: its values give way."""
+    options = [argument for argument in arguments if argument.startswith("--")]
+    given = {option.split("=")[0].removeprefix("--").removesuffix("+") for option in options}
+    for name, remedy in owned.items():
+        if name in given:
+            raise UsageError(f"--{name} has no effect in {command}: {remedy}")
+        section = name.split(".")[0]
+        if section in given:
+            raise UsageError(f"--{section} may set {name}, which has no effect in {command}: give fields one by one")

@@ -10,21 +10,19 @@ python launch/evaluate.py generalisation RUNS_DIR FILE            do shorter des
 python launch/evaluate.py curve FILE                              what a training curve stands for, with bounds
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # see launch/train.py
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
-import contextlib
 from collections.abc import Callable
 
-# DeepSpeed logs to what is stdout while it is imported, and a sample has stdout to itself.
-with contextlib.redirect_stdout(sys.stderr):
-    from launch.entry import exit_status
-    from launch.evaluation import curve, fixed_model, generalisation, held_out, prune, sampling, two_part
+from launch.evaluation import curve, fixed_model, generalisation, held_out, prune, sampling, two_part
 
 # By name: what it takes, what it does with it, and a line of help.
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {
@@ -48,21 +46,20 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Returns the exit status: 0 done, 1 it failed, 2 bad arguments."""
+    return entry.exit_status(lambda: evaluate(arguments))
+
+
+def evaluate(arguments: list[str]) -> None:
+    parser = entry.Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (describe, work, line) in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=line,
-            description=sys.modules[work.__module__].__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        describe(command)
+        describe(commands.add_parser(name, help=line, description=sys.modules[work.__module__].__doc__))
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = vars(parser.parse_args(arguments))
     del options["local_rank"]
     _, work, _ = COMMANDS[options.pop("command")]
-    return exit_status(lambda: work(**options))
+    work(**options)
 
 
 if __name__ == "__main__":

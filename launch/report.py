@@ -1,11 +1,14 @@
-"""Compare finished runs over one corpus: a table here, and comparison.html with its pictures and tables in RUNS_DIR.
+"""Compare finished runs: a table here, and comparison.html with its pictures and tables in RUNS_DIR.
 
     python launch/report.py runs                    every finished run at or below runs/, shortest description first
+    python launch/report.py runs --corpus kjv       those over one corpus, by its name or the start of its SHA-256
     python launch/report.py runs/sweep --out docs   the files go to docs/ instead
 
-Runs are compared by the total description length in their report.json; the picture overlays their live curves
-(curve.csv) and the baselines. Runs that are not finished are left out. Runs over different corpora are refused: their
-lengths say nothing about each other. Exit status 2: bad arguments, nothing written.
+Runs are compared by the total description length in their report.json, and by its data term; the picture overlays their
+live curves (curve.csv) and the baselines. What the runs do not show is called not distinguishable: intervals are from
+seeds where there are several, else from how the difference varies over the corpus. Runs that are not finished are left
+out. Runs over different corpora are not compared: each corpus has a section of its own, and where there are several, a
+folder comparison-NAME for its files. Exit status 2: bad arguments, nothing written.
 
 Where runs differ in width, as those of launch/sweep.py do, the page also shows how their lengths change with it: power
 laws with 95 % intervals, the best width of each architecture and vocabulary, and where architectures cross. That is in
@@ -16,44 +19,45 @@ differ in anything but width and seed are never put on one line.
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
 
-import argparse
-from typing import NoReturn
+entry.begin(__name__)
 
-from eval.compare import comparison_table, load_runs, selection_of, write_comparison
-from eval.scaling_analysis import analyse
+from eval.compare import by_corpus, load_runs, selection_of
+from eval.comparison import comparison_table, section_of, write_comparison
 from eval.scaling_files import scaling_text
-from launch.entry import exit_status
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments on one line, as every entry point does."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"onepass: {message}; see --help\n")
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 the files could not be written, 2 bad arguments."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return entry.exit_status(lambda: start(arguments))
+
+
+def start(arguments: list[str]) -> None:
+    parser = entry.Parser(description=__doc__)
     parser.add_argument(
         "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
+    parser.add_argument("--corpus", metavar="NAME", default="", help="only runs over it: a name, or a SHA-256's start")
     options = parser.parse_args(arguments)
-    return exit_status(lambda: report(options.runs_dir, options.out or options.runs_dir))
+    report(options.runs_dir, options.out or options.runs_dir, options.corpus)
 
 
-def report(runs_dir: Path, out: Path) -> None:
-    runs = load_runs(runs_dir)
-    selection = selection_of(runs_dir, runs)
-    print(comparison_table(runs, selection))
-    scaling = analyse([run.point for run in runs])
-    if scaling:
-        print(scaling_text(scaling))
-    for path in write_comparison(runs, out, scaling, selection):
-        print(f"wrote {path}")
+def report(runs_dir: Path, out: Path, corpus: str) -> None:
+    found = load_runs(runs_dir)
+    sections = []
+    for runs in by_corpus(found, corpus):
+        elsewhere = [run for run in found if run.report["corpus"]["sha256"] != runs[0].report["corpus"]["sha256"]]
+        sections.append(section_of(runs, selection_of(runs_dir, runs, elsewhere)))
+    for section in sections:
+        entry.publish(comparison_table(section))
+        if section.scaling:
+            entry.publish(scaling_text(section.scaling))
+    for path in write_comparison(sections, out):
+        print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

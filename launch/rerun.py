@@ -1,26 +1,23 @@
 """What launch/decompress.py does with an archive that is sound: the training, run again, with the installed project."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils._pytree import tree_leaves
-
 from data.archive import Archive
 from data.errors import RunFailed, Stopped, UsageError
 from data.files import file_sha256, write_file
 from data.lanes import Lanes
+from data.names import named_output
 from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
 from train.command_line import recorded_config
-from train.config import Config, ModelConfig, RunConfig
+from train.config import Config, RunConfig
 from train.engine import Place, disconnect
 from train.hosts import join, naming_lost, refuse_unshared
-from train.meta import meta_model
+from train.meta import refuse_giant
 from train.ranks import meet_apart
 from train.restoring import RestorableDecoding
 from train.run import CHECKPOINTS, Run, last_good
@@ -49,7 +46,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
     except IndexError:
         raise UsageError(f"{archive.path}: the tokenizer's encoding is none") from None
-    refuse_giant(config.model, tokenizer.vocabulary, header["lanes"])
+    refuse_giant(config.model, config.train, tokenizer.vocabulary, header["world_size"])
     meet_apart()
     place, seats = join(header["threads"], config.engine.timeout_secs)
     again = "Start all ranks again with the same command and --resume"
@@ -79,25 +76,16 @@ def decode(
         run = Run(config, place, tokenizer, lanes, source, extra)
         fixed_bytes = archive.path.stat().st_size - archive.part_bytes["payload"]
         run.go(None, 8 * fixed_bytes, corpus["bytes"])
-    except (RunFailed, ValueError) as error:
-        raise UsageError(f"{archive.path}: {error}") from error
+    except (RunFailed, UsageError) as error:
+        raise RunFailed(f"{archive.path}: {error}") from error
     except Stopped as stop:
         if place.rank == 0:
             print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
         return stop.status
     if place.rank == 0:
-        write_documents(token_chunks(source.tokens, tokenizer), file, single, archive.sha256)
+        with named_output(file, () if single else archive.names) as output:
+            alone = corpus["documents"] == 1
+            write_documents(token_chunks(source.tokens, tokenizer), output, single or alone, archive.sha256)
         shutil.rmtree(partial)
     disconnect(place)
     return 0
-
-
-def refuse_giant(config: ModelConfig, vocabulary: int, lanes: int) -> None:
-    """Raise UsageError if the model does not fit into this machine's memory: whoever wrote the archive chose it."""
-    model = meta_model(config, vocabulary)
-    with torch.device("meta"):
-        tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(lanes))]
-    needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed_bytes > memory_bytes:
-        raise UsageError(f"the model takes {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of memory")

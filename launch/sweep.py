@@ -10,15 +10,19 @@ all cells; context mixing is left out unless --model.ngram_orders asks for it. A
 by launch/report.py.
 """
 
-import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+from launch import entry
+
+entry.begin(__name__)
 
 import argparse
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -32,6 +36,8 @@ from data.errors import UsageError
 from data.files import write_file
 from eval.compare import read_sweep
 from train.cells import Cell, grid
+from train.command_line import parse_config
+from train.config import Config
 from train.engine import free_port
 
 TRAIN = Path(sys.path[0]) / "launch/train.py"
@@ -40,21 +46,58 @@ GRACE_SECS = 120.0
 LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
+# Options of launch/train.py that the sweep sets for each cell, and what to give instead.
+OWNED = {
+    "model.block": "give --blocks",
+    "model.width": "give --widths",
+    "train.seed": "give --seeds",
+    "run.dir": "give --dir",
+    "run.resume": "start the same command again, and broken cells go on",
+    "run.stop_after_steps": "cells run to their end; stop the sweep with Ctrl-C",
+}
+OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.tokenizer": "--vocabularies sets it"}
+
+
 def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    parts = different(text)
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise UsageError("give whole numbers, by commas") from None
 
 
 def vocabulary_sizes(text: str) -> list[int | Literal["bytes"]]:
-    return ["bytes" if part == "bytes" else int(part) for part in text.split(",")]
+    return ["bytes" if part == "bytes" else numbers(part)[0] for part in different(text)]
+
+
+def block_patterns(text: str) -> list[str]:
+    """Without spaces that make no difference."""
+    return different(",".join(" ".join(block.split()) for block in text.split(",")))
+
+
+def different(text: str) -> list[str]:
+    """What stands between commas. Raises UsageError for what is there twice, as two cells would share a directory."""
+    parts = text.split(",")
+    if len(set(parts)) < len(parts) or not all(parts):
+        raise UsageError("give different values, by commas")
+    return parts
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 done, 1 a cell failed, 2 bad arguments, 128 + signal after a clean stop."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    return entry.exit_status(lambda: sweep(arguments, *parse(arguments)))
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The sweep's options, and those of launch/train.py. Raises UsageError for what can have no effect."""
+    parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where the run directories are made")
-    parser.add_argument("--blocks", required=True, help="names from model/registry.py, or patterns of them, by commas")
+    parser.add_argument(
+        "--blocks",
+        type=block_patterns,
+        required=True,
+        help="names from model/registry.py, or patterns of them, by commas",
+    )
     parser.add_argument("--widths", type=numbers, required=True, help="values of model.width, by commas")
     parser.add_argument("--seeds", type=numbers, default=[0], help="values of train.seed, by commas (default: 0)")
     parser.add_argument(
@@ -64,50 +107,63 @@ def main(arguments: list[str]) -> int:
         "--match",
         choices=["parameters", "flops", "none"],
         default="parameters",
-        help="what all blocks of a width share with the first, by the size of their MLPs (default: %(default)s)",
+        help="what all blocks of a width share with the first, which keeps model.expansion, by the size of their MLPs "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--jobs",
         type=int,
-        default=torch.cuda.device_count() or 1,
-        help="cells at once, a GPU each if there are any (default: %(default)s)",
+        help=f"cells at once, a GPU each if there are any (default: {torch.cuda.device_count() or 1})",
     )
     parser.add_argument("--emit", choices=["slurm"], help="print a job script of all cells, and stop")
     parser.add_argument("--cell", type=int, help="run this cell alone, by its number from 0, as tasks of an array do")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    # launch/train.py's have a section and a dot, with these exceptions.
+    for argument in arguments:
+        name = argument.split("=")[0]
+        known = name in parser.options() or name in ("--local_rank", "--config", "--print_config")
+        if name.startswith("--") and "." not in name and not known and name[2:] not in Config().to_dict():
+            raise UsageError(f"unknown option {name}. {entry.meant(name, parser.options())}")
     options, given = parser.parse_known_args(arguments)
-    try:
-        # Comparisons of architectures leave context mixing out, unless they are asked not to.
-        given = ["--model.ngram_orders=[]", *given]
-        if options.jobs < 1:
-            raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
-        if not any("engine.threads" in option for option in given):
-            given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // options.jobs)}")
-        blocks = [" ".join(block.split()) for block in options.blocks.split(",")]
-        cells = grid(
-            given,
-            blocks,
-            options.widths,
-            options.seeds,
-            options.vocabularies,
-            options.match,
-            options.dir,
+    entry.refuse_owned(given, OWNED | (OWNED_BY_VOCABULARIES if options.vocabularies else {}), "a sweep")
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
+    if options.emit and options.cell is not None:
+        raise UsageError(f"--emit prints a script of all cells, so --cell {options.cell} has no effect: leave it out")
+    if options.emit and options.jobs is not None:
+        raise UsageError(
+            f"--jobs {options.jobs} has no effect in a Slurm array, of which a task is a cell: leave it out"
         )
-        if options.cell is not None and not 0 <= options.cell < len(cells):
-            raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
-    except ValueError as error:
-        print(f"onepass: {error}", file=sys.stderr)
-        return 2
+    return options, given
+
+
+def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -> int:
+    """Returns the exit status. `given` are the options of all cells, `arguments` what the command line said."""
+    jobs = options.jobs or torch.cuda.device_count() or 1
+    # Comparisons of architectures leave context mixing out, unless they are asked not to.
+    given = ["--model.ngram_orders=[]", *given]
+    if not any("engine.threads" in option for option in given):
+        given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
+    with entry.publishing():
+        run = parse_config("", given).run
+    if run.resume or run.stop_after_steps:
+        raise UsageError(
+            "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
+        )
+    cells = grid(given, options.blocks, options.widths, options.seeds, options.vocabularies, options.match, options.dir)
+    if options.cell is not None and not 0 <= options.cell < len(cells):
+        raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:
-        print(slurm_array(arguments, len(cells)))
+        entry.publish(slurm_array(arguments, len(cells)))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
     tell(options.dir, [cell.name for cell in cells])
     if options.cell is not None:
         return run_cells([cells[options.cell]], 1, options.dir)
-    status = run_cells(cells, options.jobs, options.dir)
+    status = run_cells(cells, jobs, options.dir)
     if any(cell.finished for cell in cells) and status in (0, 1):
-        subprocess.run([sys.executable, str(TRAIN.with_name("report.py")), str(options.dir)], check=False)
+        command = [sys.executable, str(TRAIN.with_name("report.py")), str(options.dir)]
+        entry.publish(subprocess.run(command, check=False, stdout=subprocess.PIPE).stdout)
     return status
 
 

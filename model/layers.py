@@ -1,5 +1,7 @@
 """Parts that every architecture shares. Shapes: `B` rows, `T` time, `D` width, `H` hidden channels."""
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,9 +24,23 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, table) if table.is_cuda else table[index]
 
 
+def one_chunk(weights: list[Tensor]) -> list[Tensor]:
+    """Copies of matrices and biases, one behind the other in memory, where cuDNN's kernels for recurrent networks would
+    put copies of their own at every call, with a warning."""
+    flat = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
+    return [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]
+
+
 def precise(x: Tensor) -> Tensor:
     """x in fp32, or better if it is: for normalisers, gates and losses, which autocast would spoil."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def coded(nats: Tensor, digits: Tensor) -> Tensor:
+    """`nats` [...] of symbols as an entropy coder takes them, of nats [..., S] of their digits: it gives every digit
+    2^-48 more of the whole than its probability (data/coder.py). The gradient is that of `nats`."""
+    least = digits.new_tensor(48 * log(2))
+    return nats - (F.softplus(digits.detach() - least) - F.softplus(-least)).sum(-1)
 
 
 class Linear(nn.Module):

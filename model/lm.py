@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import MLP, RMSNorm, parameter, precise, rows
+from model.layers import MLP, RMSNorm, coded, parameter, precise, rows
 from model.registry import load_block
 
 # Rows of the table of embedded contexts.
@@ -15,17 +15,17 @@ GRAMS = 1 << 14
 
 class Layer(nn.Module):
     """x + block(norm(x)), then x + mlp(norm(x)): residual layers with the norm in front (Xiong et al. 2020,
-    arXiv:2002.04745)."""
+    arXiv:2002.04745). With no `hidden` channels there is no MLP, as in Mamba (Gu & Dao 2023, arXiv:2312.00752)."""
 
     def __init__(self, block: nn.Module, width: int, hidden: int):
         super().__init__()
-        self.block, self.norm, self.mlp = block, RMSNorm(), MLP(width, hidden)
+        self.block, self.norm, self.mlp = block, RMSNorm(), MLP(width, hidden) if hidden else None
         self.init_state = block.init_state
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = self.block(self.norm(x), state)
         x = x + y
-        return x + self.mlp(self.norm(x)), state
+        return x + self.mlp(self.norm(x)) if self.mlp else x, state
 
 
 class LanguageModel(nn.Module):
@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
         if targets is None:
             return logits, after
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return nats.view_as(targets), after
+        return coded(nats, nats.unsqueeze(-1)).view_as(targets), after
 
     def following(self, seen: Any, node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a token's digit, of what `forward` saw of histories of C tokens.

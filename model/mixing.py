@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.contexts import ODD, Contexts
-from model.layers import parameter, precise, rows
+from model.layers import coded, parameter, precise, rows
 
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
@@ -139,8 +139,10 @@ class ContextMixing(nn.Module):
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
         odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
-        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0).sum(-1)
-        return nats.masked_fill(targets < 0, 0.0)
+        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0)
+        digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
+        whole = coded(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
+        return whole.masked_fill(targets < 0, 0.0)
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a digit at its `node` [B, P], seen after one token."""

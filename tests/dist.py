@@ -41,10 +41,16 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], ti
         time.sleep(0.02)
 
 
-def start(program: str, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
-    """The same, going on in the background as a process group of its own."""
+def start(program: str, *arguments: str, ranks: int = 1, **env: str) -> subprocess.Popen[str]:
+    """The same, going on in the background as a process group of its own, with `env` added to the environment."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return subprocess.Popen(
-        command(program, *arguments, ranks=ranks), cwd=ROOT, env=inherited, text=True, start_new_session=True,
+        command(program, *arguments, ranks=ranks), cwd=ROOT, env=inherited | env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def start_rank(rank: int, port: int, program: str, *arguments: str) -> subprocess.Popen[str]:
+    """One of two ranks on this host that no launcher looks after; they meet at `port`."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    return start(program, *arguments, **where, RANK=str(rank), WORLD_SIZE="2")

@@ -42,17 +42,32 @@ def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400
             "elapsed_secs": 172.4,
             "tokens_per_sec": 7.5,
             "model_flops": 2e9,
+            "elementwise_flops": 1e8,
             "mfu": 0.25,
+            "mfu_6n": 0.2,
+            "peak_flops_per_sec": 4.65e13,
+            "peak_shape": [2048, 2048, 2048],
+            "peak_dtype": "bfloat16",
+            "device": "A Fast Device",
             "peak_memory_bytes": 2_000_000,
         },
         "code": CODE,
         "reference_machine": {"python": "3.11.7", "torch": "2.13.0"},
+        "run": {
+            "config": Config().to_dict(),
+            "command": "launch/train.py --data.source text",
+            "commit": {"hash": "0123456789abcdef" * 2 + "01234567", "changed": False},
+            "device": {"name": "a processor", "kind": "cpu", "world_size": 1, "threads": 2, "precision": "fp32"},
+        },
     }
 
 
 def finished_run(run_dir: Path, **changes: Any) -> Report:
-    """Write a run directory, all but its checkpoints. `changes` are arguments of `sections`."""
+    """Write a run directory, all but its checkpoints. `changes` are arguments of `sections`, or what was run."""
+    run = changes.pop("run", None)
     arguments = sections(**changes)
+    if run is not None:
+        arguments["run"] = run
     length = arguments["description_length"]
     run_dir.mkdir(parents=True)
     metrics = Metrics(run_dir, None)
@@ -77,10 +92,13 @@ def finished_cell(
     vocabulary: int = 2048,
     seed: int = 0,
     tokenizer_bytes: float = 15.0,
+    code_bytes: float = 80.0,
+    noise: int | None = None,
     **settings: dict[str, Any],
 ) -> None:
     """Write what a comparison reads of a run directory. `parameters` are those beside the embedding; `settings` are
-    changes to sections of the configuration."""
+    changes to sections of the configuration. With a seed of `noise`, the chunks of the curve vary by chance, by
+    2 %, and come to `data_bytes` all the same."""
     config = Config().to_dict()
     config["model"] |= {"block": block, "width": width}
     config["data"] |= {"tokenizer": "bpe", "vocabulary": vocabulary}
@@ -98,7 +116,8 @@ def finished_cell(
     }
     arguments["cost"]["model_flops"] = 6.0 * 300 * parameters
     arguments["baselines"] = arguments["references"] = None
-    length = DescriptionLength(8 * float(data_bytes), CODE.code_bits, 8 * tokenizer_bytes, 8.0 * 5)
+    arguments["run"]["config"] = config
+    length = DescriptionLength(8 * float(data_bytes), 8 * code_bytes, 8 * tokenizer_bytes, 8.0 * 5)
     report = build_report(**arguments | {"description_length": length})
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
@@ -106,5 +125,8 @@ def finished_cell(
     fixed_bits = length.total_bits - length.data_bits
     coded_bytes = np.linspace(0, 10_000_000, 21)[1:]
     data_bits = length.data_bits * (coded_bytes / coded_bytes[-1]) ** 0.9
+    if noise is not None:
+        chunk_bits = np.diff(data_bits, prepend=0) * np.random.default_rng(noise).normal(1, 0.02, 20)
+        data_bits = length.data_bits * np.cumsum(chunk_bits) / chunk_bits.sum()
     rows = [f"{x:.0f},{y!r},{y + fixed_bits!r}" for x, y in zip(coded_bytes, data_bits.tolist(), strict=True)]
     (run_dir / "curve.csv").write_text("\n".join(["coded_bytes,data_bits,total_bits", *rows]) + "\n")

@@ -22,11 +22,11 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from made_up_archive import Frames, made_up_frames, seal
+from made_up_archive import Frames, made_up_frames, magic_of, seal
 
 from data.archive import ArchiveError, open_archive, write_archive
 from data.checked_frames import frame
-from data.frames import MAGIC, read_frames
+from data.frames import read_frames
 
 HOSTILE = [0, -1, True, None, 1.5, float("nan"), 10**18, 10**30, "", "x", "\udc80", [], [[]], {}, {"a": 1}]
 
@@ -101,7 +101,7 @@ def length_claim(random: Random, frames: Frames) -> bytes:
     body = kind + claim.to_bytes(4, "little") + content
     checksum = zlib.crc32(number.to_bytes(4, "little") + body)
     sealed[number] = body + checksum.to_bytes(4, "little")
-    return MAGIC + b"".join(sealed)
+    return magic_of(frames) + b"".join(sealed)
 
 
 def header_value(random: Random, frames: Frames) -> bytes:
@@ -131,7 +131,7 @@ def damage(random: Random, original: bytes, frames: Frames) -> tuple[str, bytes]
             return change_bytes.__name__, change_bytes(random, original)
         case 3:
             sealed = [frame(number, *parts) for number, parts in enumerate(frames)]
-            return f"{change_frames.__name__} frames", MAGIC + b"".join(change_frames(random, sealed))
+            return f"{change_frames.__name__} frames", magic_of(frames) + b"".join(change_frames(random, sealed))
         case 4:
             return f"{change_frames.__name__} frames, resealed", seal(change_frames(random, list(frames)))
         case 5:

@@ -18,6 +18,15 @@ CLONE_NEWNET = 0x40000000
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
+def missing() -> str:
+    """Why this machine cannot have such a wire, and the remedy; empty if it can."""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"a wire that loses packets takes /dev/net/tun ({error.strerror}): modprobe tun"
+    return ""
+
+
 class LossyWire:
     """`loss` is the part of packets that is lost, each way; `delay_secs` the time that the others take."""
 

@@ -44,9 +44,14 @@ def made_up_frames(header: dict[str, Any] = HEADER, program: bytes = b"program")
     ]
 
 
+def magic_of(frames: Frames) -> bytes:
+    """How a file of these frames begins: format 2 has names."""
+    return MAGIC[:-1] + (b"\2" if any(kind == b"N" for kind, _ in frames) else b"\1")
+
+
 def seal(frames: Frames) -> bytes:
     """The file of these frames."""
-    return MAGIC + b"".join(frame(number, *parts) for number, parts in enumerate(frames))
+    return magic_of(frames) + b"".join(frame(number, *parts) for number, parts in enumerate(frames))
 
 
 def chunks_of(documents: list[list[bytes]]) -> Iterator[tuple[bytes, bool]]:
@@ -60,8 +65,13 @@ def stored_header(documents: list[list[bytes]]) -> dict[str, Any]:
     return {"method": "stored", "corpus": {"name": "raw", **counts}}
 
 
-def stored(documents: list[list[bytes]]) -> Frames:
-    return list(stored_frames(stored_header(documents), chunks_of(documents)))
+def stored(documents: list[list[bytes]], names: tuple[str, ...] = ()) -> Frames:
+    return list(stored_frames(stored_header(documents), chunks_of(documents), names))
+
+
+def with_names(frames: Frames, content: bytes) -> Frames:
+    """The same with an N frame of this content before the last."""
+    return [*frames[:-1], (b"N", content), frames[-1]]
 
 
 def refused(path: Path, content: bytes, message: str | None = None) -> None:

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("skimage")
-
 from benchmarks import modalities
-from benchmarks.modality_corpora import netpbm
+from benchmarks.modality_corpora import netpbm, pictures
 
 ROWS = """date,commit,corpus,bytes,coder,coded_bytes,data_bytes,elapsed_secs,options
 2026-01-01,abc,speech,1000,flac,500,,,
@@ -39,3 +37,14 @@ def test_a_picture_is_a_header_and_its_pixels(shape: tuple[int, ...]) -> None:
     content = netpbm(pixels)
     assert content.endswith(pixels.tobytes())
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
+
+
+def test_pictures_come_from_the_package() -> None:
+    made = pictures()
+    assert {name: [file for file, _ in files] for name, files in made.items()} == {
+        "gray pictures": ["camera.pgm", "gravel.pgm"],
+        "colour picture": ["astronaut.ppm"],
+    }
+    (_, camera), _ = made["gray pictures"]
+    assert camera.startswith(b"P5 512 512 255\n")
+    assert len(camera) == 15 + 512 * 512

@@ -16,7 +16,18 @@ import fuzz_archive
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up_archive import HEADER, Frames, chunks_of, made_up_frames, refused, seal, stored, stored_header
+from made_up_archive import (
+    HEADER,
+    Frames,
+    chunks_of,
+    made_up_frames,
+    magic_of,
+    refused,
+    seal,
+    stored,
+    stored_header,
+    with_names,
+)
 
 from data.archive import (
     block_content,
@@ -28,10 +39,12 @@ from data.archive import (
 )
 from data.checked_frames import frame
 from data.frames import MAGIC, rank_payload, read_frames, read_header
+from data.names import pack_names
 
 ROOT = Path(__file__).parents[1]
 FRAMES = made_up_frames()
 DOCUMENTS = [[b"first ", b"document"], [b""], [b"third"], [b""]]
+NAMES = ("a.txt", "b/c.jsonl", "b/d \u00e9\udce9\n", "z")
 
 
 def starts(frames: Frames) -> list[int]:
@@ -67,6 +80,41 @@ def test_a_decoder_reads_the_same_frames_without_checks(tmp_path):
     assert [rank_payload(block, rank) for rank in range(4)] == payloads
 
 
+@pytest.mark.parametrize("kind", ["coded", "stored"])
+def test_names_come_back_and_change_nothing_else(tmp_path, kind):
+    plain = FRAMES if kind == "coded" else stored(DOCUMENTS)
+    names = NAMES[: 3 if kind == "coded" else 4]
+    frames = with_names(plain, pack_names(names))
+    write_archive(tmp_path / "plain", plain)
+    write_archive(tmp_path / "named", frames)
+    before, archive = open_archive(tmp_path / "plain"), open_archive(tmp_path / "named")
+    assert (before.names, archive.names) == ((), names)
+    assert archive.offsets == before.offsets and archive.sha256 == before.sha256 and archive.header == before.header
+    packed_bytes = len(pack_names(names))
+    assert archive.part_bytes == before.part_bytes | {
+        "names": packed_bytes,
+        "framing": before.part_bytes["framing"] + 9,
+    }
+    content, plainly = (path.read_bytes() for path in (tmp_path / "named", tmp_path / "plain"))
+    assert (content[:8], plainly[:8]) == (b"ONEPASS\2", b"ONEPASS\1")
+    assert content == seal(frames) and plainly == seal(plain)
+    assert len(content) == len(plainly) + 9 + packed_bytes
+    # What an archive's own decoder reads, names or not: it takes the blocks that it needs, and the last frame.
+    for path in (tmp_path / "plain", tmp_path / "named"):
+        with path.open("rb") as file:
+            first, *_, (kind_of_last, _) = read_frames(file)
+        assert (first, kind_of_last) == (plain[0], b"E")
+
+
+def test_names_stand_in_format_2_alone_and_always(tmp_path):
+    named = with_names(FRAMES, pack_names(NAMES[:3]))
+    offset = starts(FRAMES)[6 + 1]
+    refused(tmp_path / "a", b"ONEPASS\1" + seal(named)[8:], f": end at byte {offset}: its kind is b'N', not b'E'")
+    refused(tmp_path / "a", b"ONEPASS\2" + seal(FRAMES)[8:], f": names at byte {offset}: its kind is b'E', not b'N'")
+    for content, message in [(b"", "no .lzma stream|does not end"), (pack_names(NAMES), "4 names for 3 documents")]:
+        refused(tmp_path / "a", seal(with_names(FRAMES, content)), f": names at byte {offset}: .*({message})")
+
+
 def test_refusals_name_the_frame(tmp_path):
     names = ["magic", "header", "tokenizer", "program", "block 0", "block 1", "block 2", "end"]
     for name, start in zip(names, starts(FRAMES), strict=False):
@@ -86,7 +134,11 @@ def test_a_fixed_archive_may_have_no_program(tmp_path, program):
     refused(tmp_path / "archive", seal(made_up_frames(program=b"")), "program at byte .*: it is empty")
 
 
-@pytest.mark.parametrize("frames", [FRAMES, stored(DOCUMENTS)], ids=["coded", "stored"])
+@pytest.mark.parametrize(
+    "frames",
+    [FRAMES, stored(DOCUMENTS), with_names(FRAMES, pack_names(NAMES[:3])), stored(DOCUMENTS, NAMES)],
+    ids=["coded", "stored", "coded with names", "stored with names"],
+)
 class TestDamage:
     """To one byte or one frame; always named is the frame where the damage begins."""
 
@@ -107,10 +159,10 @@ class TestDamage:
         for first, second in itertools.combinations(range(len(frames)), 2):
             swapped = list(sealed)
             swapped[first], swapped[second] = swapped[second], swapped[first]
-            refused(tmp_path / "a", MAGIC + b"".join(swapped), f" at byte {starts(frames)[first + 1]}: ")
+            refused(tmp_path / "a", magic_of(frames) + b"".join(swapped), f" at byte {starts(frames)[first + 1]}: ")
         for number in range(len(frames)):
-            refused(tmp_path / "a", MAGIC + b"".join(sealed[:number] + sealed[number + 1 :]))
-            refused(tmp_path / "a", MAGIC + b"".join(sealed[: number + 1] + sealed[number:]))
+            refused(tmp_path / "a", magic_of(frames) + b"".join(sealed[:number] + sealed[number + 1 :]))
+            refused(tmp_path / "a", magic_of(frames) + b"".join(sealed[: number + 1] + sealed[number:]))
 
     def test_nothing_may_follow(self, tmp_path, frames):
         for surplus in b"\0", MAGIC, seal(frames):
@@ -201,7 +253,7 @@ def test_any_file_name_can_be_a_corpus_name(tmp_path, name):
 
 def test_an_archive_is_opened_without_the_packages_of_training(tmp_path):
     write_archive(tmp_path / "archive", FRAMES)
-    blocked = dict.fromkeys(["torch", "deepspeed", "sentencepiece", "jsonargparse", "datasets", "pyarrow"])
+    blocked = dict.fromkeys(["torch", "deepspeed", "sentencepiece", "yaml", "datasets", "pyarrow"])
     program = f"import sys; sys.modules.update({blocked}); sys.path.insert(0, {str(ROOT)!r})\n"
     program += f"from pathlib import Path; from data.archive import open_archive; open_archive(Path({str(tmp_path)!r})"
     run = subprocess.run([sys.executable, "-c", f"{program} / 'archive')"], check=False, capture_output=True, text=True)

@@ -32,7 +32,7 @@ def with_json(text: bytes) -> bytes:
     [
         (b"", "magic at byte 0: the file ends 0 bytes into it; fetch the archive again"),
         (b"PK\3\4" * 9, "magic at byte 0: this is no archive of Onepass; name one that"),
-        (MAGIC[:-1] + b"\2", "magic at byte 0: written by format 2, this is 1; take the release"),
+        (MAGIC[:-1] + b"\3", "magic at byte 0: written by format 3, this reads 1 and 2; take the release"),
         (MAGIC, "header at byte 8: the file ends 0 bytes into it"),
         (seal([FRAMES[0], (b"T", bytes((1 << 20) + 1))]), "tokenizer at byte .*: it claims 1048577 bytes, but may"),
         (seal([FRAMES[0], (b"S", b"\1")]), "tokenizer at byte .*: its kind is b'S', not b'T'"),

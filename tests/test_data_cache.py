@@ -1,11 +1,15 @@
 """The cache of prepared corpora: found again, refused when it is not what it should be, never half written."""
 
 import errno
+import hashlib
 import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
+import data.documents
 import data.prepare
 from data.documents import Source
 from data.prepare import JOURNAL, prepare
@@ -39,6 +43,84 @@ def test_a_prepared_corpus_is_found_again_and_others_get_their_own(corpus, tmp_p
     assert len({first.directory, other.directory, changed.directory}) == 3
     monkeypatch.setattr(data.prepare, "encode_source", None)
     assert prepare(str(corpus), **options(tmp_path)).manifest == changed.manifest
+
+
+def prepared_bytes(prepared) -> bytes:
+    return prepared.tokens.read(0, prepared.manifest.bytes).astype("u1").tobytes()
+
+
+def put(content: bytes, path: Path) -> None:
+    """As `cp -p` does from an archive or a container that sets all times to one."""
+    path.write_bytes(content)
+    os.utime(path, (315532800, 315532800))
+
+
+def check_follows(source: str, path: Path, tmp_path, monkeypatch, **changes) -> None:
+    """Put other bytes of the same length and times in the place of what was prepared, again and again."""
+    for content in [os.urandom(20_011) for _ in range(5)] + [b"x" * 20_011]:
+        put(content, path)
+        prepared = prepare(source, **options(tmp_path, **changes))
+        assert prepared_bytes(prepared) == content
+        assert prepared.manifest.sha256 == hashlib.sha256(content).hexdigest()
+        assert b"".join(prepared.read()) == content
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path, monkeypatch, form):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    check_follows(str(folder / "data") if form == "file" else str(folder), folder / "data", tmp_path, monkeypatch)
+
+
+def test_a_file_of_a_dataset_of_the_same_size_and_time_is_another(tmp_path):
+    (tmp_path / "in").mkdir()
+    for text in (b"one\ntwo\n", b"two\nsix\n", b"two\nsix\n", b"one\ntwo\n"):
+        put(text, tmp_path / "in/train.txt")
+        prepared = prepare(f"hf:{tmp_path}/in", **options(tmp_path))
+        assert prepared.tokens.read(0, 3).tolist() == [*text[:3]]
+        assert prepared.manifest.sha256 == hashlib.sha256(text.replace(b"\n", b"")).hexdigest()
+
+
+@pytest.mark.parametrize("frozen", ["all times", "all but times of change"])
+def test_a_change_that_no_time_shows_is_found_by_reading(tmp_path, monkeypatch, frozen):
+    """Two writes may fall into one tick of a file system's clock."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(20_011))
+    identity = data.documents._identity(path)
+    if frozen == "all times":
+        monkeypatch.setattr(data.documents, "_identity", lambda path: identity)
+    check_follows(str(path), path, tmp_path, monkeypatch)
+    assert len([*(tmp_path / "cache").glob(f"*/{MANIFEST}")]) == (1 if frozen == "all times" else 6)
+
+
+def test_documents_that_end_elsewhere_are_found_by_reading(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    monkeypatch.setattr(data.documents, "_identity", str)
+    for one, two in [(b"ab", b"c"), (b"a", b"bc"), (b"", b"abc")]:
+        (folder / "1").write_bytes(one)
+        (folder / "2").write_bytes(two)
+        tokens = prepare(str(folder), **options(tmp_path)).tokens
+        assert tokens.read(0, 5).tolist() == [*one, 256, *two, 256]
+
+
+def test_what_is_proved_is_not_read_again_and_what_is_not_is_not_prepared_again(corpus, tmp_path, monkeypatch):
+    first = prepare(str(corpus), **options(tmp_path))
+    monkeypatch.setattr(data.prepare, "encode_source", None)
+    monkeypatch.setattr(data.prepare, "CHUNK_TOKENS", 999_999)
+    assert prepare(str(corpus), **options(tmp_path)).manifest == first.manifest
+    path = first.directory / MANIFEST
+    # As if it had been prepared some seconds after it was written.
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"begun_ns": time.time_ns() + 10_000_000_000}))
+    monkeypatch.setattr(data.prepare, "_holds_same", None)
+    assert prepare(str(corpus), **options(tmp_path)).manifest == first.manifest
+
+
+def test_bytes_that_change_after_preparation_are_no_measure_of_it(corpus, tmp_path):
+    prepared = prepare(str(corpus), **options(tmp_path))
+    corpus.write_bytes(bytes(3 * MIB))
+    with pytest.raises(ValueError, match="corpus was changed since it was prepared; run again"):
+        list(prepared.read())
 
 
 def test_the_default_vocabulary_does_not_matter_to_bytes(corpus, tmp_path):

@@ -1,9 +1,12 @@
 """Documents: whatever the source, the bytes are the user's, and what cannot be exact is refused by name."""
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.documents import CHUNK_BYTES, open_source
+from data.documents import CHUNK_BYTES, folder_name, open_source
 
 # Strings that loaders are known to alter or refuse.
 HARD = [
@@ -97,6 +100,40 @@ def test_jsonl_is_exact(tmp_path, texts, ascii_only, suffix):
     assert documents(path) == utf8(texts)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [f"c4.json{suffix}" for suffix in (".gz", ".zst", ".bz2", ".xz")]
+    + [f"a.jsonl{suffix}" for suffix in (".bz2", ".xz", ".zstd", ".GZ")]
+    + ["a.ndjson", "a.NDJSON.gz", "a.JSONL", "a.b.JsonL.Zst"],
+)
+def test_every_name_of_json_lines_is_read_as_such(tmp_path, name):
+    compress = {"gz": gzip.compress, "zst": zstandard.compress, "zstd": zstandard.compress, "bz2": bz2.compress,
+                "xz": lzma.compress}.get(name.rpartition(".")[2].lower(), bytes)  # fmt: skip
+    path = write_jsonl(tmp_path / "plain", HARD)
+    (tmp_path / name).write_bytes(compress(path.read_bytes()))
+    assert documents(tmp_path / name) == utf8(HARD)
+    source = open_source(str(tmp_path / name))
+    assert source.notes == () and source.expected_bytes is None
+    assert documents(f"raw:{tmp_path / name}") == [(tmp_path / name).read_bytes()]
+
+
+def test_a_name_that_promises_more_than_is_read_is_noted(tmp_path):
+    names = ["a.json", "b.txt.gz", "c.tar.gz", "d.jsonl.lz4", "e.txt.XZ", "f.arrow"]
+    for name in [*names, "plain.txt", "records.jsonl"]:
+        (tmp_path / name).write_bytes(b'{"text": "bytes"}\n')
+    (note,) = open_source(str(tmp_path)).notes
+    assert note.startswith(f"{tmp_path}/a.json (and 5 more): read as bare bytes")
+    for name in names:
+        (note,) = open_source(str(tmp_path / name)).notes
+        assert note.startswith(f"{tmp_path / name}: read as bare bytes")
+        assert documents(tmp_path / name) == [b'{"text": "bytes"}\n']
+        assert open_source(f"raw:{tmp_path / name}").notes == ()
+    assert open_source(str(tmp_path / "plain.txt")).notes == open_source(str(tmp_path / "records.jsonl")).notes == ()
+    assert [*open_source("http://host/a.txt.gz").notes] == [
+        "http://host/a.txt.gz: read as bare bytes, whatever records or compression the name promises"
+    ]
+
+
 @pytest.mark.parametrize("features", [False, True])
 def test_why_jsonl_is_not_read_through_datasets(tmp_path, features):
     """Should this fail one day, data/documents.py may use `datasets` for .jsonl."""
@@ -129,6 +166,82 @@ def test_parquet_strings_that_are_not_utf8_come_through(tmp_path):
     column = pyarrow.Array.from_buffers(pyarrow.string(), 3, pyarrow.array(contents, pyarrow.binary()).buffers())
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
     assert documents(tmp_path / "a.parquet") == contents
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary"])
+def test_parquet_dictionaries_are_read_as_what_they_stand_for(tmp_path, kind, ordered):
+    """A pandas categorical column."""
+    contents = [b"b", b"a", b"", b"b", b"a"] * 50 + ([] if "string" in kind else [b"\xff"])
+    column = pyarrow.array(contents, pyarrow.binary()).cast(kind).dictionary_encode()
+    if ordered:
+        column = pyarrow.DictionaryArray.from_arrays(column.indices.cast("int8"), column.dictionary, ordered=True)
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    assert str(pyarrow.parquet.read_schema(tmp_path / "a.parquet").field("text").type).startswith("dictionary<")
+    assert documents(tmp_path / "a.parquet") == contents
+    numbers = pyarrow.array([1, 2, 1]).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"text": numbers}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="no text field 'text'"):
+        documents(tmp_path / "b.parquet")
+    missing = pyarrow.array(["a", None]).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"text": missing}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="record 2: field 'text' is null"):
+        documents(tmp_path / "c.parquet")
+
+
+def test_parquet_columns_of_one_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(["a"]), pyarrow.array(["b"]), pyarrow.array(["c"])], ["x", "x", "text"]
+    )
+    pyarrow.parquet.write_table(table, path)
+    assert documents(path) == [b"c"]
+    with pytest.raises(ValueError, match=r"a\.parquet has 2 columns named 'x': rename all but one"):
+        documents(path, field="x")
+    with pytest.raises(ValueError, match=r"no text field 'y'; fields are x \(string\), x \(string\), text \(string\)"):
+        documents(path, field="y")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".zst", zstandard.compress), (".bz2", bz2.compress), (".xz", lzma.compress)],
+)
+def test_hugging_face_never_reads_a_shorter_file(tmp_path, suffix, compress):
+    """Its own reader of .zst ends where the file was cut, as if it ended there."""
+    lines = [f"{number} {os.urandom(20).hex()}" for number in range(5000)]
+    whole = compress("".join(line + "\n" for line in lines).encode())
+    path = tmp_path / "in" / f"train.txt{suffix}"
+    path.parent.mkdir()
+    path.write_bytes(whole)
+    assert documents(f"hf:{tmp_path}/in") == utf8(lines)
+    for damaged in (whole[: len(whole) * 6 // 10], whole[:-1], whole + b"garbage"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="failed after record"):
+            documents(f"hf:{tmp_path}/in")
+
+
+def test_names_print_everywhere(tmp_path):
+    for name, shown in [
+        (b"caf\xe9.txt", "caf\\xe9.txt"),
+        ("B\u00fccher".encode(), "B\u00fccher"),
+        (b"a\nb\x1b", "a\\nb\\x1b"),
+    ]:
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+        Path(path).write_bytes(b"text")
+        source = open_source(path)
+        assert source.name == shown and source.name.isprintable() and source.name.encode()
+        assert documents(path) == [b"text"] and len(source.fingerprint()) == 64
+
+
+def test_folders_are_named_after_sources(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    found = {
+        "kjv": "kjv", ".": "a_b", "raw:.": "a_b", "..": re.sub(r"[^\w.-]", "_", tmp_path.name)[:48],
+        "enwik8.txt": "enwik8", "texts/**/*.txt": "_", "hf:org/name": "name", "caf\udce9.txt": "caf_",
+        "x" * 250 + ".txt": "x" * 48, "/": "corpus",
+    }  # fmt: skip
+    assert {source: folder_name(source) for source in found} == found
 
 
 def test_hugging_face_dataset_in_a_folder(tmp_path):

@@ -1,6 +1,7 @@
 """Corpora of records on web servers: .jsonl and .parquet shards, their fingerprints, and preparing them."""
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -192,6 +193,17 @@ def test_a_corpus_prepared_over_http_is_the_one_prepared_from_files(server, tabl
     assert remote.manifest.shards == local.manifest.shards
     for name in ("sha256", "bytes", "documents", "tokens"):
         assert getattr(remote.manifest, name) == getattr(local.manifest, name)
+
+
+@pytest.mark.parametrize("manner", [Manner(etag=None, modified=MONDAY), Manner(etag=None), Manner()])
+def test_a_shard_that_only_its_bytes_tell_apart_is_prepared_anew(server, tmp_path, manner):
+    """Last-Modified, like a file's time of modification, is set at will."""
+    server.manner = manner
+    options = {"tokenizer": "bytes", "cache_dir": tmp_path / "cache"}
+    for content in (CONTENT, CONTENT[::-1], CONTENT[::-1], CONTENT):
+        server.files["file.bin"] = content
+        prepared = prepare(server.url("file.bin"), **options)
+        assert prepared.manifest.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_a_shard_that_changes_around_preparation_is_refused(server, tmp_path):

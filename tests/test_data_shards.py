@@ -22,7 +22,7 @@ def write(directory: Path, shards: list[list[int]], vocabulary: int = 257) -> Ma
         content = np.array(tokens, "<u2" if vocabulary <= 1 << 16 else "<u4").tobytes()
         (directory / f"{number}.bin").write_bytes(content)
         found.append(Shard(f"{number}.bin", len(tokens), hashlib.sha256(content).hexdigest()))
-    manifest = Manifest(1, "made-up", 9, sum(map(len, shards)), 1, "0" * 64, "f", entry, found)
+    manifest = Manifest(2, "made-up", 9, sum(map(len, shards)), 1, "0" * 64, "f", 1, entry, found)
     write_json(directory / MANIFEST, manifest)
     return manifest
 
@@ -66,7 +66,7 @@ def test_damaged_shards_are_named_with_a_remedy(tmp_path, damage, message):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"bytes": -1},
         {"tokens": True},
         {"documents": "1"},

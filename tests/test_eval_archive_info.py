@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_archive import HEADER, Frames, made_up_frames, stored
+from made_up_archive import HEADER, Frames, made_up_frames, stored, with_names
 
 from data.archive import open_archive, write_archive
+from data.names import pack_names
 from eval.archive_info import info
 from eval.code_size import canonical_text
 
@@ -102,6 +103,19 @@ def test_a_stored_archive_is_what_it_holds_and_its_frames(tmp_path):
     assert found["corpus,"] == ["as", "it", "is", "3.0", "3", "+0.0", "0.0"]
     assert found["header"] == ["and", "framing", "0.0", f"{file_bytes - 3}", f"+{file_bytes - 3}.0", "1,044.0"]
     assert found["total"] == ["3.0", f"{file_bytes}", f"+{file_bytes - 3}.0"]
+
+
+def test_names_of_documents_have_a_row(tmp_path):
+    names = ("a.txt", "b/\x1b[2J\udc80")
+    text = info_of(tmp_path, stored([[b"abc"], [b""]], names))
+    names_bytes = len(pack_names(names))
+    found = rows(text)
+    assert found["names"] == [f"{names_bytes}.0", f"{names_bytes}", "+0.0", "0.0"]
+    assert "first name          a.txt\n" in text and "last name           b/\\x1b[2J\\udc80\n" in text
+    frames = made_up_frames(program=packed("{}"))
+    coded = rows(info_of(tmp_path, with_names(frames, pack_names((*names, "c")))))
+    plain = rows(info_of(tmp_path, frames))
+    assert float(coded["side"][2]) - float(plain["side"][2]) == 9
 
 
 def test_an_archive_cannot_send_commands_to_the_terminal(tmp_path):

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from finished_run import SIZES, finished_cell, finished_run
 
-from eval.compare import comparison_table, load_runs, selection_of, write_comparison
+from data.errors import UsageError
+from eval.compare import by_corpus, load_runs, refuse_mixed, selection_of
+from eval.comparison import comparison_table, section_of, write_comparison
 from eval.comparison_plots import behind_figure, overlay_figure
 from eval.curve import Curve, load_curve
 from eval.lines import lines_of
@@ -47,9 +50,13 @@ def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
 
 
 def test_the_table_compares_runs_and_baselines(runs_dir: Path) -> None:
-    lines = comparison_table(load_runs(runs_dir)).splitlines()
+    lines = comparison_table(section_of(load_runs(runs_dir))).splitlines()
+    table, verdicts, *_ = "\n".join(lines[3:]).split("\n\n")
+    rows = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert rows["sweep/middle"][1:7] == ["600", "500", "80", "4.8000", "1.67", "12,345"]
+    words = " ".join(verdicts.split())
+    assert "bytes beside sweep/small sweep/middle data +100 (+100 to +100) longer" in words
     rows = {line.split()[0]: line.split() for line in lines if line}
-    assert rows["sweep/middle"][1:5] == ["600", "4.8000", "1.67", "12,345"]
     assert rows["ppmd"] == ["ppmd", "400", "3.2000", "2.50", "25.0", "%", "larger"]
     assert max(map(len, lines)) <= 100
 
@@ -57,11 +64,46 @@ def test_the_table_compares_runs_and_baselines(runs_dir: Path) -> None:
 def test_different_corpora_are_not_compared(runs_dir: Path, tmp_path: Path) -> None:
     finished_run(tmp_path / "one")
     finished_run(tmp_path / "other", name="code", sha256="b" * 64)
-    with pytest.raises(ValueError, match=r"one codes text .* and other codes code .* cannot be compared"):
-        load_runs(tmp_path)
-    done = report(tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
+    found = load_runs(tmp_path)
+    assert [[run.name for run in group] for group in by_corpus(found)] == [["other"], ["one"]]
+    with pytest.raises(UsageError, match=r"one codes text .* and other codes code .* cannot be compared"):
+        refuse_mixed(found)
+
+
+def test_every_corpus_has_a_section_and_one_can_be_chosen(tmp_path: Path) -> None:
+    """The README's own command, where runs over several corpora are in one folder."""
+    for folder in ("one", "two"):
+        finished_run(tmp_path / folder, data_bytes=400.0 if folder == "one" else 500.0)
+    finished_run(tmp_path / "other", name="code", sha256="b" * 64)
+    finished_run(tmp_path / "third", name="code", sha256="c" * 64)
+    done = report(tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for words in ("text: 1,000 bytes, 2 finished runs", "code: 1,000 bytes, 1 finished runs"):
+        assert words in done.stdout
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert page.count("<header") == 3
+    assert page.count("<html") == 1
+    folders = {"comparison-text", "comparison-code-bbbbbbbb", "comparison-code-cccccccc"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", *folders}
+    assert (tmp_path / "out/comparison-text/comparison.csv").read_text().count("\n") == 3
+    for wanted, count in (("text", 1), ("code", 2), ("c" * 64, 1), ("cccccccc", 1)):
+        assert len(by_corpus(load_runs(tmp_path), wanted)) == count
+    for wanted in ("cod", "ccc", "x"):
+        with pytest.raises(UsageError, match=r"no run codes a corpus '.*'; there are code \(1,000 bytes"):
+            by_corpus(load_runs(tmp_path), wanted)
+
+
+def test_a_section_pays_for_the_cells_of_its_own_corpus(tmp_path: Path) -> None:
+    for name in "abc":
+        finished_cell(tmp_path / name, 400.0 + ord(name), 64, 1000)
+    stranger: dict[str, Any] = json.loads((tmp_path / "c/report.json").read_text())
+    stranger["corpus"]["sha256"] = "c" * 64
+    (tmp_path / "c/report.json").write_text(json.dumps(stranger))
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "cells": 5, "side_bits": 2.3, "names": [*"abcde"]}))
+    (other,), runs = by_corpus(load_runs(tmp_path), "c" * 64)[0], by_corpus(load_runs(tmp_path), "a" * 64)[0]
+    found = selection_of(tmp_path, runs, [other])
+    assert found is not None
+    assert found.cells == 4
 
 
 def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Path) -> None:
@@ -81,6 +123,9 @@ def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Pat
         ("sweep/middle", 4800),
         ("large", 5600),
     ]
+    settings = {"seed": "0", "vocabulary": "2048", "optimizer": "muon", "matrix_lr": "0.02", "table_lr": "0.02"}
+    settings |= {"vector_lr": "0.01", "commit": "0123456789ab"}
+    assert {name: rows[0][name] for name in settings} == settings
     page = (tmp_path / "out/comparison.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     link = page.split('<a href="')[1].split('"')[0]
@@ -171,7 +216,7 @@ def test_figures_can_be_drawn_of_any_curve(points: int, runs_dir: Path) -> None:
 
 
 def test_write_comparison_names_its_files(runs_dir: Path, tmp_path: Path) -> None:
-    paths = write_comparison(load_runs(runs_dir), tmp_path)
+    paths = write_comparison([section_of(load_runs(runs_dir))], tmp_path)
     names = ["comparison.html", "comparison.png", "comparison.csv", "comparison-behind.png"]
     assert [path.name for path in paths] == names
     assert paths[1].read_bytes().startswith(b"\x89PNG")
@@ -189,10 +234,11 @@ def test_the_best_of_a_sweep_pays_for_being_chosen(tmp_path: Path) -> None:
     # The 7 of sweep.json, and the one that was there before.
     assert (chosen.run, chosen.cells, chosen.selection_bits) == ("a", 8, 3.0)
     assert (chosen.side_bits, chosen.total_bits) == (43.0, 4003.0)
-    text = " ".join(comparison_table(runs, chosen).split())
+    section = section_of(runs, chosen)
+    text = " ".join(comparison_table(section).split())
     assert "a is the best of 8 cells of a sweep: log2(8) = 3.00 bits are charged to its side information" in text
     assert "its total with them is 500.38 bytes" in text
-    write_comparison(runs, tmp_path / "out", None, chosen)
+    write_comparison([section], tmp_path / "out")
     assert "log2(8) = 3.00 bits" in (tmp_path / "out/comparison.html").read_text()
 
 

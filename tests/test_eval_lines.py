@@ -7,6 +7,7 @@ import pytest
 import yaml
 from finished_run import finished_cell
 
+from eval.curve import load_curve
 from eval.lines import Line, lines_of, load_settings, notes_of, point_of
 from eval.schema import load_report
 from train.config import Config
@@ -14,7 +15,12 @@ from train.config import Config
 
 def lines_through(runs: Path) -> list[Line]:
     points = [
-        point_of(path.name, load_report(path / "report.json"), load_settings(path / "config.yaml"))
+        point_of(
+            path.name,
+            load_report(path / "report.json"),
+            load_settings(path / "config.yaml"),
+            load_curve(path / "curve.csv"),
+        )
         for path in sorted(runs.iterdir())
     ]
     return lines_of(points)

@@ -1,6 +1,7 @@
 """report.json, .md, .html and the terminal's table, against a run with round numbers: 500 bytes for 1,000."""
 
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 from finished_run import REFERENCES, SIZES, finished_run, sections
 
 from eval.baselines import Baselines
+from eval.compare import load_runs
+from eval.comparison import section_of, write_comparison
 from eval.report import build_report
 from eval.schema import load_report
 from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
+from launch.entry import Outlet, text_to
 
 KEYS = {
     "format": None,
@@ -37,11 +41,21 @@ KEYS = {
         "elapsed_secs",
         "tokens_per_sec",
         "model_flops",
+        "elementwise_flops",
         "mfu",
+        "mfu_6n",
+        "peak_flops_per_sec",
+        "peak_shape",
+        "peak_dtype",
+        "device",
         "peak_memory_bytes",
     },
     "code": {"modules", "source_bytes", "canonical_bytes", "xz_bytes"},
     "reference_machine": {"python", "torch"},
+    "config": {"data", "model", "train", "engine", "run"},
+    "command": None,
+    "commit": {"hash", "changed"},
+    "device": {"name", "kind", "world_size", "threads", "precision"},
 }
 
 
@@ -154,9 +168,40 @@ def test_no_report_is_built_of_a_corpus_that_was_not_coded_whole() -> None:
 
 def test_a_missing_key_is_named() -> None:
     arguments = sections()
-    del arguments["cost"]["mfu"]
-    with pytest.raises(ValueError, match=r"cost\.mfu: Field required"):
+    del arguments["cost"]["elapsed_secs"]
+    with pytest.raises(ValueError, match=r"cost\.elapsed_secs: Field required"):
         build_report(**arguments)
+
+
+def test_utilisation_by_both_conventions_and_what_it_is_a_part_of(tmp_path: Path) -> None:
+    said = "MFU 25.0%; 20.0% by 6 N a token; 100% is 46.5 TFLOP/s, bfloat16 products of 2,048 x 2,048 x 2,048 on A Fast"
+    report = finished_run(tmp_path / "run")
+    text = markdown(report, "")
+    assert f"| utilisation | {said} Device |" in text
+    assert "| model FLOPs | 2.00e+09, and 1.00e+08 elementwise operations |" in text
+    words = " ".join(Page((tmp_path / "run/report.html").read_text()).words)
+    assert "MFU 25.0% MFU, 6 N a token 20.0% 100% is 46.5 TFLOP/s, bfloat16 products of 2048 × 2048 × 2048" in words
+    assert "elementwise 1.00e+08" in words
+    assert "device A Fast Device" in words
+
+
+def test_without_formulas_there_is_no_utilisation_but_the_names(tmp_path: Path) -> None:
+    arguments = sections()
+    del arguments["cost"]["mfu"]
+    arguments["cost"]["uncounted"] = ["fla.chunk_delta"]
+    text = markdown(build_report(**arguments), "")
+    assert "| utilisation | MFU unknown: no formula for fla.chunk_delta; 20.0% by 6 N a token; 100% is" in text
+
+
+def test_a_report_of_before_the_yardstick_was_told_still_reads(tmp_path: Path) -> None:
+    arguments = sections()
+    old = {"world_size", "optimizer_steps", "elapsed_secs", "tokens_per_sec", "model_flops", "mfu", "peak_memory_bytes"}
+    arguments["cost"] = {name: value for name, value in arguments["cost"].items() if name in old}
+    report = build_report(**arguments)
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    assert load_report(path) == report
+    assert "| utilisation | MFU 25.0% |" in markdown(report, "")
 
 
 def test_rows() -> None:
@@ -267,3 +312,24 @@ def test_a_hostile_name_stays_text(tmp_path: Path) -> None:
     page = Page((tmp_path / "run/report.html").read_text())
     assert '<script>alert("x")</script>|`' in page.words
     assert "<script" not in (tmp_path / "run/report.md").read_text()
+
+
+def test_a_name_that_is_not_utf8_reaches_every_file(tmp_path: Path) -> None:
+    """Of a corpus, whose name data.documents escapes, and of a run directory that was renamed."""
+    name = "caf\udce9"
+    finished_run(tmp_path / "corpus", name=name)
+    for file in ("report.html", "report.md"):
+        assert "caf\\udce9" in (tmp_path / "corpus" / file).read_text()
+    finished_run(tmp_path / "runs/run")
+    (tmp_path / "runs/run").rename(tmp_path / "runs" / name)
+    for path in write_comparison([section_of(load_runs(tmp_path / "runs"))], tmp_path / "out"):
+        assert path.suffix == ".png" or "caf\\xe9" in path.read_text(), path
+
+
+def test_a_name_that_is_not_utf8_prints() -> None:
+    here, there = os.pipe()
+    stream = text_to(Outlet(there, "w"), "utf-8")
+    stream.write("caf\udce9\n")
+    stream.close()
+    assert os.read(here, 100) == b"caf\\udce9\n"
+    os.close(here)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.errors import UsageError
 from eval.scaling import PowerLaw, crossings, fit, fit_power_law, minimum, predict_largest
 from eval.scaling_plots import round_ticks
 
@@ -194,3 +195,24 @@ def test_a_minimum_at_the_end_says_so() -> None:
 )
 def test_ticks_of_logarithmic_axes_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert round_ticks(low, high, 6) == pytest.approx(ticks)
+
+
+def test_a_law_whose_exponent_is_anywhere_is_not_identified() -> None:
+    """Four widths of an LSTM over the King James Bible: a table said N^-0.37, from 0.05 to 19.99."""
+    sizes = np.array([32_800.0, 67_632.0, 114_752.0, 174_160.0])
+    bits = np.array([8_602_890.0, 8_118_207.0, 7_783_068.0, 7_624_585.0])
+    with pytest.raises(UsageError, match=r"^not identified: the 95 % interval of the exponent (ends|spans)"):
+        fit(sizes, bits)
+    # The prediction of the largest has an interval of its own, of lengths.
+    assert predict_largest(sizes, bits).measured_bits == bits[-1]
+
+
+def test_coefficients_are_identified_one_by_one() -> None:
+    exact = fit(SIZES, PowerLaw(4e6, 1e9, 0.5).bits(SIZES))
+    assert exact.floor_interval is not None
+    assert exact.scale_interval is not None
+    noisy_floor = fit(
+        np.repeat(SIZES, 6), np.concatenate([noisy(SIZES, seed, 0.01) for seed in range(6)]).reshape(6, -1).T.ravel()
+    )
+    for interval in (noisy_floor.floor_interval, noisy_floor.scale_interval):
+        assert interval is None or interval[1] <= 10 * interval[0]

@@ -13,13 +13,15 @@ import pytest
 from finished_run import finished_cell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.compare import load_runs, write_comparison
+from eval.compare import load_runs, refuse_mixed
+from eval.comparison import section_of, write_comparison
 from eval.lines import lines_of
 from eval.plots import DARK, LIGHT
 from eval.scaling import PowerLaw
 from eval.scaling_analysis import Scaling, analyse
 from eval.scaling_files import scaling_csv, scaling_text, write_tensorboard
 from eval.scaling_plots import scaling_figure, vocabulary_figure
+from eval.verdicts import standing_of
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (64, 96, 128, 192, 256)
@@ -51,6 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command = [sys.executable, str(ROOT / "launch/report.py"), str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout
 
 
@@ -90,7 +93,7 @@ def test_three_widths_give_no_fit_and_the_reason(tmp_path: Path) -> None:
         assert result.data.why_no_fit == "a power law needs 4 widths or more, and there are 3"
         assert result.data.prediction is None
     assert "no power law: a power law needs 4 widths" in scaling_text(scaling)
-    write_comparison(load_runs(tmp_path), tmp_path / "out", scaling)
+    write_comparison([section_of(load_runs(tmp_path))], tmp_path / "out")
     assert "none: a power law needs 4 widths or more, and there are 3" in (tmp_path / "out/comparison.html").read_text()
     (line, _) = json.loads((tmp_path / "out/scaling.json").read_text())["lines"]
     assert line["data"]["fit"] is None
@@ -114,18 +117,21 @@ def test_no_crossing_is_a_result_too(tmp_path: Path) -> None:
 
 
 def test_the_terminal_says_it(made: tuple[Path, str]) -> None:
-    runs, text = made
+    _, text = made
     assert "is the best of 20 cells of a sweep: log2(20) = 4.32 bits" in " ".join(text.split())
     assert "Runs that differ in data.vocabulary are never on one line" in text
-    assert "by width: attention, vocabulary 2048 to 92, ssd, vocabulary 2048 above" in text
-    assert f"wrote {runs}/scaling.json" in text
+    pair = text.split("ssd, vocabulary 2048 and attention, vocabulary 2048, by width\n")[1].splitlines()
+    assert pair[1] == "  total  attention, vocabulary 2048 to 92, ssd, vocabulary 2048 above"
 
 
 def test_scaling_csv_has_a_row_a_cell(made: tuple[Path, str]) -> None:
     with (made[0] / "scaling.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0])[:5] == ["name", "block", "width", "seed", "vocabulary"]
-    assert {"parameters", "flops", "data_bits", "total_bits", "bits_per_byte"} < set(rows[0])
+    assert {"parameters", "flops", "data_bits", "code_bits", "total_bits", "bits_per_byte"} < set(rows[0])
+    settings = {"seed": "0", "vocabulary": rows[0]["vocabulary"], "optimizer": "muon", "matrix_lr": "0.02"}
+    settings |= {"table_lr": "0.02", "vector_lr": "0.01", "commit": "0123456789ab"}
+    assert {name: rows[0][name] for name in settings} == settings
     assert len({row["name"] for row in rows}) == len(rows) == 20
     for row in rows:
         assert float(row["total_bits"]) - float(row["data_bits"]) == pytest.approx(8 * FIXED_BYTES)
@@ -174,7 +180,7 @@ def test_tensorboard_events_take_the_place_of_earlier_ones(tmp_path: Path) -> No
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/events.out.tfevents.1.host.2.0").write_bytes(b"")
     for _ in range(2):
-        write_tensorboard(tmp_path / "tensorboard", scaling, {})
+        write_tensorboard(tmp_path / "tensorboard", scaling, standing_of(scaling.lines), {})
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
@@ -210,7 +216,7 @@ class Tables(HTMLParser):
 def test_the_page_is_well_formed_and_says_it(made: tuple[Path, str]) -> None:
     page = Tables((made[0] / "comparison.html").read_text())
     assert page.open == []
-    assert len(page.tables) == 6
+    assert len(page.tables) == 7
     for table in page.tables:
         assert len(set(table)) == 1, page.tables
     text = " ".join(page.words)
@@ -229,7 +235,7 @@ def test_runs_over_another_corpus_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"attention-128-vocabulary2048 codes text .*aaaaaaaa.*stranger codes.*cccccccc"
     ):
-        load_runs(tmp_path)
+        refuse_mixed(load_runs(tmp_path))
 
 
 def test_figures_can_be_drawn_of_any_sweep(tmp_path: Path) -> None:
@@ -240,7 +246,7 @@ def test_figures_can_be_drawn_of_any_sweep(tmp_path: Path) -> None:
     for count in range(12):
         finished_cell(tmp_path / f"many-{count}", 5e5, 64, 200_000, f"block{count}")
     scaling = analysed(tmp_path)
-    families = {family: [result.line for result in group] for family, group in scaling.families.items()}
+    families = {family: [result.line for result, _ in group] for family, group in scaling.families.items()}
     assert set(families) == {"attention", "ssd"}
     laws = {result.line.label: result.data.fit.law for result in scaling.results if result.data.fit}
     predictions = {one.line.label: one.data.prediction for one in scaling.results if one.data.prediction}

@@ -4,12 +4,13 @@ The bits are to be those of two ranks on one host, all of them: a sum over two r
 matter. Needs root and a few Debian packages (docs/clusters.md).
 """
 
-import json
 import subprocess
 from pathlib import Path
 
+import lossy_wire
 import pytest
 from dist import run, wait_until
+from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, complaints, under_way
 from test_launch_train import SMALL, TRAIN, curve, report
 from two_hosts import ADDRESSES, TwoHosts, missing, wait
 
@@ -47,15 +48,14 @@ def one_host(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return run_dir
 
 
+def skip_without_wire() -> None:
+    if reason := lossy_wire.missing():
+        pytest.skip(reason)
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=PATIENCE_SECS)
     return process.returncode, out, err
-
-
-def complaints(text: str) -> list[str]:
-    """What Onepass has to say, whoever passed it on."""
-    assert "Traceback" not in text, text
-    return [line[line.index("onepass: ") :] for line in text.splitlines() if "onepass: " in line]
 
 
 def same(run_dir: Path, one_host: Path) -> bool:
@@ -67,16 +67,10 @@ def same(run_dir: Path, one_host: Path) -> bool:
     return curve(run_dir) == curve(one_host)
 
 
-def under_way(run_dir: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has saved two checkpoints and is not at its end."""
-    saved = lambda: len(list(run_dir.glob("checkpoints/step-*"))) >= 2 and last_tag(run_dir)  # noqa: E731
-    wait_until(lambda: bool(saved()), process, PATIENCE_SECS)
+def wait_for_checkpoints(run_dir: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has saved two and is not at its end."""
+    wait_until(lambda: under_way(run_dir), process, PATIENCE_SECS)
     assert not (run_dir / "report.json").exists()
-
-
-def last_tag(run_dir: Path) -> str:
-    path = run_dir / "checkpoints" / "latest.json"
-    return json.loads(path.read_text())["tag"] if path.exists() else ""
 
 
 def test_two_hosts_give_the_bits_of_two_ranks(given: list[str], one_host: Path, tmp_path: Path) -> None:
@@ -87,6 +81,7 @@ def test_two_hosts_give_the_bits_of_two_ranks(given: list[str], one_host: Path, 
 
 
 def test_packets_that_are_lost_or_late_change_no_bit(given: list[str], one_host: Path, tmp_path: Path) -> None:
+    skip_without_wire()
     with TwoHosts(tmp_path, lossy=True) as hosts:
         assert hosts.wire
         hosts.wire.loss, hosts.wire.delay_secs = 0.05, 0.02
@@ -104,17 +99,14 @@ def test_a_host_that_dies_ends_the_run_which_goes_on_exactly(
     left = ranks[1 - ranks.index(dead)]
     with TwoHosts(tmp_path) as hosts:
         process = hosts.launch(left, TRAIN, *given, f"--run.dir={run_dir}", "--run.checkpoint_secs=0.01")
-        under_way(run_dir, process)
+        wait_for_checkpoints(run_dir, process)
         hosts.kill(dead)
         wait(lambda: not hosts.ranks(left), f"the end of the rank on {left}", MARGIN_SECS)
         status, out, err = finish(process)
         assert status != 0
         assert f"{left}: " in out
         assert "exits with return code = 1" in out
-        (told,) = complaints(err)
-        assert f"rank {ranks.index(left)} on {left} lost rank {ranks.index(dead)} on {dead} (" in told
-        assert f"The last good checkpoint is {run_dir}/checkpoints/{last_tag(run_dir)}. " in told
-        assert f"--run.dir {run_dir} --run.resume" in told
+        assert_says_who_was_lost(err, ranks.index(left), (left, dead), run_dir)
         hosts.boot(dead)
         status, _, err = finish(hosts.launch("one", TRAIN, f"--run.dir={run_dir}", "--run.resume"))
     assert status == 0, err
@@ -150,12 +142,14 @@ def test_decompression_outlives_a_host_too(given: list[str], tmp_path: Path) -> 
 @pytest.mark.parametrize("how", ["link down", "all packets lost"])
 def test_a_silent_network_ends_every_rank_in_time(given: list[str], tmp_path: Path, how: str) -> None:
     run_dir, logs = tmp_path / "run", tmp_path / "logs"
+    if how == "all packets lost":
+        skip_without_wire()
     with TwoHosts(tmp_path, lossy=how == "all packets lost") as hosts:
         # What the rank on the other host says does not get through.
         options = ("--enable_each_rank_log", str(logs))
         limits = [f"--engine.timeout_secs={TIMEOUT_SECS}", "--run.checkpoint_secs=0.01"]
         process = hosts.launch("one", TRAIN, *given, f"--run.dir={run_dir}", *limits, options=options)
-        under_way(run_dir, process)
+        wait_for_checkpoints(run_dir, process)
         if hosts.wire:
             hosts.wire.loss = 1.0
         else:
@@ -166,11 +160,8 @@ def test_a_silent_network_ends_every_rank_in_time(given: list[str], tmp_path: Pa
     assert status != 0
     for rank, (here, there) in enumerate([("one", "two"), ("two", "one")]):
         (log,) = logs.glob(f"*_rank{rank}.log")
-        (told,) = complaints(log.read_text())
-        assert f"rank {rank} on {here} lost rank {1 - rank} on {there} (" in told
-        assert f"Timed out waiting {TIMEOUT_SECS}000ms" in told
-        assert f"The last good checkpoint is {run_dir}/checkpoints/{last_tag(run_dir)}. " in told
-        assert f"--run.dir {run_dir} --run.resume" in told
+        reason = f"Timed out waiting {TIMEOUT_SECS}000ms"
+        assert_says_who_was_lost(log.read_text(), rank, (here, there), run_dir, reason)
 
 
 def test_a_cache_of_its_own_on_each_host_is_as_good(given: list[str], one_host: Path, tmp_path: Path) -> None:
@@ -204,6 +195,4 @@ def test_ranks_that_do_not_meet_say_what_to_set(given: list[str], tmp_path: Path
         status, _, err = finish(hosts.launch("one", TRAIN, *given, *more))
     assert status == 1
     assert not (tmp_path / "run").exists()
-    told = complaints(err)
-    assert all("did not meet the others at 10.77.0.1:29500" in line for line in told)
-    assert all("GLOO_SOCKET_IFNAME" in line for line in told)
+    assert_says_what_to_set(complaints(err), "10.77.0.1:29500")

@@ -4,6 +4,7 @@ import json
 import lzma
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,18 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dist import ROOT, command, start, wait_until
+from made_up_archive import seal, stored, with_names
 from trained_run import project_text
 
 import launch.compress
 import launch.decompress
 from data.archive import header_content, open_archive, write_archive
+from data.documents import open_source
 from data.frames import read_frames
 from data.header import PINS
 from eval.archive_info import reconcile
 from eval.code_size import code_identity
+from eval.description_length import side_bits
+from launch.corpus import prepare_corpus
 from train.command_line import parse_config
 from train.config import Config
+from train.engine import Place
 
 COMPRESS, DECOMPRESS = "launch/compress.py", "launch/decompress.py"
 SMALL = [
@@ -61,6 +68,11 @@ def complaint(done: Any, status: int) -> str:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Content of all files below, by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +167,15 @@ def test_each_term_of_the_report_is_in_the_archive(archive: Path, two_ranks: Pat
         data_bytes, payload_bytes = reported["data_bits"] / 8, opened.part_bytes["payload"]
         assert -2e-5 * data_bytes <= payload_bytes - data_bytes <= 2e-5 * data_bytes + 7 * opened.blocks * ranks
         assert terms["frames of blocks"].archive_bytes == opened.blocks * (9 + 4 * ranks)
-        # Magic, end, and the frames of header, tokenizer, program and end are 84 bytes; the rest is the header.
-        assert terms["side"].archive_bytes == opened.part_bytes["header"] + 84
+        # Magic, end, and the frames of header, tokenizer, program and end are 84 bytes; the rest is the header, and the
+        # names of documents with their frame.
+        names_bytes = opened.part_bytes["names"] + 9 * bool(opened.names)
+        assert terms["side"].archive_bytes == opened.part_bytes["header"] + 84 + names_bytes
         assert opened.part_bytes["header"] < 700
         assert sum(term.archive_bytes for term in terms.values()) == path.stat().st_size
         assert all(term.holds for term in terms.values())
     assert open_archive(two_ranks).part_bytes["tokenizer"] > 50
+    assert open_archive(two_ranks).names
     assert open_archive(archive).part_bytes["tokenizer"] == 0
     done = launch_in(corpus.parent, DECOMPRESS, "archive", "--info")
     succeeded(done)
@@ -173,6 +188,7 @@ def test_each_term_of_the_report_is_in_the_archive(archive: Path, two_ranks: Pat
     assert names(corpus.parent) == {"corpus.txt", "archive", "archive.run"}
 
 
+@pytest.mark.usefixtures("device")
 def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, tmp_path: Path) -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -184,6 +200,8 @@ def test_the_file_comes_back_in_other_surroundings(archive: Path, corpus: Path, 
     assert (tmp_path / "file").read_bytes() == corpus.read_bytes()
     assert names(tmp_path) == {"file"}
     assert open_archive(archive).sha256 in done.stdout
+    # Not stored as it is.
+    assert open_archive(archive).header["method"] == "model"
 
 
 def test_the_same_file_elsewhere_gives_the_same_archive(
@@ -248,8 +266,7 @@ def test_two_ranks_bring_documents_back_in_order(two_ranks: Path, tmp_path: Path
     assert (header["method"], header["world_size"], header["tokenizer"]) == ("model", 2, "bpe")
     assert header["corpus"]["documents"] == 3
     succeeded(launch_in(tmp_path, DECOMPRESS, two_ranks, "folder", ranks=2))
-    assert names(tmp_path / "folder") == {"00000000", "00000001", "00000002"}
-    assert [path.read_bytes() for path in sorted((tmp_path / "folder").iterdir())] == DOCUMENTS
+    assert tree(tmp_path / "folder") == dict(zip("abc", DOCUMENTS, strict=True))
     assert names(tmp_path) == {"folder"}
 
 
@@ -356,6 +373,132 @@ def test_what_is_shorter_than_any_model_is_stored(content: bytes, tmp_path: Path
     assert names(tmp_path) == {"file", "archive", "again"}
 
 
+FILES = {"a": b"first", "b/b.txt.gz": b"", "c.jsonl": b"\xff third", os.fsdecode(b"caf\xe9\n"): b"\n"}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, where the folder `documents` holds FILES."""
+    for name, document in FILES.items():
+        path = tmp_path / "documents" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source", ["documents", "./documents/", "raw:documents", "documents/**/*", "doc*s/**", "documents/**/*.jsonl"]
+)
+def test_stored_files_come_back_under_their_names(files: Path, source: str) -> None:
+    """Whatever their names say, as bytes."""
+    assert launch.compress.main([source, "archive"]) == 0
+    assert launch.decompress.main(["archive", "folder"]) == 0
+    found = tree(files / "folder")
+    if source.startswith("doc*"):
+        assert found == {f"documents/{name}": content for name, content in FILES.items()}
+    else:
+        assert found == {name: content for name, content in FILES.items() if name == "c.jsonl" or "*.j" not in source}
+    assert launch.decompress.main(["archive", "joined", "--joined"]) == 0
+    assert (files / "joined").read_bytes() == b"".join(found[name] for name in sorted(found, key=Path))
+    assert names(files) == {"documents", "archive", "folder", "joined"}
+
+
+def test_a_run_directory_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    """TensorBoard would fail in it. What compress makes of an archive's name is."""
+    name = str(tmp_path / "caf\udce9.one")
+    assert launch.compress.default_dir({"archive": name}) == str(tmp_path / "caf\\xe9.one.run")
+    config = Config()
+    for config.run.dir, message in [
+        (name, r"is not UTF-8, .*: name another"),
+        ("x" * 256, "has 256 bytes, and names in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prepare_corpus(config, Place(0, 1, torch.device("cpu")))
+    assert not names(tmp_path)
+
+
+def test_an_archive_of_numbered_documents_is_still_read(tmp_path: Path) -> None:
+    """Of format 1, as those without names are, and as all were."""
+    (tmp_path / "archive").write_bytes(seal(stored([[b"first"], [b""], [b"thi", b"rd"]])))
+    assert launch.decompress.main([str(tmp_path / "archive"), str(tmp_path / "folder")]) == 0
+    assert tree(tmp_path / "folder") == {"00000000": b"first", "00000001": b"", "00000002": b"third"}
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", ".", "a//b"])
+def test_an_archive_cannot_write_outside_of_its_folder(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = lzma.compress(b"good\0" + name.encode(), lzma.FORMAT_ALONE)
+    (tmp_path / "archive").write_bytes(seal(with_names(stored([[b"first"], [b""]]), content)))
+    assert launch.decompress.main([str(tmp_path / "archive"), str(tmp_path / "inner")]) == 1
+    assert re.search(f"archive: names at byte [0-9]+: '{name}' is no path below a folder", capsys.readouterr().err)
+    assert names(tmp_path) == {"archive"}
+
+
+def test_what_names_bytes_is_taken_as_bytes(files: Path) -> None:
+    url = "http://host/{1..2}.jsonl"
+    assert launch.compress.bytes_of(url) == f"raw:{url}"
+    assert open_source(f"raw:{url}").names == ("1.jsonl", "2.jsonl") and open_source("raw:http://host/a.gz").names == ()
+    assert launch.compress.bytes_of("*.jsonl") == f"raw:{files}/*.jsonl"
+    assert [*map(launch.compress.bytes_of, ("kjv", "hf:name", "raw:x"))] == ["kjv", "hf:name", "raw:x"]
+    (files / "kjv").touch()
+    assert launch.compress.bytes_of("kjv") == f"raw:{files}/kjv"
+
+
+def test_json_lines_come_back_byte_for_byte_through_a_model(tmp_path: Path, cache: str) -> None:
+    """A glob of them was once read as the texts in them, and came back as so many numbered files. The model is charged
+    for the names, and the archive's own decoder brings them back, too."""
+    texts = [PROSE[place : place + 150].decode(errors="replace") for place in range(0, 1_500, 150)] * 5
+    for number in range(3):
+        lines = (json.dumps({"id": number, "text": text}) + "\n" for text in texts)
+        path = tmp_path / f"g/{'deeper/' * number}{number}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+    succeeded(launch_in(tmp_path, COMPRESS, "g/**/*.jsonl", "g.one", *QUICK, cache))
+    archive = open_archive(tmp_path / "g.one")
+    assert archive.header["method"] == "model" and archive.header["corpus"]["documents"] == 3
+    assert archive.names == ("0.jsonl", "deeper/1.jsonl", "deeper/deeper/2.jsonl")
+    length = json.loads((tmp_path / "g.one.run/report.json").read_text())["description_length"]
+    bare = side_bits(archive.header["corpus"]["tokens"], 1)
+    assert length["side_bits"] == bare + 8 * archive.part_bytes["names"] > bare
+    assert abs((tmp_path / "g.one").stat().st_size - length["total_bits"] / 8) < 1024
+    succeeded(launch_in(tmp_path, DECOMPRESS, "g.one", "back", "--embedded"))
+    assert tree(tmp_path / "back") == tree(tmp_path / "g")
+    assert names(tmp_path) == {"g", "g.one", "g.one.run", "back"}
+
+
+def test_what_is_not_read_is_refused_or_said(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (files / "documents/self").symlink_to(".")
+    assert launch.compress.main(["documents", "archive"]) == 0
+    assert "onepass: data.source" in (said := capfd.readouterr().err)
+    assert said.count("\n") == 1 and "documents/self: a link leads there to what is read already" in said
+    (files / "documents/gone").symlink_to("/nonexistent")
+    assert launch.compress.main(["documents", "again"]) == 2
+    assert "documents/gone is a link to nothing (/nonexistent)" in capfd.readouterr().err
+    for source in ("", "raw:"):
+        assert launch.compress.main([source, "again"]) == 2
+        assert "names nothing: give a file" in capfd.readouterr().err
+    assert names(files) == {"documents", "archive"}
+
+
+def test_names_as_long_as_can_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What becomes a file takes a shorter name on the way there, and what cannot become one is refused at once."""
+    (tmp_path / "file").write_bytes(b"content")
+    longest = {
+        name: str(tmp_path / (name * length)) for name, length in [("a", 251), ("b", 252), ("c", 247), ("d", 248)]
+    }
+    assert launch.compress.main([str(tmp_path / "file"), longest["a"]]) == 0
+    assert launch.compress.main([str(tmp_path / "file"), longest["b"]]) == 2
+    assert "has 256 bytes, and names in" in capfd.readouterr().err
+    assert launch.compress.main([str(tmp_path / "file"), longest["b"], f"--run.dir={tmp_path}/run"]) == 0
+    assert launch.decompress.main([longest["a"], longest["c"]]) == 0
+    assert launch.decompress.main([longest["b"], longest["d"]]) == 1
+    assert "has 256 bytes, and names in" in capfd.readouterr().err
+    assert Path(longest["c"]).read_bytes() == b"content"
+    assert sorted(map(len, names(tmp_path))) == [4, 247, 251, 252]
+
+
 def test_stored_documents_come_back_in_order(tmp_path: Path) -> None:
     (tmp_path / "documents").mkdir()
     for name, document in {"a": b"first", "b": b"", "c.jsonl": b"\xff third"}.items():
@@ -369,31 +512,29 @@ def test_stored_documents_come_back_in_order(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Iterator[tuple[str, str]]:
+def stored_file(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """A file and its archive."""
     (tmp_path / "file").write_bytes(b"content")
     assert launch.compress.main([str(tmp_path / "file"), str(tmp_path / "archive")]) == 0
     yield str(tmp_path / "file"), str(tmp_path / "archive")
 
 
-def test_what_exists_is_not_overwritten(stored: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    file, archive = stored
+def test_what_exists_is_not_overwritten(stored_file: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    file, archive = stored_file
     before = Path(archive).read_bytes()
     assert launch.compress.main([file, archive]) == 2
     assert f"onepass: {archive} exists" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_:
-        launch.decompress.main([archive, file])
-    assert exit_.value.code == 2
+    assert launch.decompress.main([archive, file]) == 2
     assert f"{file} exists" in capsys.readouterr().err
     assert (Path(file).read_bytes(), Path(archive).read_bytes()) == (b"content", before)
 
 
-def test_what_is_missing_is_named(stored: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_named(
+    stored_file: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert launch.compress.main([str(tmp_path / "nothing"), str(tmp_path / "new")]) == 2
     assert f"'{tmp_path}/nothing': no such file" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_:
-        launch.decompress.main([stored[1]])
-    assert exit_.value.code == 2
+    assert launch.decompress.main([stored_file[1]]) == 2
     assert "FILE is missing" in capsys.readouterr().err
     assert launch.decompress.main([str(tmp_path / "nothing"), str(tmp_path / "new")]) == 1
     assert str(tmp_path / "nothing") in capsys.readouterr().err

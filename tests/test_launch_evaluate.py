@@ -8,6 +8,8 @@ from test_launch_train import SMALL
 from trained_run import project_text, trained_run
 
 from data.archive import open_archive
+from data.tokenizer import load_tokenizer
+from launch.evaluation.scoring import tokenize
 
 EVALUATE = "launch/evaluate.py"
 
@@ -71,3 +73,8 @@ def test_another_model_is_refused_by_name_and_a_folder_without_one_too(folder: P
     decoded = run(EVALUATE, "decode", str(archive), str(folder / "empty.out"), f"--checkpoint={folder / 'run'}")
     assert decoded.returncode == 0, decoded.stderr
     assert (folder / "empty.out").read_bytes() == b""
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder: give a file"):
+        tokenize(tmp_path, load_tokenizer("bytes", b""))

@@ -23,7 +23,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = tmp_path_factory.mktemp("generalisation")
     text = project_text()
     (study / "corpus.txt").write_bytes(text[:20_000])
-    (study / "new.txt").write_bytes(text[20_000:24_000])
+    (study / "new.txt").write_bytes(text[-4_000:])
     for width in (16, 32):
         trained_run(study, study / "corpus.txt", *SMALL, "--model.ngram_orders=[]", f"--model.width={width}")
         (study / "run").rename(study / f"{width}")

@@ -60,7 +60,7 @@ def test_stages_shrink_the_model_and_are_measured(tmp_path: Path) -> None:
 
     refused = run(*arguments, "--remove=0.5,0.4")
     assert refused.returncode == 2
-    assert "--remove [0.5, 0.4]: give rising numbers" in refused.stderr
+    assert "--remove 0.5,0.4: give rising numbers" in refused.stderr
     refused = run(*arguments, "--corpus_lanes=3")
     assert refused.returncode == 2
     assert "--corpus_lanes 3: give a divisor of the run's 8 lanes" in refused.stderr

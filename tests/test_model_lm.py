@@ -1,10 +1,13 @@
 """The language model, with and without context mixing."""
 
 import math
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 
+from data.coder import cumulative
 from model.distribution import distribution
 from model.lm import LanguageModel
 from train.config import ModelConfig
@@ -29,33 +32,51 @@ def test_untrained_model_codes_every_token_with_log2_v_bits(orders: list[int]) -
 
 
 @pytest.mark.parametrize(
-    ("orders", "embedded", "vocabulary"),
-    [([], [], 257), ([], [], 300), (ORDERS, [], 257), (ORDERS, [2, 0], 257), (ORDERS, [4], 300)],
+    ("orders", "lags", "embedded", "vocabulary"),
+    [
+        ([], [], [], 257),
+        ([], [], [], 300),
+        (ORDERS, [], [], 257),
+        (ORDERS, [], [2, 0], 257),
+        (ORDERS, [], [4], 300),
+        (ORDERS, [[2], [1, 3]], [], 257),
+        (ORDERS, [[2], [1, 3]], [], 600),
+    ],
 )
 def test_the_cost_of_targets_is_what_the_stepwise_form_says(
-    orders: list[int], embedded: list[int], vocabulary: int
+    orders: list[int], lags: list[list[int]], embedded: list[int], vocabulary: int, device: torch.device
 ) -> None:
+    """The counts, too, are those of a CPU, and the costs of either form there."""
     torch.manual_seed(1)
-    model = LanguageModel(config(ngram_orders=orders, ngram_embeddings=embedded), vocabulary).double()
+    given = config(ngram_orders=orders, ngram_lags=lags, ngram_embeddings=embedded)
+    model = LanguageModel(given, vocabulary).double()
     with torch.no_grad():
         for name, p in model.named_parameters():
             # Beyond log-odds of 20, softplus is off by 1e-9.
             p.add_((0.1 if name.startswith("mixing") else 0.3) * torch.randn_like(p))
     tokens, context = torch.randint(vocabulary, (3, 60)), model.context
-    if model.mixing is not None:
-        model.mixing.learn(tokens[:, :-1], tokens[:, context:])
+    there = deepcopy(model).to(device)
+    for one in (model, there):
+        if one.mixing is not None:
+            given_tokens = tokens.to(one.embedding.device)
+            one.mixing.learn(given_tokens[:, :-1], given_tokens[:, context:])
+            assert one.mixing.counts.any()
+            assert torch.equal(one.mixing.counts.cpu(), model.mixing.counts)
     targets = torch.randint(vocabulary, (3, 61 - context))
     targets[0, 3:], targets[1, 5] = -1, -1
     nats, _ = model(tokens, model.init_state(3), targets)
-    state, parts = model.init_state(3), []
+    state, parts = there.init_state(3), []
     for t in range(61 - context):
-        seen, state = model(tokens[:, t : t + context], state)
-        parts.append(distribution(model, seen, 3).log())
-    predicted = torch.stack(parts, 1)
-    assert (predicted.exp().sum(-1) - 1).abs().max() < 1e-10
+        seen, state = there(tokens[:, t : t + context].to(device), state)
+        parts.append(distribution(there, seen, 3).log())
+    predicted = torch.stack(parts, 1).cpu()
+    tolerance = 1e-10 if device.type == "cpu" else 1e-8
+    assert (predicted.exp().sum(-1) - 1).abs().max() < tolerance
     expected = -predicted.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    assert (nats[targets >= 0] - expected[targets >= 0]).abs().max() < 1e-10
-    assert (nats[targets < 0] == 0).all()
+    parallel, _ = there(tokens.to(device), there.init_state(3), targets.to(device))
+    for found in (nats, parallel.cpu()):
+        assert (found[targets >= 0] - expected[targets >= 0]).abs().max() < tolerance
+        assert (found[targets < 0] == 0).all()
     assert expected.std() > 0.1
 
 
@@ -73,6 +94,51 @@ def test_embedded_contexts_are_the_orders_that_are_named() -> None:
             other[0, -lag] += 1
             one, two = (model(one, model.init_state(1), targets, True)[0].item() for one in (history, other))
             assert (one != two) == changed, (embedded, lag)
+
+
+def test_no_hidden_channels_are_no_mlp() -> None:
+    """As Mamba stacks its blocks. Everything that is left has its gradient."""
+    torch.manual_seed(1)
+    model, whole = LanguageModel(config(expansion=0.0), 40), LanguageModel(config(), 40)
+    names = {name for name, _ in model.named_parameters()}
+    assert {name for name, _ in whole.named_parameters()} - names == {
+        f"layers.{depth}.mlp.{part}.weight" for depth in (0, 1) for part in ("up", "down")
+    }
+    torch.nn.init.normal_(model.output)
+    nats, _ = model(torch.randint(40, (2, model.context + 4)), model.init_state(2), torch.randint(40, (2, 5)))
+    nats.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("orders", [[], ORDERS])
+def test_a_digit_costs_what_the_coder_takes_for_it(orders: list[int]) -> None:
+    """The shares of data/coder.py against the nats of the ledger, down to the least share; the gradient stays that of
+    the probability itself."""
+    torch.manual_seed(1)
+    model = LanguageModel(config(ngram_orders=orders, logit_cap=0.0), 300)
+    history, targets = torch.randint(300, (1, model.context)), torch.arange(300).unsqueeze(1)
+    torch.nn.init.normal_(model.output, std=30.0)
+    if model.mixing is not None:
+        torch.nn.init.normal_(model.mixing.base, std=10.0)
+    seen, _ = model(history, model.init_state(1))
+    nats, _ = model(history.expand(300, -1), model.init_state(300), targets)
+    expected, rounding, radices = np.zeros(300), np.zeros(300), model.radices
+    for target in range(300):
+        node, below = 1, math.prod(radices)
+        for digit, radix in enumerate(radices):
+            below //= radix
+            shares = cumulative(model.following(seen, torch.tensor([[node]]), digit)[:, 0].numpy(force=True))[0]
+            symbol = target // below % radix
+            width = int(shares[symbol + 1] - shares[symbol])
+            expected[target] -= math.log(width / 2**48)
+            # Shares are whole.
+            rounding[target] += 1 / width
+            node = node * radix + symbol
+    assert expected.max() > 48 * math.log(2) - 0.01
+    assert (np.abs(nats[:, 0].numpy(force=True) - expected) < 1e-4 * expected + 1e-5 + rounding).all()
+    reached = model.output if model.mixing is None else model.mixing.base
+    (gradient,) = torch.autograd.grad(nats[expected.argmax(), 0], reached)
+    assert gradient.abs().max() > 0.1
 
 
 def test_returned_state_carries_no_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,45 @@ def test_agrees_with_the_equations(name: str, time: int) -> None:
     loop = torch.autograd.grad((expected * weight).sum(), wanted, allow_unused=True, materialize_grads=True)
     for a, b in zip(got, loop, strict=True):
         assert (a - b).abs().max() < TOLERANCE * max(1.0, float(b.abs().max()))
+
+
+class AsOnCuda(Tensor):
+    """A tensor of the CPU that takes a block's way for CUDA."""
+
+    is_cuda = property(lambda _: True)  # type: ignore[assignment]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_cudnn_gets_weights_in_one_chunk(name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns where they are not, and copies them at every call."""
+    block = build(name).double()
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    kernel, calls = getattr(torch, name), []
+
+    def noted(inputs: Tensor, state: Any, weights: list[Tensor], *more: Any) -> Any:
+        calls.append(weights)
+        return kernel(inputs, state, weights, *more)
+
+    monkeypatch.setattr(torch, name, noted)
+    found = []
+    for place in (torch.device("cpu"), device):
+        block = block.to(place)
+        # The second time as on CUDA, be it there or not.
+        there = x.to(place).as_subclass(AsOnCuda) if found and place.type == "cpu" else x.to(place)
+        y, _ = block(there, block.init_state(2))
+        gradients = torch.autograd.grad(y.square().sum(), list(block.parameters()))
+        found.append([part.detach().cpu().as_subclass(Tensor) for part in (y, *gradients)])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() < 1e-8 * max(1.0, float(a.abs().max()))
+    weights, end = calls[-1], 0
+    for part in weights:
+        assert part.is_contiguous()
+        assert part.untyped_storage().data_ptr() == weights[0].untyped_storage().data_ptr()
+        assert part.storage_offset() == end
+        end += part.numel()
+    assert weights[0].untyped_storage().nbytes() == 8 * end
+    assert [part.ndim for part in weights] == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_engine import PlainEngine
 from test_train_coding import MODEL, Case, corpus_source, new_learner, new_ledger
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.files import file_sha256
 from model.registry import BLOCKS
-from train.checkpoint import POINTER, checkpoint_tensors, fitting, load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, checkpoint_tensors, fitting, load_checkpoint, save_checkpoint, sound
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.saved_engine import load_saved
@@ -200,3 +200,39 @@ def test_only_what_is_wrong_with_a_checkpoint_is_held_against_it(error: Exceptio
         raise error
     assert (caught.value is error) == (kind is not ValueError)
     assert ("step-7 does not fit" in str(caught.value)) == (kind is ValueError)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_only_what_can_be_gone_on_with_is_sound(optimizer: str, value: float) -> None:
+    case = replace(CASE, train=replace(CASE.train, optimizer=optimizer))  # type: ignore[arg-type]
+    learner, _ = trained(case, 3)
+    assert sound(learner)
+    kept = [learner.model.embedding.data, next(t for t in tree_leaves(learner.states) if isinstance(t, torch.Tensor))]
+    if value != value:
+        # An infinite second moment stops its parameter, which stays a number.
+        kept += [t for one in learner.engine.optimizer.state.values() for t in one.values() if torch.is_tensor(t)][-1:]
+    for tensor in kept:
+        place = tensor.flatten()[:1].clone()
+        tensor.view(-1)[0] = value
+        assert not sound(learner)
+        tensor.view(-1)[:1] = place
+    assert sound(learner)
+
+
+def test_what_died_while_saving_does_not_displace_what_is_whole(tmp_path: Path) -> None:
+    """A run that died at step 5 goes on from step 3 and saves at 4, keeping one."""
+    saved(CASE, tmp_path)
+    (tmp_path / "step-000000005").mkdir()
+    learner, ledger = load(tmp_path)
+    save_checkpoint(tmp_path, learner, ledger, corpus_source(CASE).state(), 4, 1.5, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [POINTER, "step-000000004"]
+    assert checkpoint_tensors(tmp_path)
+
+
+def test_what_died_while_saving_first_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "step-000000005").mkdir()
+    learner, ledger = new_learner(CASE), new_ledger(CASE)
+    assert load_checkpoint(tmp_path, learner, ledger, any_world=True)[0] == 0
+    save_checkpoint(tmp_path, learner, ledger, corpus_source(CASE).state(), 3, 1.5, keep=1)
+    assert checkpoint_tensors(tmp_path)

@@ -67,6 +67,7 @@ CASES = {
     "two blocks of attention": Case(model=replace(MODEL, block="attention attention", depth=2, logit_cap=0.0)),
     "accumulation": Case(train=replace(TRAIN, accumulation=2)),
     "replay": Case(1237, replace(MODEL, ngram_embeddings=[3]), train=replace(TRAIN, replay=2, accumulation=2)),
+    "no MLP": Case(model=replace(MODEL, expansion=0.0)),
     "adamw": Case(train=replace(TRAIN, optimizer="adamw")),
     "ragged in lanes and segments": Case(1237),
     "one long block": Case(1237, block_steps=256),
@@ -173,6 +174,19 @@ def test_tokens_come_back_and_cost_what_the_loss_says(case: Case, tmp_path: Path
     assert encoded.stepwise_bits == pytest.approx(encoded.ledger_bits, rel=1e-4)
     if case.tokens > 1000:
         assert encoded.ledger_bits < 7.5 * case.tokens
+
+
+@pytest.mark.parametrize("orders", [[], [1, 2, 3]])
+def test_what_is_all_but_impossible_costs_what_the_coder_takes(orders: list[int], tmp_path: Path) -> None:
+    """Free logits and wild rates: many digits have a probability below 2^-48, the coder's least share."""
+    wild = replace(TRAIN, matrix_lr=0.5, table_lr=2.0, vector_lr=0.5)
+    case = Case(2000, replace(MODEL, ngram_orders=orders, logit_cap=0.0), wild)
+    with np.errstate(divide="ignore"):
+        encoded = encode(case, tmp_path)
+    payload_bits = 8 * sum(map(len, encoded.payloads))
+    # The stepwise form's own probabilities, which have no least one, would have cost more.
+    assert encoded.stepwise_bits > 1.001 * payload_bits
+    assert abs(payload_bits - encoded.ledger_bits) < 1e-4 * payload_bits + 64 * case.blocks
 
 
 def test_what_is_learned_does_not_depend_on_coding(tmp_path: Path) -> None:

@@ -1,9 +1,21 @@
-"""Who is said to be lost, and what a backend's message is cut down to."""
+"""Who is said to be lost, what a backend's message is cut down to, and what ranks say that no launcher looks after.
+
+tests/test_hosts.py has the same of two hosts.
+"""
+
+import signal
+import socket
+from pathlib import Path
 
 import pytest
+import torch
+from dist import ROOT, start_rank, wait_until
+from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, complaints, under_way
+from test_launch_train import SMALL, TRAIN
 from torch import distributed as dist
 
-from train.hosts import Seat, about_peers, brief, lost
+from train.engine import Place, free_port
+from train.hosts import Seat, about_peers, brief, lost, refuse_unshared
 
 CLOSED = RuntimeError(
     "[/__w/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:41131. This is "
@@ -35,3 +47,54 @@ def test_other_errors_are_nobody_elses_fault() -> None:
     assert about_peers(LATE)
     assert about_peers(dist.DistNetworkError("The client socket has timed out"))
     assert not about_peers(RuntimeError("CUDA out of memory"))
+
+
+def test_a_rank_that_loses_the_other_says_which_and_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "source.txt").write_bytes((ROOT / "LICENSE").read_bytes()[:8_009] * 3)
+    run_dir, host, port = tmp_path / "run", socket.gethostname(), free_port()
+    places = [f"--data.source={tmp_path / 'source.txt'}", f"--data.cache_dir={tmp_path / 'cache'}"]
+    given = [*places, f"--run.dir={run_dir}", *SMALL, "--run.baselines=false", "--run.checkpoint_secs=0.01"]
+    stays, dies = (start_rank(rank, port, TRAIN, *given) for rank in (0, 1))
+    try:
+        wait_until(lambda: under_way(run_dir), dies)
+        dies.send_signal(signal.SIGKILL)
+        _, err = stays.communicate(timeout=300)
+    finally:
+        for process in (stays, dies):
+            process.kill()
+            process.communicate()
+    assert stays.returncode == 1, err
+    assert not (run_dir / "report.json").exists()
+    assert_says_who_was_lost(err, 0, (host, host), run_dir)
+
+
+def test_a_rank_that_meets_nobody_says_what_to_set(tmp_path: Path) -> None:
+    port = free_port()
+    process = start_rank(1, port, TRAIN, f"--run.dir={tmp_path / 'run'}", *SMALL, "--engine.timeout_secs=2")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert not (tmp_path / "run").exists()
+    assert_says_what_to_set(complaints(err), f"127.0.0.1:{port}")
+
+
+class BesideAnother(Place):
+    """A rank whose peer, on the host `two`, answers `theirs`."""
+
+    theirs = 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        return values
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([rows, torch.full_like(rows, self.theirs)])
+
+
+def test_a_folder_that_only_one_host_sees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.hosts.from_rank_0", lambda place, name, value: value)
+    seats, place = [Seat("one", "10.0.0.1"), Seat("two", "10.0.0.2")], BesideAnother(0, 2, torch.device("cpu"))
+    told = rf"run\.dir {tmp_path}/run on two is not the folder that one has: name one on a file system"
+    with pytest.raises(ValueError, match=told):
+        refuse_unshared(place, seats, tmp_path / "run", "run.dir")
+    monkeypatch.setattr(BesideAnother, "theirs", 1)
+    refuse_unshared(place, seats, tmp_path / "run", "run.dir")
+    assert not list((tmp_path / "run").iterdir())

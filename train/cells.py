@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from train.command_line import CONFIG_FILE, load_config, parse_config, refuse_changes
+from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import BYTE_SYMBOLS, DataConfig
 from train.matching import layer_parameters, match
 
@@ -61,11 +61,15 @@ def grid(
     cells = []
     for vocabulary in vocabularies or [config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"]:
         symbols = BYTE_SYMBOLS if vocabulary == "bytes" else vocabulary
-        kind, size = ("bytes", DataConfig.vocabulary) if vocabulary == "bytes" else ("bpe", vocabulary)
+        data = replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
+        if vocabulary != "bytes":
+            data = replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
         for width in widths:
             for block in blocks:
                 # Both vary with the cell, whatever the options said.
                 model = replace(config.model, width=width, block=block)
+                for seed in seeds:
+                    check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
                 if measure != "none" and block != blocks[0]:
                     model = match(model, replace(model, block=blocks[0]), symbols, measure)
                 # Names and widths that do not go together are refused now, not in the middle of the night.
@@ -79,8 +83,8 @@ def grid(
                         f"--model.block={block}",
                         f"--model.width={width}",
                         f"--model.expansion={model.expansion!r}",
-                        f"--data.tokenizer={kind}",
-                        f"--data.vocabulary={size}",
+                        f"--data.tokenizer={data.tokenizer}",
+                        f"--data.vocabulary={data.vocabulary}",
                         f"--train.seed={seed}",
                     )
                     cell = Cell(name, folder / name, options)

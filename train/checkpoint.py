@@ -1,4 +1,5 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, and nothing else: only what is sound
+counts as one.
 
 A checkpoint is a folder of its own, checkpoints/step-N; `latest.json` names the newest whole one and the SHA-256 of its
 files. It is replaced atomically once every rank has written, so a run that dies while saving keeps the previous one.
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from data.errors import UsageError
 from data.files import file_sha256, write_file
@@ -67,6 +68,29 @@ def save_checkpoint(
         write_file(folder / POINTER, json.dumps(pointer | {"files": sums}, indent=1).encode())
         for old in sorted(folder.glob("step-*"))[:-keep]:
             shutil.rmtree(old)
+
+
+def sound(learner: Learner) -> bool:
+    """Whether everything that this rank would save can be gone on with: finite parameters and lane states, and moments
+    that are numbers."""
+    optimizer = learner.engine.optimizer
+    values = [*learner.model.parameters(), *tree_leaves(learner.states)]
+    moments = tree_leaves([list(one.values()) for one in optimizer.state.values()])
+    pieces = [p for p in values if hasattr(p, "ds_tensor")]
+    if pieces:
+        # ZeRO stage 3: this rank's piece of each, without the padding, which DeepSpeed leaves as it finds it.
+        rank, moments = learner.place.rank, []
+        values += [p.ds_tensor.flatten()[: max(0, p.ds_numel - rank * p.ds_tensor.numel())] for p in pieces]
+    finite = all(bool(x.isfinite().all()) for x in values if isinstance(x, Tensor))
+    return finite and not any(bool(x.isnan().any()) for x in moments if isinstance(x, Tensor))
+
+
+def drop_torn(folder: Path, tag: str) -> None:
+    """Remove what runs that died while saving left beyond `tag`, the last whole checkpoint: it must not count among
+    those that are kept."""
+    for torn in folder.glob("step-*"):
+        if torn.name > tag:
+            shutil.rmtree(torn, ignore_errors=True)
 
 
 def held(learner: Learner, ledger: Ledger) -> dict[str, Any]:
@@ -130,6 +154,8 @@ def load_checkpoint(
     Raises UsageError if the checkpoint is damaged, not this run's, or, unless `any_world`, of another world size.
     """
     pointer, place = read_pointer(folder), learner.place
+    if place.rank == 0:
+        drop_torn(folder, pointer["tag"] if pointer else "")
     if pointer is None:
         return 0, 0.0, {}
     tag, world_size = pointer["tag"], pointer["world_size"]

@@ -1,30 +1,115 @@
-"""What a run costs: time, arithmetic, memory."""
+"""What a run costs: time, arithmetic, memory.
 
+Model FLOPs utilisation (MFU) is the arithmetic of the run's model over its time, as a part of the fastest matrix
+products that were measured on the same device in the same precision. Two conventions for the numerator:
+
+    mfu      three times the operations of a forward pass, attention's scores among them (Chowdhery et al. 2022,
+             arXiv:2204.02311, appendix B), as train/flops.py counts them
+    mfu_6n   6 N a token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), N the network's parameters with the output
+             layer, and without the tables of which a token takes one row
+
+Elementwise work, such as a scan's, is in neither: `elementwise_flops` stands beside them.
+"""
+
+import math
+import platform
 import resource
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.lanes import Lanes
-from train.flops import forward_flops
+from train.flops import forward_work
 from train.loop import Learner
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
+CPU_INFO = Path("/proc/cpuinfo")
+# Sides of the yardstick's square products, turns of each at most, and what the device may take for one side.
+SIDES = (256, 512, 1024, 2048, 4096, 8192)
+REPEATS = 10
+SIDE_SECS = 0.15
 
 
-def gemm_flops_per_sec(device: torch.device, dtype: torch.dtype, size: int = 1024, repeats: int = 10) -> float:
-    """Rate of square matrix products [size, size], the yardstick of MFU: best of `repeats`."""
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+@dataclass(frozen=True)
+class Peak:
+    """The fastest of the square products [side, side] that were tried, on one device."""
+
+    flops_per_sec: float
+    side: int
+    dtype: str
+
+
+def product_secs(device: torch.device, dtype: torch.dtype, side: int, repeats: int = REPEATS) -> float:
+    """The least time of `repeats` products [side, side]: on CUDA by the device's own clock, so without the time that
+    it takes to start them."""
+    a = torch.randn(side, side, device=device).to(dtype)
+    out = torch.empty_like(a)
+    torch.mm(a, a, out=out)
+    if device.type != "cuda":
+        secs = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            torch.mm(a, a, out=out)
+            secs.append(time.perf_counter() - start)
+        return min(secs)
+    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        torch.mm(a, a, out=out)
+        mark.record()
+    torch.cuda.synchronize(device)
+    return min(first.elapsed_time(then) for first, then in pairwise(marks)) / 1e3
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that PyTorch could give to new tensors. On a CPU the yardstick stays too small to ask."""
+    if device.type != "cuda":
+        return math.inf
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The yardstick of MFU: the rate of square products whose side grows until they fill the device, in the precision
+    of the run (`dtype`, and for fp32 on CUDA whatever PyTorch's setting of TF32 is). It ends before a side that would
+    take more than SIDE_SECS, or half of the free memory."""
+    name = str(dtype).removeprefix("torch.")
+    if device.type == "cuda" and dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        name = "tf32"
+    best = Peak(0.0, 0, name)
+    for side in SIDES:
+        # Time grows with the cube of the side at most. Two products are the least: the first one is not timed.
+        expected_secs = 2 * side**3 / best.flops_per_sec if best.side else 0.0
+        if 2 * expected_secs > SIDE_SECS or 16 * side**2 > free_bytes(device) / 2:
+            break
+        repeats = REPEATS if 4 * REPEATS * expected_secs < SIDE_SECS else max(1, int(SIDE_SECS / 4 / expected_secs))
+        rate = 2 * side**3 / product_secs(device, dtype, side, repeats)
+        best = max(best, Peak(rate, side, name), key=lambda peak: peak.flops_per_sec)
+    return best
+
+
+def run_dtype(learner: Learner) -> torch.dtype:
+    """The precision of a run's matrix products."""
+    return torch.bfloat16 if learner.engine.torch_autocast_enabled() else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself; of a processor, with the threads that a rank has of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor_name() -> str:
+    """As the system calls it, such as "Intel(R) Xeon(R) Processor"."""
+    info = CPU_INFO.read_text(errors="replace") if CPU_INFO.exists() else ""
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_rss_bytes() -> int:
@@ -43,6 +128,9 @@ class Cost:
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
         self.parameters = sum(sizes.values())
         self.parameters_non_embedding = self.parameters - sizes["embedding"]
+        # Context mixing has next to nothing else than such tables.
+        looked_up = {"embedding", "grams"} | {name for name in sizes if name.startswith("mixing.")}
+        self.matrix_parameters = sum(size for name, size in sizes.items() if name not in looked_up)
         self.earlier_secs = earlier_secs
 
     def begin(self) -> None:
@@ -62,24 +150,34 @@ class Cost:
         return tokens / (self.last_call - then)
 
     def summary(self) -> dict[str, Any]:
-        """The `cost` section of a report. A backward pass counts as two forward passes; padding is counted as work."""
-        elapsed_secs, place = self.elapsed_secs, self.learner.place
-        segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
-        segments = self.lanes.lanes * self.lanes.lane_tokens / segment
-        flops = forward_flops(self.learner.model, segment, place.device)
-        if replay := self.learner.replay:
-            again = forward_flops(self.learner.model, replay.tokens, place.device, alone=True)
-            flops += self.learner.config.replay * again
-        model_flops = 3 * flops * segments
-        dtype = torch.bfloat16 if self.learner.engine.torch_autocast_enabled() else torch.float32
-        peak = gemm_flops_per_sec(place.device, dtype) * place.world_size
+        """The `cost` section of a report. A backward pass counts as two forward passes; padding is counted as work.
+        Without `mfu` where an operator of the model has no formula: `uncounted` names it."""
+        elapsed_secs, place, replay = self.elapsed_secs, self.learner.place, self.learner.replay
         cuda = place.device.type == "cuda"
+        # Before the yardstick, which takes memory too.
+        memory = torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes()
+        segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
+        work, learned = forward_work(self.learner.model, segment, place.device), float(segment)
+        if replay:
+            again = forward_work(self.learner.model, replay.tokens, place.device, alone=True)
+            work += again.times(self.learner.config.replay)
+            learned += self.learner.config.replay * replay.tokens
+        segments = self.lanes.lanes * self.lanes.lane_tokens / segment
+        peak = measure_peak(place.device, run_dtype(self.learner))
+        available = elapsed_secs * peak.flops_per_sec * place.world_size
+        known = {"uncounted": work.uncounted} if work.uncounted else {"mfu": 3 * work.flops * segments / available}
         return {
             "world_size": place.world_size,
             "optimizer_steps": self.lanes.steps,
             "elapsed_secs": elapsed_secs,
             "tokens_per_sec": self.lanes.tokens / elapsed_secs,
-            "model_flops": model_flops,
-            "mfu": model_flops / elapsed_secs / peak,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes(),
+            "model_flops": 3 * work.flops * segments,
+            "elementwise_flops": 3 * work.elementwise * segments,
+            **known,
+            "mfu_6n": 6 * self.matrix_parameters * learned * segments / available,
+            "peak_flops_per_sec": peak.flops_per_sec,
+            "peak_shape": [peak.side] * 3,
+            "peak_dtype": peak.dtype,
+            "device": device_name(place.device),
+            "peak_memory_bytes": memory,
         }

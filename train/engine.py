@@ -93,6 +93,8 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
     return {
         "overlap_comm": False,
         "steps_per_print": 0x7FFFFFFF,
+        # Our optimisers are offloaded as they are, slower than DeepSpeed's own, to the same bits.
+        "zero_force_ds_cpu_optimizer": False,
         **extra,
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": config.train.accumulation,
@@ -119,7 +121,11 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
 
 
 def disconnect(place: Place) -> None:
-    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then."""
+    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then.
+
+    DeepSpeed forgets its groups, so that this process can connect again."""
+    import deepspeed
+
     if place.world_size > 1:
         dist.barrier()
-    dist.destroy_process_group()
+    deepspeed.comm.destroy_process_group()

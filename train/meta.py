@@ -1,17 +1,38 @@
 """The network of a configuration without its numbers: on PyTorch's meta device, where tensors have shapes alone."""
 
+import os
+
 import torch
+from torch.utils._pytree import tree_leaves
 
 from data.errors import UsageError
 from model.lm import LanguageModel
-from train.config import ModelConfig
+from train.config import ModelConfig, TrainConfig
 
 
 def meta_model(config: ModelConfig, vocabulary: int) -> LanguageModel:
-    """The model of `vocabulary` symbols, in no memory. Raises UsageError if a block refuses the configuration: model/
-    says so with ValueError, since it imports nothing of ours."""
+    """The model of `vocabulary` symbols, in no memory. Raises UsageError if a block refuses the configuration: model/,
+    which imports nothing of ours, says so with a ValueError that names a field, model.NAME. Any other is a bug."""
     try:
         with torch.device("meta"):
             return LanguageModel(config, vocabulary)
     except ValueError as error:
+        if "model." not in str(error):
+            raise
         raise UsageError(str(error)) from error
+
+
+def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world_size: int) -> None:
+    """Raise UsageError if one of `world_size` ranks alone needs more than this machine's memory, by what is certain:
+    parameters, tables, states of its lanes, and the logits of a micro-batch."""
+    model, rows = meta_model(config, vocabulary), max(1, train.lanes // world_size)
+    with torch.device("meta"):
+        tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(rows))]
+    needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+    needed_bytes += 4 * rows // train.accumulation * train.segment_tokens * vocabulary
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed_bytes > memory_bytes:
+        raise UsageError(
+            f"the model and {rows:,} lanes take {needed_bytes:,} bytes, and this machine has {memory_bytes:,} of "
+            "memory: take a smaller model, fewer lanes, shorter segments or more accumulation"
+        )

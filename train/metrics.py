@@ -118,7 +118,8 @@ class Metrics:
 
     def end(self, report: dict[str, Any]) -> None:
         """The finished run's `report` (report.json): what it cost, and the mark that it came to its end."""
-        points = {f"cost/{name}": value for name, value in report["cost"].items() if name != "tokens_per_sec"}
+        cost = {name: value for name, value in report["cost"].items() if isinstance(value, int | float)}
+        points = {f"cost/{name}": value for name, value in cost.items() if name != "tokens_per_sec"}
         for tag, value in (points | self.baselines).items():
             self.writer.add_scalar(tag, value, report["corpus"]["bytes"])
         self.writer.file_writer.add_summary(self.session_end)  # type: ignore[attr-defined]

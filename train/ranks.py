@@ -1,6 +1,7 @@
 """Ranks that wait for rank 0: to find it, to prepare a corpus, to name a directory."""
 
 import atexit
+import itertools
 import os
 import tempfile
 import time
@@ -18,6 +19,14 @@ LAUNCHERS_PORT = "29500"
 PORT_SECS = 120.0
 
 Result = TypeVar("Result")
+
+# Of what the ranks, which all do the same in the same order, tell each other through their store, where nothing is ever
+# forgotten: a second run of the same ranks must not find what the first one said.
+_NUMBERS = itertools.count()
+
+
+def new_key(name: str) -> str:
+    return f"onepass/{next(_NUMBERS)}-{name}"
 
 
 def meet_apart() -> None:
@@ -50,10 +59,10 @@ def from_rank_0(place: Place, name: str, value: str) -> str:
     """Rank 0's `value`, on every rank."""
     if place.world_size == 1:
         return value
-    store = dist.distributed_c10d._get_default_store()
+    store, key = dist.distributed_c10d._get_default_store(), new_key(name)
     if place.rank == 0:
-        store.set(f"onepass/{name}", value)
-    return store.get(f"onepass/{name}").decode()
+        store.set(key, value)
+    return store.get(key).decode()
 
 
 def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
@@ -63,7 +72,7 @@ def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
     """
     if place.world_size == 1:
         return work()
-    store, key = dist.distributed_c10d._get_default_store(), f"onepass/{name}"
+    store, key = dist.distributed_c10d._get_default_store(), new_key(name)
     if place.rank == 0:
         outcome = "failed"
         try:

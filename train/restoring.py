@@ -40,7 +40,7 @@ class RestorableDecoding(Decoding):
     def segment(self, step: int, learner: Learner) -> np.ndarray:
         try:
             return super().segment(step, learner)
-        except ValueError as error:
+        except UsageError as error:
             offset = self.archive.offsets[step // self.block_steps]
             raise UsageError(f"{error} (it is at byte {offset}): this machine computes otherwise") from None
 

@@ -5,21 +5,24 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
-from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint, sound
 from train.config import Config
 from train.cost import Cost
 from train.engine import Place
+from train.hosts import about_peers
 from train.ledger import Ledger
 from train.loop import Learner, TokenSource, one_epoch
 from train.metrics import Metrics
@@ -75,10 +78,11 @@ class CorpusSource:
         return {"identity": self.identity}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        for name, sha256 in self.identity.items():
-            if (before := state["identity"].get(name)) != sha256:
+        for name in {**self.identity, **state["identity"]}:
+            before, now = state["identity"].get(name), self.identity.get(name)
+            if before != now:
                 raise UsageError(
-                    f"the {name} had SHA-256 {before} when the run began and has {sha256} now: put it back, or start "
+                    f"the {name} had SHA-256 {before} when the run began and has {now} now: put it back, or start "
                     "a new run"
                 )
 
@@ -100,7 +104,8 @@ class Run:
     ):
         self.config, self.place, self.lanes, self.source = config.run, place, lanes, source
         self.lock = claim(Path(config.run.dir)) if place.rank == 0 else None
-        self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
+        with naming_memory(), naming_deepspeed(config.engine.deepspeed_config, extra):
+            self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
         self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0
@@ -120,10 +125,29 @@ class Run:
         return self.totals[2] if self.config.resume else None
 
     def save(self, step: int) -> None:
-        """Checkpoint the state after `step` steps."""
+        """Checkpoint the state after `step` steps. Raises RunFailed if it is not sound: the last one stays good."""
+        if self.place.sum([not sound(self.learner)])[0]:
+            self.refuse_unsound(step)
+            return
         keep = self.config.keep_checkpoints
         state = self.source.state()
         save_checkpoint(self.folder, self.learner, self.ledger, state, step, self.cost.elapsed_secs, keep)
+
+    def refuse_unsound(self, step: int) -> None:
+        """What is coded is exact, but nothing can go on from `step`. Raises RunFailed unless it is the end."""
+        if step < self.lanes.steps:
+            raise RunFailed(f"the parameters stopped being finite numbers at step {step}. {self.remedy}")
+        if self.place.rank == 0:
+            (self.folder / POINTER).unlink(missing_ok=True)
+            print("onepass: the last step's parameters are not finite numbers, and not saved", file=sys.stderr)
+
+    @property
+    def remedy(self) -> str:
+        """How to go on after numbers that were none: never by resuming, which would come to the same."""
+        return (
+            f"{last_good(self.folder)} A resumed run keeps its rates and would end here again: start a new one with "
+            "lower --train.matrix_lr, --train.table_lr and --train.vector_lr"
+        )
 
     def go(self, metrics: Metrics | None, fixed_bits: float, corpus_bytes: int) -> Outcome:
         """Run to the end of the epoch. `fixed_bits` are the terms that do not grow; `metrics` is rank 0's live curve.
@@ -133,7 +157,10 @@ class Run:
         config, lanes, stop = self.config, self.lanes, StopRequest()
         saved = time.monotonic()
         self.cost.begin()
-        with Progress(corpus_bytes, self.totals[2], fixed_bits, shown=self.place.rank == 0) as progress:
+        with (
+            naming_memory(),
+            Progress(corpus_bytes, self.totals[2], fixed_bits, shown=self.place.rank == 0) as progress,
+        ):
             for done in one_epoch(self.learner, lanes, self.source, self.ledger, self.first_step):
                 last, ordered = done == lanes.steps, done == config.stop_after_steps
                 if done % config.log_steps and not last and not ordered:
@@ -143,7 +170,7 @@ class Run:
                 if not math.isfinite(bits):
                     raise RunFailed(
                         f"the loss stopped being a number in the {config.log_steps} steps before step {done}, after "
-                        f"{before[2]:,} coded bytes. {last_good(self.folder)} Try a lower --train.matrix_lr."
+                        f"{before[2]:,} coded bytes. {self.remedy}"
                     )
                 tokens_per_sec = self.cost.tokens_per_sec(tokens - before[1])
                 progress.show(bits, coded_bytes, tokens_per_sec)
@@ -172,6 +199,38 @@ class Run:
                 f"{corpus_bytes:,}: the epoch was not exact and its number means nothing"
             )
         return Outcome(bits, tokens, coded_bytes, self.cost.summary())
+
+
+@contextmanager
+def naming_memory() -> Iterator[None]:
+    """Within it, to run out of memory is a RunFailed of one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not full:
+            raise
+        raise RunFailed(
+            f"out of memory ({str(error).splitlines()[0][:200] if str(error) else 'no more is known'}): take more "
+            "--train.accumulation, fewer --train.lanes, or a smaller model"
+        ) from error
+
+
+@contextmanager
+def naming_deepspeed(path: str, extra: dict[str, Any]) -> Iterator[None]:
+    """Within it, what DeepSpeed says against the user's `extra` keys, from the file `path`, is a UsageError of one
+    line. It has no class of its own for that: without such keys, an error is a bug."""
+    try:
+        yield
+    except RunFailed:
+        raise
+    except Exception as error:
+        if not extra or isinstance(error, OSError) or (isinstance(error, RuntimeError) and about_peers(error)):
+            raise
+        reason = " ".join(str(error).split()).split(" For further information visit")[0][:400] or type(error).__name__
+        raise UsageError(
+            f"engine.deepspeed_config {path}: DeepSpeed refuses it ({reason}): change what it names"
+        ) from error
 
 
 def claim(folder: Path) -> FileLock:

@@ -9,6 +9,7 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from eval.pruning import Coded, Stage, line
 from eval.weight_code import Point, pack, unpack
+from launch.entry import publish
 from launch.evaluation.footprint import latency, memory
 from launch.evaluation.run_corpus import FinishedRun, corpus_bits, parameters, small_vectors, with_parameters
 from launch.evaluation.scoring import SEGMENT_TOKENS, one_pass, source_of, tokenize
@@ -83,7 +84,7 @@ class Bench:
             segment_secs, step_secs, self.held_out_rate(model), self.corpus_rate(model),
             [now / then for now, then in zip(sizes, before, strict=True)],
         )  # fmt: skip
-        print(line(stage), flush=True)
+        publish(line(stage))
         for point in self.points if coded else []:
             packed = pack(parameters(model), point, self.group, small_vectors(model))
             decoded = with_parameters(model, unpack(packed))

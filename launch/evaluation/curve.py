@@ -22,6 +22,7 @@ from eval.curve_integral import integrate
 from eval.curve_report import as_json, figure, table
 from eval.curve_smoothing import BITS, KINDS, Kind, loss_curve, parse_smoothing
 from eval.plots import THEMES
+from launch.entry import output_file, publish
 
 
 def curve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def curve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vocabulary", type=int, metavar="V", help="an untrained model takes log2 V: bounds what is before the curve")
     add("--corpus_bytes", type=float, metavar="B", help="gives bits per byte and the ratio")
     add("--json", action="store_true", dest="in_json", help="print JSON, a list of one entry a curve")
-    add("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    add("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
 
 
 def curve(
@@ -77,9 +78,9 @@ def curve(
     found = [loss_curve(p, tokens_per_step, unit, points, how) for p in read_points(file, x, y, tag, error)]
     measured = [(one, integrate(one, tokens, vocabulary)) for one in found]
     if in_json:
-        print(json.dumps([as_json(integral, corpus_bytes) for _, integral in measured], indent=1, allow_nan=False))
+        publish(json.dumps([as_json(integral, corpus_bytes) for _, integral in measured], indent=1, allow_nan=False))
     else:
-        print("\n\n".join(table(integral, corpus_bytes) for _, integral in measured))
+        publish("\n\n".join(table(integral, corpus_bytes) for _, integral in measured))
     if png:
         for name, theme in THEMES.items():
             write_file(png.with_name(f"{png.name}-{name}.png"), figure(measured, theme))

@@ -19,6 +19,7 @@ from eval.code_size import measure_code
 from launch.coded_archive import coded_frames
 from launch.corpus import told
 from launch.decompress import refuse_other_machine
+from launch.entry import output_file, publish
 from launch.evaluation.scoring import connect_alone, one_pass, source_of, tokenize
 from model.lm import LanguageModel
 from train.encoding import EncodingSource
@@ -29,13 +30,13 @@ from train.restoring import RestorableDecoding
 
 def encode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="is read")
-    parser.add_argument("archive", type=Path, help="is written; must not exist")
+    parser.add_argument("archive", type=output_file, help="is written; must not exist")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="run.dir of a finished run")
 
 
 def decode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", type=Path, help="is read")
-    parser.add_argument("file", type=Path, help="is written; must not exist")
+    parser.add_argument("file", type=output_file, help="is written; must not exist")
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="RUN", help="run.dir of the run that wrote it"
     )
@@ -90,10 +91,10 @@ def decode(file: Path, archive: Path, checkpoint: Path) -> None:
         source = RestorableDecoding(opened, lanes, place, Path(folder, "tokens"))
         try:
             one_pass(config, model, tokenizer, lanes, source, place, header["corpus"]["bytes"])
-        except ValueError as error:
+        except UsageError as error:
             raise RunFailed(f"{archive}: {error}") from error
         write_documents(token_chunks(source.tokens, tokenizer), file, True, opened.sha256)
-    print(f"{file}: {header['corpus']['bytes']:,} bytes, SHA-256 {opened.sha256} as it was")
+    publish(f"{file}: {header['corpus']['bytes']:,} bytes, SHA-256 {opened.sha256} as it was")
     disconnect(place)
 
 
@@ -115,4 +116,4 @@ def tell(archive: Path, corpus_bytes: int, model: LanguageModel, code_bytes: int
     }
     for name, size in rows.items():
         per_byte = f"{8 * size / corpus_bytes:10.4f} bits/byte" if corpus_bytes else ""
-        print(f"{name:24}{size:14,} bytes{per_byte}")
+        publish(f"{name:24}{size:14,} bytes{per_byte}")

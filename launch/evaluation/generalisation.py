@@ -24,13 +24,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
+from data.documents import printable
 from data.errors import UsageError
 from data.files import file_sha256, write_file
-from eval.compare import Run, load_runs
+from eval.compare import Run, load_runs, refuse_mixed
 from eval.files import read_json
 from eval.generalisation import Scored, agreements, as_csv, scored, table
 from eval.generalisation_plots import figure
 from eval.plots import THEMES
+from launch.entry import output_file, publish
 from launch.evaluation.held_out import overlap_arguments, refuse_seen_by
 from launch.evaluation.scoring import connect_alone, held_out_bits
 from train.checkpoint import POINTER
@@ -58,9 +60,9 @@ def generalisation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs_dir", type=Path, metavar="RUNS_DIR", help="finished runs at or below it are compared")
     parser.add_argument("file", type=Path, metavar="FILE", help="is read as one document of bytes")
     overlap_arguments(parser)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and agreement")
-    parser.add_argument("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write the rows")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write rows and agreement")
+    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
 
 
 def generalisation(
@@ -76,6 +78,7 @@ def generalisation(
 ) -> None:
     """Raises UsageError for what is wrong with the arguments, and for a file that a run has seen."""
     found = load_runs(runs_dir)
+    refuse_mixed(found)
     runs = [run for run in found if pointer_file(run).exists()]
     if len(runs) < 2:
         raise UsageError(
@@ -88,22 +91,27 @@ def generalisation(
     disconnect(place)
     agreed, trained = agreements(rows), runs[0].report["corpus"]
     verdict = "  CONTAMINATED: not held out" if overlap.share > threshold else ""
-    print(
+    publish(
         f"\n{file}: {overlap.text_bytes:,} bytes, {overlap.share:.2%} of them seen in {trained['name']} "
         f"({trained['bytes']:,} bytes){verdict}"
     )
     for run in found:
         if run not in runs:
-            print(f"{run.name} is left out: it has no checkpoint")
-    print("\n" + table(rows, agreed))
+            publish(f"{run.name} is left out: it has no checkpoint")
+    publish("\n" + table(rows, agreed))
     if csv:
-        write_file(csv, as_csv(file.name, rows).encode())
+        write_file(csv, as_csv(printable(file.name), rows).encode())
     if json:
-        about = {"name": file.name, "bytes": overlap.text_bytes, "sha256": file_sha256(file), "seen": overlap.share}
+        about = {
+            "name": printable(file.name),
+            "bytes": overlap.text_bytes,
+            "sha256": file_sha256(file),
+            "seen": overlap.share,
+        }
         write_file(json, dump({"held_out": about, "corpus": trained}, rows, agreed))
     if png:
         for name, theme in THEMES.items():
-            write_file(png.with_name(f"{png.name}-{name}.png"), figure(rows, agreed, file.name, theme))
+            write_file(png.with_name(f"{png.name}-{name}.png"), figure(rows, agreed, printable(file.name), theme))
 
 
 def dump(about: dict, rows: list[Scored], agreed: list) -> bytes:

@@ -26,6 +26,7 @@ from data.shards import MANIFEST, TokenShards, read_manifest, restore_tokenizer
 from eval.curve import load_curve
 from eval.overlap import Overlap, Windows
 from eval.schema import Corpus
+from launch.entry import publish
 from launch.evaluation.scoring import connect_alone, finished_report, held_out_bits
 from launch.warm_start import seen_before
 from train.command_line import CONFIG_FILE, load_config
@@ -71,18 +72,18 @@ def held_out(
     scores = [held_out_bits(file, config, model, tokenizer, place) for file in files]
     disconnect(place)
     widest = max(24, *(len(str(file)) for file in files))
-    print(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}")
+    publish(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}")
     for file, bits, overlap in zip(files, scores, overlaps, strict=True):
         verdict = "  CONTAMINATED: not held out" if overlap.share > threshold else ""
         rate = bits / overlap.text_bytes
-        print(f"{file!s:<{widest}}{overlap.text_bytes:>15,}{rate:>11.4f}{overlap.share:>9.2%}{verdict}")
+        publish(f"{file!s:<{widest}}{overlap.text_bytes:>15,}{rate:>11.4f}{overlap.share:>9.2%}{verdict}")
     if len(files) > 1:
         all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
-        print(f"{'all':<{widest}}{all_bytes:>15,}{sum(scores) / all_bytes:>11.4f}{seen_bytes / all_bytes:>9.2%}")
+        publish(f"{'all':<{widest}}{all_bytes:>15,}{sum(scores) / all_bytes:>11.4f}{seen_bytes / all_bytes:>9.2%}")
     corpus_bytes, length = report["corpus"]["bytes"], report["description_length"]
-    print(f"{'in training, its corpus':<{widest}}{corpus_bytes:>15,}{length['data_bits_per_byte']:>11.4f}")
-    print(f"{'  the last tenth of that':<{widest}}{corpus_bytes // 10:>15,}{curve.last_rate():>11.4f}")
-    print(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
+    publish(f"{'in training, its corpus':<{widest}}{corpus_bytes:>15,}{length['data_bits_per_byte']:>11.4f}")
+    publish(f"{'  the last tenth of that':<{widest}}{corpus_bytes // 10:>15,}{curve.last_rate():>11.4f}")
+    publish(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
 
 
 def refuse_seen_by(
@@ -161,7 +162,7 @@ def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple
             return str(path.parent), prepared_chunks(path.parent)
     try:
         return data.source, open_source(data.source, data.field, data.split).chunks()
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(
             f"the run's corpus {trained['name']} (SHA-256 {trained['sha256'][:16]}) is neither in {data.cache_dir} nor "
             f"where it was ({error}): nobody can tell what the run has seen; name it with --corpus SOURCE"

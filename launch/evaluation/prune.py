@@ -27,11 +27,12 @@ from eval.plots import THEMES
 from eval.pruning import Alone, Stage, alone_table, choose, coded_table, heading, largest
 from eval.pruning_plots import figure
 from eval.weight_code import Point
+from launch.entry import output_file, publish
 from launch.evaluation.bench import Bench
 from launch.evaluation.run_corpus import copied, open_run, small_vectors
 from launch.evaluation.scoring import connect_alone
 from launch.evaluation.surgery import groups, keep, prunable, size
-from launch.evaluation.two_part import points, refuse_unknown
+from launch.evaluation.two_part import GROUP, group_size, points
 from model.lm import LanguageModel
 from train.engine import disconnect
 from train.optim import build_optimizer
@@ -56,13 +57,19 @@ def prune_arguments(parser: argparse.ArgumentParser) -> None:
         "--retrain_steps", type=int, default=0, help="steps of learning after each stage (default: none)"
     )
     parser.add_argument("--points", type=points, default=[8, 6, 5, 4], help="as of two-part (default: 8,6,5,4)")
-    parser.add_argument("--group", type=int, default=64, help="weights that share a step (default: %(default)s)")
-    parser.add_argument("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--group", type=int, help=f"weights that share a step (default: {GROUP})")
+    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write what was measured")
 
 
 def shares(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or found[0] <= 0 or found[-1] >= 1 or found != sorted(set(found)):
+        raise UsageError("give rising numbers between 0 and 1, by commas")
+    return found
 
 
 def prune(
@@ -74,27 +81,27 @@ def prune(
     calibration_steps: int,
     retrain_steps: int,
     points: list[Point],
-    group: int,
+    group: int | None,
     png: Path | None,
     json: Path | None,
 ) -> None:
     """Raises UsageError for what is wrong with the arguments."""
-    if remove[0] <= 0 or remove[-1] >= 1 or remove != sorted(set(remove)):
-        raise UsageError(f"--remove {remove}: give rising numbers between 0 and 1")
-    if calibration_steps < 1 or retrain_steps < 0 or group < 0:
-        raise UsageError("--calibration_steps must be 1 or more, --retrain_steps and --group 0 or more")
-    refuse_unknown(points)
+    if calibration_steps < 1 or retrain_steps < 0:
+        raise UsageError(
+            f"--calibration_steps {calibration_steps} must be 1 or more, --retrain_steps {retrain_steps} 0 or more"
+        )
+    size_of_groups = group_size(group, points)
     opened = open_run(run, corpus)
     if opened.model.mixing is not None:
         raise UsageError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
     for module in prunable(opened.model):
         groups(module)  # refuses what it does not know
     place = connect_alone(opened.config.engine.threads)
-    bench = Bench(opened, held_out, place, points, group, corpus_lanes)
+    bench = Bench(opened, held_out, place, points, size_of_groups, corpus_lanes)
     stages = prune_in_stages(bench, remove, calibration_steps, retrain_steps)
-    print("\n" + coded_table(stages), flush=True)
+    publish("\n" + coded_table(stages))
     missed = halves(bench, stages[0].held_out_bits, calibration_steps)
-    print("\n" + alone_table(missed))
+    publish("\n" + alone_table(missed))
     if png:
         for name, theme in THEMES.items():
             write_file(png.with_name(f"{png.name}-{name}.png"), figure(stages, missed, theme))
@@ -113,7 +120,7 @@ def prune_in_stages(bench: Bench, remove: list[float], calibration_steps: int, r
     whole = bench.run.model
     pruned, plain, sparse = copied(whole), copied(whole), copied(whole)
     total = sum(size(part) for part in prunable(whole))
-    print(heading(), flush=True)
+    publish(heading())
     stages = [bench.measure("whole", 0.0, whole, whole, coded=True)]
     gone = 0.0
     for share in remove:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from data.bpe import Encoder
 from data.coder import LOW, PRECISION_BITS, Decoder, cumulative
 from data.errors import RunFailed, UsageError
+from launch.entry import publish
 from launch.evaluation.scoring import connect_alone
 from model.distribution import distribution
 from train.engine import disconnect
@@ -92,8 +93,7 @@ def sample(
             f"{drawn.bits:,.1f} random bits, {drawn.bits / max(1, len(text)):.3f} bits/byte",
             file=sys.stderr,
         )
-        sys.stdout.buffer.write(text + b"\n" * (count > 1))
-        sys.stdout.buffer.flush()
+        publish(text + b"\n" * (count > 1))
     disconnect(place)
 
 

@@ -35,8 +35,10 @@ def finished_report(run: Path) -> Report:
 def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
     """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes.
 
-    Raises UsageError if it cannot be opened.
+    Raises UsageError if it is no file, or cannot be opened.
     """
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder: give a file, or take launch/compress.py")
     source = open_source(f"raw:{file}")
     end, parts = Position(), [np.empty(0, np.uint32)]
     for position, part in encode_source(source, tokenizer, Position(), 1, lambda _: None):

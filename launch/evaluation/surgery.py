@@ -163,8 +163,8 @@ def groups(module: nn.Module) -> Groups:
 
 
 def prunable(model: LanguageModel) -> list[nn.Module]:
-    """Block and MLP of every layer, in order."""
-    return [part for layer in model.layers for part in (layer.block, layer.mlp)]  # type: ignore[misc]
+    """Block and MLP, if it has one, of every layer, in order."""
+    return [part for layer in model.layers for part in (layer.block, layer.mlp) if part]  # type: ignore[misc]
 
 
 def size(module: nn.Module) -> int:

@@ -19,6 +19,7 @@ from data.files import write_file
 from eval import two_part as code
 from eval.plots import THEMES
 from eval.weight_code import FLOATS, Point, pack, pack_counts, unpack, unpack_counts
+from launch.entry import output_file, publish
 from launch.evaluation.run_corpus import (
     FinishedRun,
     corpus_bits,
@@ -34,6 +35,8 @@ from train.loop import Learner, TokenSource
 
 POINTS: tuple[Point, ...] = (*FLOATS, 8, 7, 6, 5, 4, 3, 2)
 TABLES = ("charged", "emptied", "learned")
+# Weights that share a step.
+GROUP = 64
 
 
 def two_part_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,46 +45,48 @@ def two_part_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points", type=points, default=POINTS, help="2 to 8 bits a weight, fp32, fp16, bf16, by commas (default: all)"
     )
-    parser.add_argument(
-        "--group", type=int, default=64, help="weights that share a step; 0 is a whole tensor (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--tables", choices=TABLES, nargs="+", default=TABLES, help="of context mixing, if any (default: all three)"
-    )
-    parser.add_argument("--png", type=Path, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows")
+    parser.add_argument("--group", type=int, help=f"weights that share a step; 0 is a whole tensor (default: {GROUP})")
+    parser.add_argument("--tables", choices=TABLES, nargs="+", help="of context mixing, if any (default: all three)")
+    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write the rows")
 
 
 def points(text: str) -> list[Point]:
-    """Raises UsageError for what is no number and no format; what is out of range, `refuse_unknown` does."""
-    return [part if part in FLOATS else int(part) for part in text.split(",")]
+    """The type of --points. Raises UsageError for what `pack` would refuse."""
+    known: dict[str, Point] = {str(point): point for point in POINTS}
+    if any(part not in known for part in text.split(",")):
+        raise UsageError(f"give 2 to 8 bits a weight, or {', '.join(map(str, FLOATS))}, by commas")
+    return [known[part] for part in text.split(",")]
 
 
-def refuse_unknown(points: list[Point]) -> None:
-    """Raise UsageError for what `pack` would refuse, before any work."""
-    if wrong := [point for point in points if point not in POINTS]:
-        raise UsageError(f"--points {wrong[0]}: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
+def group_size(group: int | None, points: list[Point]) -> int:
+    """The value of --group. Raises UsageError if it is out of range, or given without an effect."""
+    if group is not None and all(point in FLOATS for point in points):
+        raise UsageError(f"--group {group} has no effect on --points {','.join(map(str, points))}: leave it out")
+    if group is not None and group < 0:
+        raise UsageError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
+    return GROUP if group is None else group
 
 
 def two_part(
     runs: list[Path],
     corpus: str | None,
     points: list[Point],
-    group: int,
-    tables: list[str],
+    group: int | None,
+    tables: list[str] | None,
     png: Path | None,
     csv: Path | None,
 ) -> None:
     """Raises UsageError for what is wrong with the arguments, RunFailed if weights do not come back as they were."""
-    if group < 0:
-        raise UsageError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
-    refuse_unknown(points)
+    size = group_size(group, points)
     opened = [open_run(run, corpus) for run in runs]
+    if tables and all(run.model.mixing is None for run in opened):
+        raise UsageError(f"--tables {' '.join(tables)} has no effect on runs without context mixing: leave it out")
     place = connect_alone(opened[0].config.engine.threads)
     rows: list[code.TwoPart] = []
     for run in opened:
-        for treatment in ["none"] if run.model.mixing is None else tables:
-            rows += run_rows(run, treatment, points, group, place)
+        for treatment in ["none"] if run.model.mixing is None else tables or TABLES:
+            rows += run_rows(run, treatment, points, size, place)
     if png:
         for name, theme in THEMES.items():
             write_file(png.with_name(f"{png.name}-{name}.png"), code.figure(rows, theme))
@@ -94,7 +99,7 @@ def run_rows(run: FinishedRun, treatment: str, points: list[Point], group: int, 
     """A row for each of `points`, printed as it is found."""
     total_bytes = run.report["description_length"]["total_bits"] / 8
     told = "" if treatment == "none" else f", tables {treatment}"
-    print(f"\n{run.folder}{told}\n{code.heading(total_bytes, run.fixed_bits / 8)}", flush=True)
+    publish(f"\n{run.folder}{told}\n{code.heading(total_bytes, run.fixed_bits / 8)}")
     tensors, kept = parameters(run.model), small_vectors(run.model)
     table_bytes = tables_bytes(run.model) if treatment == "charged" else 0
     rows = []
@@ -113,8 +118,8 @@ def run_rows(run: FinishedRun, treatment: str, points: list[Point], group: int, 
                 total_bytes,
             )
         )  # fmt: skip
-        print(code.line(rows[-1]), flush=True)
-    print(code.verdict(rows))
+        publish(code.line(rows[-1]))
+    publish(code.verdict(rows))
     return rows
 
 

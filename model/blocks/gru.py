@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import Linear, parameter, precise
+from model.layers import Linear, one_chunk, parameter, precise
 
 State = tuple[Tensor]
 
@@ -60,8 +60,7 @@ class GRU(nn.Module):
                 y = hidden[:, None]
             elif x.is_cuda:
                 # cuDNN's kernel does all steps at once. One layer, one direction.
-                weights = [part.contiguous() for part in weights]
-                y, last = torch.gru(x, state[0][None], weights, True, 1, 0.0, True, False, True)
+                y, last = torch.gru(x, state[0][None], one_chunk(weights), True, 1, 0.0, True, False, True)
                 hidden = last[0]
             else:
                 # Time first, so that each step's rows lie together.

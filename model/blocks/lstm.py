@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.layers import Linear, parameter, precise
+from model.layers import Linear, one_chunk, parameter, precise
 
 State = tuple[Tensor, Tensor]
 
@@ -49,16 +49,15 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         hidden, cell = state
-        # Torch's kernels want [outputs, inputs], cuDNN's so in memory, and a second bias.
+        # Torch's kernels want [outputs, inputs] and a second bias.
         weights = [self.inputs.t(), self.recurrent.t(), self.bias, torch.zeros_like(self.bias)]
-        if x.is_cuda:
-            weights = [part.contiguous() for part in weights]
         with torch.autocast(x.device.type, enabled=False):
             x = precise(x)
             if x.shape[1] == 1:
                 hidden, cell = torch.lstm_cell(x[:, 0], (hidden, cell), *weights)
                 y = hidden[:, None]
             else:
+                weights = one_chunk(weights) if x.is_cuda else weights
                 # One layer, one direction. On CPU in fp32 this is oneDNN's kernel, twice as fast as an own backward.
                 y, last, cells = torch.lstm(x, (hidden[None], cell[None]), weights, True, 1, 0.0, True, False, True)
                 hidden, cell = last[0], cells[0]

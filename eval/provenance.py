@@ -1,0 +1,144 @@
+"""What was run: the command, the code's commit, the device, and which settings matter or are not the defaults."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.schema import Report
+from train.config import BYTE_SYMBOLS, Config
+from train.cost import processor_name
+
+GIT_SECS = 30.0
+# Where a run lives, and what it leaves to the machine: they are told elsewhere, and change no bits by themselves.
+NOT_TOLD = {
+    *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
+    *("run.baselines", "data.cache_dir", "data.workers", "engine.threads", "engine.precision", "engine.timeout_secs"),
+}
+
+
+def commit() -> dict[str, Any] | None:
+    """The git commit of this code, and whether tracked files differ from it: {"hash", "changed"}; None where the code
+    is not in a git checkout, as after `pip install` of a wheel."""
+    here = Path(__file__).resolve()
+    # Hooks and scripts of git set these for another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=GIT_SECS
+        )
+        return done.stdout.decode(errors="replace").strip()
+
+    try:
+        # A wheel may be installed below somebody else's checkout, which does not track this file.
+        git("ls-files", "--error-unmatch", "--", here.name)
+        return {"hash": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def commit_text(found: Any) -> str:
+    """ "1a71b45d95a8", "1a71b45d95a8, changed"; empty where there is none."""
+    return f"{found['hash'][:12]}{', changed' if found['changed'] else ''}" if found else ""
+
+
+def what_was_run(config: Config, deepspeed_keys: dict[str, Any], kind: str, world_size: int) -> dict[str, Any]:
+    """The sections of a report that say it: the resolved configuration, command, commit and device. `kind` is "cpu" or
+    "cuda"; the configuration names a file of DeepSpeed keys, so those stand beside it."""
+    name = torch.cuda.get_device_name() if kind == "cuda" else processor_name()
+    engine = config.engine
+    found = {
+        "config": config.to_dict(),
+        "command": shlex.join(sys.argv),
+        "commit": commit(),
+        "device": {
+            "name": name,
+            "kind": kind,
+            "world_size": world_size,
+            "threads": engine.threads,
+            "precision": engine.precision,
+        },
+    }
+    if deepspeed_keys:
+        found["deepspeed"] = deepspeed_keys
+    return printable(found)
+
+
+def settings_rows(report: Report) -> list[tuple[str, str]]:
+    """What somebody who compares numbers has to know of a run, as rows of a name and words; none in reports that do not
+    say what was run."""
+    if "config" not in report or "device" not in report:
+        return []
+    config, place = report["config"], report["device"]
+    data, model, train = config["data"], config["model"], config["train"]
+    of_bytes = data["tokenizer"] == "bytes"
+    rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
+    ranks = f"{_count(place['world_size'], 'rank')} x {_count(place['threads'], 'thread')}"
+    replay = f", replay {train['replay']}" if train["replay"] else ""
+    batch = f"{train['lanes']:,} lanes x {train['segment_tokens']:,} tokens"
+    rows = [
+        ("context mixing", mixing_words(model, of_bytes)),
+        (
+            "symbols",
+            f"bytes, {BYTE_SYMBOLS}" if of_bytes else f"{data['tokenizer']}, vocabulary {data['vocabulary']:,}",
+        ),
+        ("optimiser", f"{train['optimizer']}, learning rates {rates} (matrices, tables, vectors)"),
+        ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
+        ("machine", f"{ranks}, {place['precision']}, {place['name']}"),
+    ]
+    if uncharged := report.get("reference_packages"):
+        rows.append(("packages not charged", ", ".join(f"{name} {version}" for name, version in uncharged.items())))
+    differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
+    return [*rows, ("differs from defaults", "; ".join(differing) or "nothing")]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def mixing_words(model: dict[str, Any], of_bytes: bool) -> str:
+    """ "of orders 1 2 3 4 6", or "none"."""
+    if not model["ngram_orders"]:
+        return "none"
+    words = [f"of orders {' '.join(map(str, model['ngram_orders']))}"]
+    words += [f"lags {model['ngram_lags']}"] if model["ngram_lags"] else []
+    words += [f"{model['ngram_words']} of words"] if of_bytes and model["ngram_words"] else []
+    words += [f"embeddings of {model['ngram_embeddings']}"] if model["ngram_embeddings"] else []
+    return ", ".join(words)
+
+
+def not_default(config: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The fields of the report's `config` that differ from the defaults: {"model.width": ("32", "128")}, the value and
+    the default."""
+    found = {}
+    for section, defaults in Config().to_dict().items():
+        for name, default in defaults.items():
+            value = config.get(section, {}).get(name, default)
+            if value != default and f"{section}.{name}" not in NOT_TOLD:
+                found[f"{section}.{name}"] = setting_text(value), setting_text(default)
+    # Bytes have one vocabulary, whatever that field says.
+    if config["data"]["tokenizer"] == "bytes":
+        found.pop("data.vocabulary", None)
+    return found
+
+
+def setting_text(value: Any) -> str:
+    """A value as it is written in a table: "1 2 3", "none", "0.02"."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def printable(value: Any) -> Any:
+    """The same, where text that UTF-8 cannot hold (names of files can be any bytes) is escaped."""
+    if isinstance(value, dict):
+        return {name: printable(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [printable(entry) for entry in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
