@@ -8,8 +8,9 @@
 
 benchmarks/figures.py has the commands, in three tiers: minutes, hours, gpu. Each leaves a results file; its commit,
 date, machine and command, and the figures that pages quote, become rows of benchmarks/results/published.csv. Measure
-on an idle machine and on a commit without changes, then --write, and commit both. benchmarks/pages.py says how a page
-marks its figures.
+on an idle machine and on a commit without changes, then --write, and commit both. Other tables are a page's own text:
+after a new measurement --check says which of their figures to change. benchmarks/pages.py says how a page marks its
+figures.
 """
 
 import sys
