@@ -17,16 +17,18 @@ from trained_run import trained_run
 
 from data.coder import LOW, Decoder, cumulative
 from data.encoder import encode
+from data.errors import UsageError
 from data.lanes import Lanes
 from data.tokenizer import load_tokenizer
 from launch.evaluation.sampling import draw, random_payload, sample, tempered
 from model.distribution import distribution
 from model.lm import LanguageModel
 from model.registry import BLOCKS
+from train.command_line import save_config
 from train.config import Config, ModelConfig
 from train.decoding import code_segment
 from train.engine import Place
-from train.frozen import FrozenLearner
+from train.frozen import FrozenLearner, load_frozen
 
 PLACE = Place(0, 1, torch.device("cpu"))
 VOCABULARY, END = 41, 40
@@ -216,3 +218,10 @@ def test_bad_arguments_are_refused(wrong: dict[str, Any], tmp_path: Path) -> Non
     right = {"prompt": "", "prompt_file": None, "temperature": 1.0, "seed": 0, "bytes": 9, "tokens": None, "count": 1}
     with pytest.raises(ValueError, match=next(iter(wrong), "holds no run")):
         sample(tmp_path, **right | wrong)
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
+    save_config(Config(), tmp_path / "config.yaml")
+    (tmp_path / "tokenizer.bin").write_bytes(b"junk" * 20)
+    with pytest.raises(UsageError, match=r"tokenizer.bin is damaged: it is no encoding of a tokenizer"):
+        load_frozen(tmp_path)

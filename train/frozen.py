@@ -49,7 +49,10 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
     if path.stat().st_size > MAX_ENCODING_BYTES:
         raise UsageError(f"{path} is larger than any tokenizer")
     config = load_config(run_dir / CONFIG_FILE)
-    tokenizer = load_tokenizer(config.data.tokenizer, path.read_bytes())
+    try:
+        tokenizer = load_tokenizer(config.data.tokenizer, path.read_bytes())
+    except (IndexError, ValueError):
+        raise UsageError(f"{path} is damaged: it is no encoding of a tokenizer") from None
     model = LanguageModel(config.model, tokenizer.vocabulary)
     tensors = checkpoint_tensors(run_dir / CHECKPOINTS)
     try:
