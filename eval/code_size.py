@@ -21,7 +21,7 @@ import torch
 
 from data.errors import UsageError
 from eval.canonical import canonical_tree, reads_itself, written
-from eval.decoder_imports import decoder_imports
+from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
 
 DECODER = "train.decoding"
@@ -62,7 +62,7 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     """Measure the program that decodes a run of this resolved configuration. Takes as long as the imports: seconds.
 
     `declared` are packages that the run takes for granted beside the reference machine. Raises UsageError if one of
-    them is not installed, RuntimeError when the decoder's modules cannot be imported.
+    them is not installed, NotImportable when the decoder cannot be imported.
     """
     imports = decoder_imports(config, declared)
     sources, packages = imports["sources"], set(imports["packages"])
@@ -138,7 +138,10 @@ def foreign_modules(packed: bytes, declared: Iterable[str] = ()) -> list[str]:
     """Modules of `CodeSize.packed` that the project here lacks or has otherwise, or has beside them, for the same
     configuration; layout, comments and what the decoder does not reach are free."""
     config, sources = unpack(packed)
-    here = unpack(measure_code(config, declared).packed)[1]
+    try:
+        here = unpack(measure_code(config, declared).packed)[1]
+    except NotImportable as error:
+        return [f"its imports ({error.reason})"]
     return sorted(name for name in sources.keys() | here.keys() if sources.get(name) != here.get(name))
 
 

@@ -36,6 +36,14 @@ PIECES = 512
 UNKNOWN = "of unknown version"
 
 
+class NotImportable(RuntimeError):
+    """The decoder of a configuration cannot be imported, or its model not built."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"the decoder's modules cannot be imported, so the code term is unknown: {reason}")
+        self.reason = reason
+
+
 class Imports(TypedDict):
     """What the fresh interpreter found."""
 
@@ -58,7 +66,7 @@ def decoder_imports(config: dict[str, Any], declared: Iterable[str] = ()) -> Imp
     """Import the decoder of a resolved configuration, and its model's blocks. Takes as long as the imports: seconds.
 
     `declared` are packages that the run takes for granted. Raises UsageError if one of them is not installed,
-    RuntimeError if the decoder cannot be imported.
+    NotImportable if the decoder cannot be imported.
     """
     command = [sys.executable, "-P", "-m", "eval.decoder_imports", json.dumps(config), json.dumps(sorted(declared))]
     # The interpreter has to find what this one finds, in the same order.
@@ -68,7 +76,7 @@ def decoder_imports(config: dict[str, Any], declared: Iterable[str] = ()) -> Imp
     if run.returncode == 2:
         raise UsageError(reason)
     if run.returncode:
-        raise RuntimeError(f"the decoder's modules cannot be imported, so the code term is unknown: {reason}")
+        raise NotImportable(reason)
     imports: Imports = _IMPORTS.validate_json(run.stdout)
     return imports
 

@@ -13,6 +13,7 @@ from data.tokenizer import Tokenizer
 from eval.canonical import canonical_tree, written
 from eval.code_size import (
     CodeSize,
+    canonical_text,
     code_identity,
     foreign_modules,
     measure_code,
@@ -226,6 +227,14 @@ def test_identity_and_foreign_modules_depend_on_what_is_reached_and_on_nothing_e
     )
     loop.write_text(loop.read_text().replace("step / steps", "(step + 1) / steps"))
     assert foreign_modules(plain.packed) == ["data/lanes.py", "train/loop.py"]
+
+
+def test_code_that_cannot_even_run_the_configuration_is_other_code(plain: CodeSize) -> None:
+    config, sources = unpack(plain.packed)
+    config["model"]["block"] = "of_a_later_release"
+    packed = lzma.compress(canonical_text(config, sources).encode(), format=lzma.FORMAT_ALONE)
+    (difference,) = foreign_modules(packed)
+    assert difference.startswith("its imports (ValueError: unknown block 'of_a_later_release'")
 
 
 def test_the_reference_machine_is_named() -> None:
