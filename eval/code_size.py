@@ -66,22 +66,26 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     """
     imports = decoder_imports(config, declared)
     sources, packages = imports["sources"], set(imports["packages"])
-    asked = {
-        found
-        for name, source in sources.items()
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for alias in node.names
-        for found in imported_modules(node, alias, name, name in packages)
-    }
-    loaded = set(imports["loaded"]) - asked
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
-        trees = {name: parse(source) for name, source in sources.items()}
-        return prune(trees, packages, DECODER, loaded, imports["inherited"])
+        trees: dict[str, ast.Module] = {}
+        asked: set[str] = set()
+        waiting = [DECODER, *imports["loaded"]]
+        # Only what an import statement may lead to is worth parsing.
+        while waiting:
+            name = waiting.pop()
+            if name in trees or name not in sources:
+                continue
+            trees[name] = parse(sources[name])
+            for node in ast.walk(trees[name]):
+                if isinstance(node, (ast.Import, ast.ImportFrom)):
+                    for alias in node.names:
+                        asked.update(imported_modules(node, alias, name, name in packages))
+            waiting += asked - trees.keys()
+        return prune(trees, packages, DECODER, set(imports["loaded"]) - asked, imports["inherited"])
 
     program = reached(canonical_tree)
-    if any(reads_itself(tree) for tree in program.values()):
+    if any(reads_itself(ast.parse(sources[name])) for name in program):
         # A program that looks at its own words needs them.
         program = reached(ast.parse)
     paths = {name: module_path(name, name in packages) for name in program}

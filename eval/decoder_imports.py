@@ -108,8 +108,10 @@ def build_decoder(config: dict[str, Any]) -> None:
     from train.engine import Place
 
     importlib.import_module("train.decoding")
-    # DeepSpeed's engine is part of the reference machine, and cannot live on that device.
+    # DeepSpeed's engine is part of the reference machine, and cannot live on that device; the optimiser imports nothing
+    # of its own accord, and PyTorch's constructor of it takes seconds.
     train.loop.build_engine = lambda model, *_: SimpleNamespace(module=model)
+    train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
     vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else PIECES
     with torch.device("meta"):
