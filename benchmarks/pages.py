@@ -31,7 +31,6 @@ FACTS = {
     "4,556,413": "bytes of the King James Bible",
     "100,000,000": "bytes of enwik8",
     "95": "the level of an interval",
-    "20": "minutes that the tests take, which CI shows",
 }
 # Pages that a program writes from the code, and which has a test of its own.
 GENERATED = {"docs/options.md"}
