@@ -2,15 +2,16 @@
 
 import math
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from dist import run, start, wait_until
+from dist import ROOT, run, start, wait_until
 from test_launch_train import SMALL, TRAIN, arguments, curve, report
-from trained_run import project_text, trained_run
+from trained_run import trained_run
 
 from data.lanes import Lanes
 from eval.weight_code import unpack
@@ -24,11 +25,12 @@ PLACE = Place(0, 1, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two texts of this project, and a finished run over the first."""
+    """Two texts of the same words, in orders of their own, and a finished run over the first."""
     folder = tmp_path_factory.mktemp("warm")
-    text = project_text()
-    (folder / "before.txt").write_bytes(text[:12_000])
-    (folder / "source.txt").write_bytes(text[12_000:24_011])
+    words = (ROOT / "LICENSE").read_text().split()
+    for seed, (name, length) in enumerate({"before.txt": 12_000, "source.txt": 12_011}.items()):
+        drawn = random.Random(seed).choices(words, k=length)
+        (folder / name).write_bytes(" ".join(drawn).encode()[:length])
     trained_run(folder, folder / "before.txt", *SMALL)
     return folder
 
