@@ -18,7 +18,7 @@ from dist import ROOT, command, run, start, wait_until
 from filelock import FileLock
 
 from data.tokenizer import load_tokenizer
-from eval.code_size import code_identity, measure_code, unpack
+from eval.code_size import canonical_text, code_identity, pack, unpack
 from model.registry import BLOCKS
 from train.checkpoint import POINTER, checkpoint_tensors
 
@@ -385,14 +385,11 @@ def test_resuming_with_another_configuration_is_refused(undisturbed: Path) -> No
 
 
 def test_resuming_with_other_code_is_refused(undisturbed: Path, tmp_path: Path) -> None:
-    for room in ("data", "model", "train"):
-        shutil.copytree(ROOT / room, tmp_path / "project" / room)
-    path = tmp_path / "project/train/optim.py"
-    path.write_text(path.read_text() + "\nMORE = 1\n")
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed, run_dir)
-    begun = unpack((run_dir / "code.lzma").read_bytes())[0]
-    (run_dir / "code.lzma").write_bytes(measure_code(begun, tmp_path / "project").packed)
+    config, sources = unpack((run_dir / "code.lzma").read_bytes())
+    sources["train/optim.py"] += "\nMORE = 1\n"
+    (run_dir / "code.lzma").write_bytes(pack(canonical_text(config, sources)))
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume")
     assert done.returncode == 2, done.stderr
     identities = [code_identity((path / "code.lzma").read_bytes())[:16] for path in (run_dir, undisturbed)]
