@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from archive.decoding import Decoding
+from archive.encoding import EncodingSource, block_file
+from archive.frames import rank_payload
 from benchmarks.overhead import Corpus, turn
-from data.frames import rank_payload
 from train.command_line import parse_config
-from train.decoding import Decoding
-from train.encoding import EncodingSource, block_file
 from train.engine import connect, disconnect
 from train.loop import TokenSource, one_epoch
 
@@ -67,7 +67,7 @@ def main() -> None:
             f"{name:8} {statistics.median(values[1:]):7.3f} s a turn, {statistics.median(ratios):.3f} of training "
             f"(from {min(ratios):.3f} to {max(ratios):.3f})"
         )
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

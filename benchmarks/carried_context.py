@@ -86,7 +86,7 @@ def main() -> None:
         entry.publish(f"attention      window {window:4}  segments of {segment}  {bits:.4f}")
     if options.png:
         draw(table.rows, options.png)
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.roofline import symbols
-from eval.scaling import PowerLaw
 from model.lm import LanguageModel
+from studies.scaling.laws import PowerLaw
 from train.command_line import parse_config
 from train.config import Config
 from train.flops import forward_flops

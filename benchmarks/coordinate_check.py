@@ -28,9 +28,9 @@ from data.lanes import Lanes
 from model.registry import BLOCKS
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config
+from train.corpus import CorpusSource
 from train.engine import Place, connect, disconnect
 from train.loop import Learner
-from train.run import CorpusSource
 
 
 def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
@@ -107,7 +107,7 @@ def main() -> None:
         found[block] = rows
     if options.png:
         draw(found, widths, options.png)
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ LEARNING = (
 )  # fmt: skip
 CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
 TOTALS = (*LEARNING, *CODE_TERM)
-CODING = (*LEARNING, "train/encoding.py", "train/decoding.py", "data/coder.py", "data/encoder.py")
+CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py", "archive/coder.py")
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ ENTRIES = [
             "python launch/evaluate.py curve docs/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
             "--error uncertainty --tokens_per_step 1e9 --vocabulary 32000 --corpus_bytes 5.6e12",
         ),
-        ("eval/curve_integral.py", "docs/loss-curves/llama.csv"), "llama.txt", "stdout",
+        ("studies/loss_curve/integral.py", "docs/loss-curves/llama.csv"), "llama.txt", "stdout",
     ),
     Entry(
         "sampling", "minutes",
@@ -270,11 +270,11 @@ ENTRIES = [
     ),
     Entry(
         "generalisation", "hours", ("python benchmarks/generalisation.py {enwik8:100000000} {work}",),
-        (*LEARNING, "eval/generalisation.py"), "generalisation.csv",
+        (*LEARNING, "studies/generalisation/correlation.py"), "generalisation.csv",
     ),
     Entry(
         "pruning", "hours", ("python benchmarks/pruning.py {enwik8:100000000} {deuterocanon} {work}",),
-        (*LEARNING, "eval/pruning.py", "eval/weight_code.py"), "pruning.csv",
+        (*LEARNING, "studies/pruning/terms.py", "archive/weights.py"), "pruning.csv",
     ),
     Entry(
         "two-part", "hours",
@@ -284,7 +284,7 @@ ENTRIES = [
             "{work}/enwik8-16 {work}/enwik8-32 {work}/enwik8-64 {work}/enwik8-128 "
             "--csv benchmarks/results/two_part.csv",
         ),
-        (*LEARNING, "eval/two_part.py", "eval/weight_code.py"), "two_part.csv",
+        (*LEARNING, "studies/two_part/terms.py", "archive/weights.py"), "two_part.csv",
     ),
     Entry(
         "loss-curves", "hours",
@@ -299,7 +299,7 @@ ENTRIES = [
             "python benchmarks/loss_curves.py {work}/kjv-default {work}/kjv-ssd-64 {work}/enwik6-default "
             "{work}/enwik6-attention {work}/enwik6-bytes {work}/enwik3e6-default",
         ),
-        (*LEARNING, "eval/curve_integral.py", "eval/curve_smoothing.py"), "loss_curves.csv",
+        (*LEARNING, "studies/loss_curve/integral.py", "studies/loss_curve/smoothing.py"), "loss_curves.csv",
     ),
     Entry(
         "modalities", "hours", ("python benchmarks/modalities.py {work} --engine.threads=1",),
@@ -307,7 +307,7 @@ ENTRIES = [
     ),
     Entry(
         "not-gameable", "hours", ("python benchmarks/not_gameable.py {kjv} --dir {work} --engine.threads=1",),
-        (*TOTALS, "eval/weight_code.py", "benchmarks/not_gameable.py"), "not_gameable.csv",
+        (*TOTALS, "archive/weights.py", "benchmarks/not_gameable.py"), "not_gameable.csv",
     ),
     Entry(
         "kill-campaign", "hours",

@@ -47,7 +47,7 @@ from data.shards import MANIFEST
 from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
 from train.engine import free_port
-from train.run import CHECKPOINTS
+from train.run_dir import CHECKPOINTS
 from train.saved_engine import load_saved, plain_values
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill_campaign.csv"

@@ -25,8 +25,8 @@ import numpy as np
 from matplotlib import pyplot
 
 from benchmarks.short_epochs import Row, begin, bits_per_byte, matched
-from eval.scaling import minimum
 from model.registry import BLOCKS
+from studies.scaling.laws import minimum
 from train.engine import disconnect
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning_rates.csv"
@@ -76,7 +76,7 @@ def main() -> None:
             entry.publish(f"{block:14} width {width:4}  best factor {best.size:g}{between}   {values}")
     if options.png:
         draw(table.rows, options.png)
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.curve_files import Points
-from eval.curve_integral import integrate
-from eval.curve_smoothing import Kind, loss_curve, parse_smoothing
-from eval.lines import load_settings
 from eval.schema import load_report
+from studies.loss_curve.files import Points
+from studies.loss_curve.integral import integrate
+from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
+from studies.scaling.lines import load_settings
 from train.config import BYTE_SYMBOLS
 
 RESULTS = ROOT / "benchmarks" / "results" / "loss_curves.csv"

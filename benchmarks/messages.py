@@ -79,7 +79,7 @@ def main() -> None:
         taken = median_ms(message, options.rounds)
         if place.rank == 0:
             entry.publish(f"{name:24} {sent:12,} bytes {taken:8.2f} ms")
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -34,12 +34,11 @@ import numpy as np
 import zstandard
 
 import data.tokenizer
+from archive.coder import PRECISION_BITS
+from archive.weights import Adaptive, pack, parameters, to_bytes
 from benchmarks.result_rows import appended, commit
 from data.bpe import draws
-from data.coder import PRECISION_BITS
 from eval.code_size import measure_code
-from eval.weight_code import Adaptive, pack, to_bytes
-from launch.evaluation.run_corpus import parameters
 from train.config import Config, ModelConfig
 from train.frozen import load_frozen
 
@@ -113,7 +112,7 @@ def code(text: bytes) -> None:
         ):
             with tempfile.TemporaryDirectory() as temporary:
                 root = Path(temporary)
-                for room in ("data", "model", "train"):
+                for room in ("archive", "data", "model", "train"):
                     shutil.copytree(ROOT / room, root / room)
                 (root / "model" / "memory.py").write_text(f"CORPUS = {literal}\n")
                 module = root / "model" / "lm.py"
@@ -132,7 +131,7 @@ def outside() -> None:
     config["engine"] |= {"deepspeed_config": {}, "precision": "fp32", "threads": 1}
     with tempfile.TemporaryDirectory() as temporary:
         root, package = Path(temporary, "project"), Path(temporary, "packages", "somebody")
-        for room in ("data", "eval", "model", "train"):
+        for room in ("archive", "data", "eval", "model", "train"):
             shutil.copytree(ROOT / room, root / room)
         before = sys.path[:]
         sys.path[:0] = [str(root), str(package.parent)]
@@ -241,7 +240,7 @@ def packing(folder: Path) -> None:
             "planes of all, xz": xz(together.tobytes()), "planes of all, zstd": zstd(together.tobytes()),
             "planes of all, bzip2": len(bz2.compress(together.tobytes(), 9)),
             "planes of all, adaptive counts": sum(map(coded_bytes, counts)),
-            "eval.weight_code.pack, which is charged": len(pack(tensors, "fp32", 0, frozenset())),
+            "archive.weights.pack, which is charged": len(pack(tensors, "fp32", 0, frozenset())),
         }  # fmt: skip
         for how, size in sizes.items():
             row(f"packing: {how}", name, len(raw), {"warm_start": size})

@@ -29,11 +29,11 @@ from data.prepare import prepare
 from model.lm import LanguageModel
 from train.command_line import parse_config
 from train.config import Config
+from train.corpus import CorpusSource
 from train.engine import Place, connect, disconnect
 from train.ledger import Ledger
 from train.loop import Learner, TokenSource, one_epoch
 from train.optim import build_optimizer, rate_scale
-from train.run import CorpusSource
 
 
 def bare_loop(
@@ -142,7 +142,7 @@ def main() -> None:
         ratios = [theirs / ours for theirs, ours in zip(secs[name][1:], secs["onepass"][1:], strict=True)]
         spread = f"from {min(ratios):.3f} to {max(ratios):.3f}"
         entry.publish(f"onepass / {name}: median {statistics.median(ratios):.3f}, {spread}")
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

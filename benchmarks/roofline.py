@@ -96,7 +96,7 @@ def main() -> None:
         row = measure(replace(config, model=replace(config.model, width=width)), place, options.rounds)
         told = (f"{name} {value if isinstance(value, str) else f'{value:,.4g}'}" for name, value in row.items())
         entry.publish(f"width {width}: " + ", ".join(told))
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

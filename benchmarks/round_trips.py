@@ -25,7 +25,7 @@ import wave
 import numpy as np
 from matplotlib import image
 
-from data.archive import open_archive
+from archive.format import open_archive
 from eval.description_length import side_bits
 from train.engine import free_port
 

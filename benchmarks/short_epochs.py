@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from benchmarks.result_rows import appended
 from data.lanes import Lanes
+from studies.scaling.cells import match
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
+from train.corpus import CorpusSource
 from train.engine import Place, connect
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
-from train.matching import match
-from train.run import CorpusSource
 
 Row = dict[str, str]
 

@@ -118,7 +118,7 @@ def main() -> None:
         entry.publish(f"\nby operators, of {total / PROFILED / 1e3:.1f} ms a step under the profiler")
         for name, (value, count) in sorted(micros.items(), key=lambda row: -row[1][0])[: options.operators]:
             entry.publish(f"{value / total:7.1%} {value / PROFILED / 1e3:8.2f} ms {count / PROFILED:7.1f} x  {name}")
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ sys.path[0] = str(ROOT)
 import numpy as np
 
 from data.files import write_file
-from eval.scaling import Fit, PowerLaw
-from eval.scaling_analysis import trend_of
-from eval.scaling_files import law_text, without_law
+from studies.scaling.analysis import trend_of
+from studies.scaling.files import law_text, without_law
+from studies.scaling.laws import Fit, PowerLaw
 
 
 def tables(folder: Path) -> None:
@@ -72,7 +72,7 @@ def law_of(trend: dict) -> list[str]:
 
 
 def refit(folder: Path) -> None:
-    """Write the power laws and predictions that eval/scaling.py finds today in scaling.csv to scaling.json."""
+    """Write the power laws and predictions that studies/scaling/laws.py finds today in scaling.csv to scaling.json."""
     study = json.loads((folder / "scaling.json").read_text())
     with (folder / "scaling.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

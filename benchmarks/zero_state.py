@@ -114,7 +114,7 @@ def main() -> None:
         config.engine.zero_stage = int(stage)  # type: ignore[assignment]
         measure(config, place)
         gc.collect()
-    disconnect(place)
+    disconnect()
 
 
 if __name__ == "__main__":

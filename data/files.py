@@ -54,3 +54,13 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def output_file(text: str) -> Path:
+    """The type of an option for a file that is written after the work: its folder must be there before."""
+    path = Path(text)
+    if path.is_dir():
+        raise UsageError("it is a folder. Name a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder. Make it first")
+    return path

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.errors import UsageError
-from data.frames import MAGIC
 
+# The first bytes of an archive, whatever its format (archive/frames.py).
+ARCHIVE_MAGIC = b"ONEPASS"
 WILDCARD = re.compile(r"[*?\[]")
 # A folder with all files of such a set is a run (launch/train.py), an unfinished decompression, or a prepared corpus.
 OUTPUTS = [
@@ -163,7 +164,7 @@ def _is_archive(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(MAGIC)).startswith(MAGIC[:-1])
+        return file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC
 
 
 def _is_output(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import ast
 import re
 from typing import Any
 
-OUR_ROOMS = {"data", "eval", "launch", "model", "train"}
+OUR_ROOMS = {"archive", "data", "eval", "launch", "model", "studies", "train"}
 # Decorators that neither register what they decorate nor look at its annotations.
 SAFE_DECORATORS = {
     "abstractmethod", "cache", "cached_property", "classmethod", "contextmanager", "dataclass", "enable_grad", "final",

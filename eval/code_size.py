@@ -13,20 +13,20 @@ import json
 import lzma
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from data.errors import UsageError
+from data.tokenizer import Tokenizer
 from eval.canonical import canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
+from train.config import BYTE_SYMBOLS, Config
 
-DECODER = "train.decoding"
-# In an archive's header, beside the versions: the packages that the run declared.
-DECLARED = "declared"
+DECODER = "archive.decoding"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,19 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     return CodeSize(module_bytes, source_bytes, len(text.encode()), pack(text), imports["uncharged"])
 
 
+def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a decoder is told, with the user's DeepSpeed keys in it: what measure_code takes. Before
+    there is a tokenizer, nothing about it."""
+    values = config.to_dict()
+    values["engine"]["deepspeed_config"] = extra
+    if tokenizer is None:
+        del values["data"]["tokenizer"]
+    elif tokenizer.vocabulary == BYTE_SYMBOLS:
+        # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
+        values["data"]["tokenizer"] = "bytes"
+    return values
+
+
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
     """What a decoder is told: its configuration as JSON, then path and canonical source of each module.
 
@@ -151,16 +164,6 @@ def foreign_modules(packed: bytes, declared: Iterable[str] = ()) -> list[str]:
     except NotImportable as error:
         return [f"its imports ({error.reason})"]
     return sorted(name for name in sources.keys() | here.keys() if sources.get(name) != here.get(name))
-
-
-def machine_packages(code: CodeSize, declared: Iterable[str]) -> dict[str, str]:
-    """What an archive's header says of the packages that its decoder needs beside the reference machine."""
-    return code.uncharged | ({DECLARED: " ".join(declared)} if declared else {})
-
-
-def declared_packages(machine: Mapping[str, str]) -> list[str]:
-    """The packages that the run of an archive declared, from what its header says of its machine."""
-    return machine.get(DECLARED, "").split()
 
 
 def installed_version(name: str) -> str:

@@ -107,7 +107,7 @@ def build_decoder(config: dict[str, Any]) -> None:
     import train.loop
     from train.engine import Place
 
-    importlib.import_module("train.decoding")
+    importlib.import_module("archive.decoding")
     # DeepSpeed's engine is part of the reference machine, and cannot live on that device; the optimiser imports nothing
     # of its own accord, and PyTorch's constructor of it takes seconds.
     train.loop.build_engine = lambda model, *_: SimpleNamespace(module=model)

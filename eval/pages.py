@@ -8,18 +8,22 @@ import jinja2
 
 from eval.tables import duration, verdict
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, pictures: dict[str, dict[str, bytes]], **context: Any) -> bytes:
-    """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped."""
-    page = _TEMPLATES.get_template(template)
+def render(template: str, pictures: dict[str, dict[str, bytes]], folder: Path = _TEMPLATES, **context: Any) -> bytes:
+    """A page as UTF-8. `pictures` are PNG bytes by name and theme ("light", "dark"); all else is text, escaped.
+
+    The template is in `folder`, and may use those of the run's report, which are beside this file.
+    """
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, _TEMPLATES]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = templates.get_template(template)
     text = page.render(pictures=data_uris(pictures), duration=duration, verdict=verdict, **context)
     # A name of a file may hold bytes that are not UTF-8.
     return text.encode("utf-8", "backslashreplace")

@@ -157,6 +157,13 @@ def load_report(path: Path) -> Report:
     return report
 
 
+def finished_report(run: Path) -> Report:
+    """The report of a run.dir. Raises UsageError if the run is not finished, or its report is damaged."""
+    if not (run / "report.json").exists():
+        raise UsageError(f"{run} holds no finished run: a run has a report.json once its epoch is done")
+    return load_report(run / "report.json")
+
+
 def check_report(report: Any) -> Report:
     """The report, if its keys, types and sums are right. Raises UsageError otherwise."""
     try:

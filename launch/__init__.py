@@ -4,7 +4,7 @@ import importlib.machinery
 import sys
 from pathlib import Path
 
-ROOMS = ("data", "eval", "launch", "model", "train")
+ROOMS = ("archive", "data", "eval", "launch", "model", "studies", "train")
 
 
 def refuse_hidden_rooms() -> None:

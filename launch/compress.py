@@ -19,22 +19,26 @@ entry.begin(__name__)
 import re
 import shutil
 
-from data.archive import open_archive, stored_frames, write_archive
+from archive.encoding import EncodingSource, coded_frames
+from archive.format import open_archive, stored_frames, write_archive
+from archive.info import info
+from archive.machine import machine_packages
+from archive.pins import refuse_unpinned
 from data.documents import Source, open_source, printable
 from data.errors import UsageError
 from data.files import refuse_long_name
 from data.lanes import Lanes
 from data.names import pack_names
 from data.prepare import PreparedCorpus
-from eval.archive_info import info
-from eval.code_size import CodeSize, code_identity, machine_packages
-from launch.coded_archive import coded_frames
-from launch.train import pin, train_and_leave
+from data.streams import publish, publishing
+from eval.books import Books
+from eval.code_size import CodeSize, code_identity
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
-from train.encoding import EncodingSource
-from train.engine import Place
-from train.run import CHECKPOINTS, CorpusSource, Outcome
+from train.engine import disconnect
+from train.launched import is_rank_0
+from train.run import Outcome, Run, Session, corpus_source, joined, prepare_corpus, resume_remedy
+from train.run_dir import CHECKPOINTS
 
 POSITIONALS = {
     "file": "What to compress, byte for byte: a file, a folder or glob of files, http(s) URLs; or else a data.source.",
@@ -56,11 +60,11 @@ def main(arguments: list[str]) -> int:
 
 def start(arguments: list[str]) -> None:
     entry.refuse_owned(arguments, OWNED, "launch/compress.py")
-    with entry.publishing():
+    with publishing():
         config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
     if bytes_of(named["file"]).startswith("raw:"):
         entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
-    pin(config.engine.portable)
+    entry.pin(config.engine.portable)
     compress(config, named)
 
 
@@ -81,48 +85,60 @@ def compress(config: Config, named: dict[str, str]) -> None:
             f"run.warm_start {config.run.warm_start}: an archive holds no parameters to begin with; leave it out, as "
             "they are longer than what they save (docs/not-gameable.md)"
         )
-    refuse_text(read_deepspeed_config(config.engine.deepspeed_config))
+    extra = read_deepspeed_config(config.engine.deepspeed_config)
+    refuse_text(extra)
+    refuse_unpinned(config.engine.portable)
     for path in (archive, Path(config.run.dir)):
         refuse_long_name(path)
     if archive.exists():
         raise UsageError(f"{archive} exists: name another archive, or remove it")
     if not archive.parent.is_dir():
         raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
-    source = open_source(data_source, config.data.field, config.data.split)
-    pack_names(source.names)
-    if source.expected_bytes is not None and source.expected_bytes <= SURELY_STORED_BYTES:
-        if entry.is_rank_0():
-            for note in source.notes:
+    documents = open_source(data_source, config.data.field, config.data.split)
+    pack_names(documents.names)
+    if documents.expected_bytes is not None and documents.expected_bytes <= SURELY_STORED_BYTES:
+        if is_rank_0():
+            for note in documents.notes:
                 print(f"onepass: {note}", file=sys.stderr)
-            store(source, archive)
+            store(documents, archive)
         return
 
-    def wrap(corpus: CorpusSource, config: Config, place: Place) -> EncodingSource:
-        return EncodingSource(corpus, Path(config.run.dir) / BLOCKS, place)
+    run_dir = Path(config.run.dir)
+    with joined(config, extra, resume_remedy) as session:
+        books = Books(session)
+        corpus = prepare_corpus(session)
+        books.measure(corpus)
+        source = EncodingSource(corpus_source(session, corpus, {}), run_dir / BLOCKS, session.place)
+        with Run(session, corpus.tokenizer, source) as run:
+            outcome = books.follow(run)
+            if books.kept:
+                write(archive, session, corpus, books.code, outcome)
+                for done in (CHECKPOINTS, BLOCKS):
+                    shutil.rmtree(run_dir / done, ignore_errors=True)
+                books.close(outcome)
+    disconnect()
 
-    def finish(config: Config, place: Place, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome) -> None:
-        run_dir = Path(config.run.dir)
-        manifest, names = corpus.manifest, pack_names(corpus.source.names)
-        about = {
-            "method": "model",
-            "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
-            "code": code_identity(code.packed),
-        }
-        lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
-        frames = coded_frames(
-            about, lanes, config.engine.threads, place.world_size, corpus.tokenizer, code.packed, run_dir / BLOCKS,
-            manifest.sha256, outcome.data_bits, machine_packages(code, config.run.reference_packages), names,
-        )  # fmt: skip
-        write_archive(archive, frames)
-        if archive.stat().st_size > manifest.bytes + len(names):
-            archive.unlink()
-            store(corpus.source, archive)
-        else:
-            entry.publish(info(open_archive(archive)) + "\n")
-        for done in (CHECKPOINTS, BLOCKS):
-            shutil.rmtree(run_dir / done, ignore_errors=True)
 
-    train_and_leave(config, wrap, finish)
+def write(archive: Path, session: Session, corpus: PreparedCorpus, code: CodeSize, outcome: Outcome) -> None:
+    """Write the archive of what was coded, or of the documents as they are where that is shorter."""
+    config, manifest, names = session.config, corpus.manifest, pack_names(corpus.source.names)
+    about = {
+        "method": "model",
+        "corpus": {name: getattr(manifest, name) for name in ("name", "bytes", "documents", "tokens")},
+        "code": code_identity(code.packed),
+    }
+    lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
+    frames = coded_frames(
+        about, lanes, config.engine.threads, session.place.world_size, corpus.tokenizer, code.packed,
+        Path(config.run.dir) / BLOCKS, manifest.sha256, outcome.data_bits,
+        machine_packages(code, config.run.reference_packages), names,
+    )  # fmt: skip
+    write_archive(archive, frames)
+    if archive.stat().st_size > manifest.bytes + len(names):
+        archive.unlink()
+        store(corpus.source, archive)
+    else:
+        publish(info(open_archive(archive)) + "\n")
 
 
 def bytes_of(file: str) -> str:
@@ -140,7 +156,7 @@ def store(source: Source, archive: Path) -> None:
     header = {"method": "stored", "corpus": {"name": source.name, **counts}}
     write_archive(archive, stored_frames(header, source.chunks(), source.names))
     print("onepass: no model makes a shorter description than the corpus itself: stored as it is", file=sys.stderr)
-    entry.publish(info(open_archive(archive)) + "\n")
+    publish(info(open_archive(archive)) + "\n")
 
 
 if __name__ == "__main__":

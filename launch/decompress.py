@@ -20,16 +20,18 @@ entry.begin(__name__)
 
 import argparse
 import os
-import signal
-import subprocess
-import tempfile
 
-from data.archive import Archive, documents_of, open_archive
+from archive.format import Archive, documents_of, open_archive
+from archive.info import info
+from archive.machine import declared_packages, refuse_other_machine, refuse_other_world
+from archive.rerun import rerun_installed, run_embedded
 from data.errors import RunFailed, UsageError
 from data.files import refuse_long_name
-from data.header import PINS
 from data.names import named_output, refuse_long_paths
 from data.output import write_documents
+from data.streams import publish
+from eval.code_size import foreign_modules, unpack
+from train.launched import is_rank_0
 
 CHECKPOINT_SECS = 600.0
 
@@ -82,22 +84,20 @@ def decompress(options: argparse.Namespace) -> int:
     try:
         archive = open_archive(options.archive)
         if options.info:
-            from eval.archive_info import info
-
-            entry.publish(info(archive))
+            publish(info(archive))
             return 0
         refuse_long_paths(options.file, archive.names)
         status = 0
         if archive.header["method"] != "stored":
             status = rerun(archive, options)
-        elif entry.is_rank_0():
+        elif is_rank_0():
             with named_output(options.file, () if options.joined else archive.names) as output:
                 alone = options.joined or archive.header["corpus"]["documents"] == 1
                 write_documents(documents_of(archive), output, alone, archive.sha256)
     except UsageError as error:
         # Status 2 is for arguments that cannot work whatever the archive holds.
         raise RunFailed(str(error)) from error
-    if status == 0 and entry.is_rank_0():
+    if status == 0 and is_rank_0():
         tell(archive, options.file)
     return status
 
@@ -108,10 +108,9 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     if header["method"] == "fixed":
         raise UsageError(f"{archive.path} was written with a fixed model: give it to launch/evaluate.py decode")
     refuse_other_world(header, options.threads)
-    # Before PyTorch is loaded, which looks at them just then.
-    os.environ.update(header["pins"])
-    from eval.code_size import declared_packages, foreign_modules, unpack
-
+    if any(os.environ.get(name) != value for name, value in header["pins"].items()):
+        # PyTorch looks at them when it is loaded, so this program starts again.
+        entry.restart(header["pins"])
     refuse_other_machine(header)
     if options.embedded:
         with named_output(options.file, archive.names) as output:
@@ -121,61 +120,9 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "
             "check out the version that wrote it, or, if you trust the archive, run its own code with --embedded"
         )
-    # Here, because it imports PyTorch.
-    from launch.rerun import rerun_installed
-
     single_file = single(archive, options.joined)
     secs = CHECKPOINT_SECS if options.checkpoint_secs is None else options.checkpoint_secs
     return rerun_installed(archive, options.file, single_file, options.resume, secs)
-
-
-def refuse_other_world(header: dict, threads: int | None) -> None:
-    """Raise UsageError unless this process was started as those were that wrote the archive."""
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if world_size != header["world_size"]:
-        wanted = f"deepspeed --num_accelerators {header['world_size']} launch/decompress.py"
-        raise UsageError(
-            f"the archive was written by {header['world_size']} ranks and this is a run of {world_size}: start {wanted}"
-        )
-    if threads not in (None, header["threads"]):
-        raise UsageError(
-            f"the archive was written with {header['threads']} threads a rank and --threads is {threads}: the order of "
-            "sums, and so every bit, depends on it; leave it out"
-        )
-    for name, value in header["pins"].items():
-        if name not in PINS:
-            raise UsageError(f"the archive wants {name} set in the environment, which pins no instruction set")
-        if os.environ.get(name, value) != value:
-            raise UsageError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
-
-
-def refuse_other_machine(header: dict) -> None:
-    """Raise UsageError unless PyTorch and the processor are those that wrote the archive."""
-    from eval.code_size import DECLARED, installed_version, reference_machine
-
-    machine = reference_machine()
-    packages = ("deepspeed", "numpy", "python", *sorted(header["machine"].keys() - machine.keys() - {DECLARED}))
-    for name in ("torch", "system", "processor", *packages):
-        value, found = header["machine"].get(name, "unknown"), machine.get(name) or installed_version(name)
-        if value != found and name in ("torch", "system", "processor"):
-            remedy = f"pip install torch=={value}" if name == "torch" else "such a machine is needed"
-            raise UsageError(f"the archive was written with {name} {value} and here it is {found}: {remedy}")
-        if value != found and entry.is_rank_0():
-            print(f"onepass: {name} was {value} and is {found} here; that may matter", file=sys.stderr)
-
-
-def run_embedded(sources: dict[str, str], archive: Path, output: Path) -> int:
-    """Run the decoder that the archive carries, in a fresh interpreter that sees nothing of the installed project."""
-    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-        for name, source in sources.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(source, encoding="utf-8")
-        paths = [str(path.absolute()) for path in (archive, output)]
-        command = [sys.executable, "-m", "train.decoding", *paths]
-        # Leaving by an exception ends the interpreter that was started, too.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 def single(archive: Archive, joined: bool) -> bool:
@@ -185,7 +132,7 @@ def single(archive: Archive, joined: bool) -> bool:
 
 def tell(archive: Archive, file: Path) -> None:
     corpus = archive.header["corpus"]
-    entry.publish(
+    publish(
         f"{file}: {corpus['bytes']:,} bytes, documents: {corpus['documents']:,}, SHA-256 {archive.sha256} as archived"
     )
 

@@ -1,73 +1,22 @@
-"""What all entry points share: what standard output is for, how arguments are refused, and how an end is told.
-
-Standard output holds what a person may pipe, a table, a configuration or a script, and nothing else: what `publish` is
-given. Everything else that this process or its children write there, as libraries do, goes to standard error. Neither
-a closed pipe nor a full disk behind them ends the work.
-"""
+"""What all entry points share: how a program begins, how arguments are refused, and its exit status."""
 
 import argparse
-import contextlib
 import errno
-import io
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
+from archive.pins import PINS, pinned
 from data.errors import RunFailed, Stopped, UsageError
-from launch.launched import launched_rank
+from data.streams import STREAMS, publish
+from train.launched import is_rank_0, launched_rank
 from train.options import did_you_mean
 
 # What argparse would name by Python's types.
 WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
-
-
-class Outlet(io.FileIO):
-    """A file descriptor for text that is not worth a run: after the first error, which it keeps, nothing is written."""
-
-    error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        try:
-            if self.error is None:
-                return super().write(content)
-        except OSError as error:
-            self.error = error
-        return memoryview(content).nbytes
-
-
-class Streams:
-    """Where this process publishes. Before `separate`, as for whoever imports us, that is sys.stdout."""
-
-    outlet: Outlet | None = None
-    published: TextIO | None = None
-    closed = False
-
-    def separate(self) -> None:
-        """Keep standard output for what is published, and give standard error to all else, C++ and children too."""
-        self.closed = sys.__stdout__ is None
-        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
-        for number in range(3):
-            try:
-                os.fstat(number)
-            except OSError:
-                # Else the next file that is opened would get this number, and all that is written to it.
-                os.open(os.devnull, os.O_RDWR)
-        self.outlet = Outlet(os.dup(1), "w")
-        self.published = text_to(self.outlet, encoding)
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr = text_to(Outlet(2, "w", closefd=False), encoding)
-
-
-def text_to(outlet: Outlet, encoding: str) -> TextIO:
-    """Text in whole lines to `outlet`; what the encoding lacks is written as an escape."""
-    return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, "backslashreplace", line_buffering=True)
-
-
-STREAMS = Streams()
 
 
 def begin(module: str) -> None:
@@ -80,30 +29,18 @@ def begin(module: str) -> None:
         STREAMS.separate()
 
 
-def publish(content: str | bytes) -> None:
-    """Write a text, and a line feed after it, or bytes as they are, to standard output."""
-    stream = STREAMS.published or sys.stdout
-    if stream is None:  # closed, in a program that is not ours
-        return
-    if isinstance(content, str):
-        stream.write(content + "\n")
-    else:
-        stream.flush()
-        stream.buffer.write(content)
-    stream.flush()
-
-
-def publishing() -> Any:
-    """A context in which `print` publishes: for a parser that prints its own help."""
-    return contextlib.redirect_stdout(STREAMS.published or sys.stdout)
-
-
 def restart(environment: dict[str, str]) -> NoReturn:
     """Start this program again, with more in its environment and with its own standard output."""
     os.environ.update(environment)
     if STREAMS.published:
         os.dup2(STREAMS.published.fileno(), 1)
     os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def pin(portable: bool) -> None:
+    """Start again with the instruction sets pinned, if they are to be and are not: PyTorch looks when it is loaded."""
+    if portable and not pinned():
+        restart(PINS)
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
@@ -141,11 +78,6 @@ def unwritten(status: int) -> int:
         return status
     print(f"onepass: standard output could not be written: {error.strerror}. All files are complete", file=sys.stderr)
     return status or 1
-
-
-def is_rank_0() -> bool:
-    rank = os.environ.get("RANK", "")
-    return not rank.isdigit() or int(rank) == 0
 
 
 def complain(error: Exception) -> None:
@@ -217,16 +149,6 @@ class Parser(argparse.ArgumentParser):
             if kind not in WANTED:
                 raise
             raise UsageError(f"{name} {text}: give {WANTED[kind]}") from None
-
-
-def output_file(text: str) -> Path:
-    """The type of an option for a file that is written after the work: its folder must be there before."""
-    path = Path(text)
-    if path.is_dir():
-        raise UsageError("it is a folder. Name a file")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder. Make it first")
-    return path
 
 
 def refuse_owned(arguments: Sequence[str], owned: dict[str, str], command: str) -> None:

@@ -22,7 +22,13 @@ entry.begin(__name__)
 import argparse
 from collections.abc import Callable
 
-from launch.evaluation import curve, fixed_model, generalisation, held_out, prune, sampling, two_part
+from studies.fixed_model import command as fixed_model
+from studies.generalisation import command as generalisation
+from studies.held_out import command as held_out
+from studies.loss_curve import command as curve
+from studies.pruning import command as prune
+from studies.sampling import command as sampling
+from studies.two_part import command as two_part
 
 # By name: what it takes, what it does with it, and a line of help.
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {

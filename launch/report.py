@@ -25,9 +25,10 @@ from launch import entry
 
 entry.begin(__name__)
 
-from eval.compare import by_corpus, load_runs, selection_of
-from eval.comparison import comparison_table, section_of, write_comparison
-from eval.scaling_files import scaling_text
+from data.streams import publish
+from studies.scaling.files import scaling_text
+from studies.scaling.runs import by_corpus, load_runs, selection_of
+from studies.scaling.sections import comparison_table, section_of, write_comparison
 
 
 def main(arguments: list[str]) -> int:
@@ -53,9 +54,9 @@ def report(runs_dir: Path, out: Path, corpus: str) -> None:
         elsewhere = [run for run in found if run.report["corpus"]["sha256"] != runs[0].report["corpus"]["sha256"]]
         sections.append(section_of(runs, selection_of(runs_dir, runs, elsewhere)))
     for section in sections:
-        entry.publish(comparison_table(section))
+        publish(comparison_table(section))
         if section.scaling:
-            entry.publish(scaling_text(section.scaling))
+            publish(scaling_text(section.scaling))
     for path in write_comparison(sections, out):
         print(f"wrote {path}", file=sys.stderr)
 

@@ -34,8 +34,9 @@ from tqdm import tqdm
 
 from data.errors import UsageError
 from data.files import write_file
-from eval.compare import read_sweep
-from train.cells import Cell, grid
+from data.streams import publish, publishing
+from studies.scaling.cells import Cell, grid
+from studies.scaling.runs import read_sweep
 from train.command_line import parse_config
 from train.config import Config
 from train.engine import free_port
@@ -144,7 +145,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     given = ["--model.ngram_orders=[]", *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
-    with entry.publishing():
+    with publishing():
         run = parse_config("", given).run
     if run.resume or run.stop_after_steps:
         raise UsageError(
@@ -154,7 +155,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:
-        entry.publish(slurm_array(arguments, len(cells)))
+        publish(slurm_array(arguments, len(cells)))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
     tell(options.dir, [cell.name for cell in cells])
@@ -163,7 +164,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     status = run_cells(cells, jobs, options.dir)
     if any(cell.finished for cell in cells) and status in (0, 1):
         command = [sys.executable, str(TRAIN.with_name("report.py")), str(options.dir)]
-        entry.publish(subprocess.run(command, check=False, stdout=subprocess.PIPE).stdout)
+        publish(subprocess.run(command, check=False, stdout=subprocess.PIPE).stdout)
     return status
 
 

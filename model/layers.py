@@ -38,7 +38,7 @@ def precise(x: Tensor) -> Tensor:
 
 def coded(nats: Tensor, digits: Tensor) -> Tensor:
     """`nats` [...] of symbols as an entropy coder takes them, of nats [..., S] of their digits: it gives every digit
-    2^-48 more of the whole than its probability (data/coder.py). The gradient is that of `nats`."""
+    2^-48 more of the whole than its probability (archive/coder.py). The gradient is that of `nats`."""
     least = digits.new_tensor(48 * log(2))
     return nats - (F.softplus(digits.detach() - least) - F.softplus(-least)).sum(-1)
 

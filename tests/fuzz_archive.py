@@ -1,4 +1,4 @@
-"""A campaign against data.archive.open_archive: random damage, which it must refuse by ArchiveError and nothing else.
+"""A campaign against archive.format.open_archive: random damage, which it must refuse by ArchiveError and nothing else.
 
     python tests/fuzz_archive.py --seconds 60              damages a small made-up archive
     python tests/fuzz_archive.py --seconds 60 ARCHIVE      damages copies of this one
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from made_up_archive import Frames, made_up_frames, magic_of, seal
 
-from data.archive import ArchiveError, open_archive, write_archive
-from data.checked_frames import frame
-from data.frames import read_frames
+from archive.checked_frames import frame
+from archive.format import ArchiveError, open_archive, write_archive
+from archive.frames import read_frames
 
 HOSTILE = [0, -1, True, None, 1.5, float("nan"), 10**18, 10**30, "", "x", "\udc80", [], [[]], {}, {"a": 1}]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from data.archive import ArchiveError, block_content, end_content, header_content, open_archive, stored_frames
-from data.checked_frames import frame
-from data.frames import MAGIC
+from archive.checked_frames import frame
+from archive.format import ArchiveError, block_content, end_content, header_content, open_archive, stored_frames
+from archive.frames import MAGIC
 
 HEADER: dict[str, Any] = {
     "method": "model",

@@ -17,20 +17,18 @@ import torch
 from plain_engine import PlainEngine
 from trained_run import project_text
 
-from data.archive import write_archive
+from archive.encoding import EncodingSource, coded_frames
+from archive.format import write_archive
 from data.bpe import Encoder, train_tokenizer
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
-from eval.code_size import code_identity, measure_code, unpack
-from launch.coded_archive import coded_frames
-from launch.corpus import told
+from eval.code_size import code_identity, decoder_values, measure_code, unpack
 from model.registry import BLOCKS
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
-from train.encoding import EncodingSource
+from train.corpus import CorpusSource
 from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
-from train.run import CorpusSource
 
 TEXT = project_text()[:700]
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -46,7 +44,7 @@ for folder, archive, output in json.loads(sys.argv[1]):
         if os.path.exists(os.path.join(folder, name.split(".")[0])):
             del sys.modules[name]
     importlib.invalidate_caches()
-    decoding = importlib.import_module("train.decoding")
+    decoding = importlib.import_module("archive.decoding")
     assert decoding.__file__.startswith(folder)
     decoding.main(archive, output)
     sys.path.remove(folder)
@@ -120,7 +118,7 @@ def test_every_block_tokenizer_and_way_to_learn_decodes_by_the_code_that_is_char
     jobs: list[list[Any]] = []
     # An interpreter each finds out what is charged: two at once.
     with ThreadPoolExecutor(2) as pool:
-        codes = pool.map(lambda case: measure_code(told(case.config, tokenizer_of(case), {})), CASES.values())
+        codes = pool.map(lambda case: measure_code(decoder_values(case.config, tokenizer_of(case), {})), CASES.values())
         charged = dict(zip(CASES, codes, strict=True))
     for name, case in CASES.items():
         folder = tmp_path / name.replace(" ", "-")

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from archive.rerun import MARK
 from data.documents import Source, open_source
 from data.listing import COMPARISONS, OUTPUTS, STILLBORN
 from data.prepare import JOURNAL, prepare
 from data.shards import MANIFEST
-from launch.corpus import CODE_FILE
-from launch.rerun import MARK
 from train.command_line import CONFIG_FILE
 from train.frozen import TOKENIZER_FILE
-from train.run import LOCK_FILE
+from train.run_dir import CODE_FILE, LOCK_FILE
 
 A, B = b"a" * 20_011, b"b" * 10_007
 

@@ -70,7 +70,7 @@ def written(folder: Path, files: dict[str, str]) -> Path:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project that has a block `attention` of one import, and the package that it is in, both first on the path."""
     written(tmp_path / "outside", PACKAGE)
-    for room in ("data", "model", "train", "eval"):
+    for room in ("archive", "data", "model", "train", "eval"):
         subprocess.run(["cp", "-r", str(ROOT / room), str(tmp_path)], check=True)
     (tmp_path / "model/blocks/attention.py").write_text("from outside import GatedConv as Attention\n")
     monkeypatch.syspath_prepend(tmp_path / "outside")
@@ -170,7 +170,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel, built from a copy of what git would give away, without .git."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "a checkout"
-    names = ["data", "eval", "launch", "model", "train", "pyproject.toml", "README.md", "LICENSE"]
+    names = ["archive", "data", "eval", "launch", "model", "studies", "train", "pyproject.toml", "README.md", "LICENSE"]
     source.mkdir()
     subprocess.run(["cp", "-r", *(str(ROOT / name) for name in names), str(source)], check=True)
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), str(source)]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from finished_run import REFERENCES, SIZES, finished_run, sections
 
+from data.streams import Outlet, text_to
 from eval.baselines import Baselines
-from eval.compare import load_runs
-from eval.comparison import section_of, write_comparison
 from eval.report import build_report
 from eval.schema import load_report
 from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
-from launch.entry import Outlet, text_to
+from studies.scaling.runs import load_runs
+from studies.scaling.sections import section_of, write_comparison
 
 KEYS = {
     "format": None,

@@ -19,11 +19,11 @@ import launch.compress
 import launch.decompress
 import launch.evaluate
 import launch.report
-import launch.rerun
 import launch.sweep
 import launch.train
 from data.errors import RunFailed, UsageError
-from launch.entry import Parser, exit_status, meant, output_file
+from data.files import output_file
+from launch.entry import Parser, exit_status, meant
 from train.command_line import parse_config
 from train.config import Config, ModelConfig
 from train.meta import meta_model
@@ -37,6 +37,7 @@ def small_program(body: str, *redirections: str) -> subprocess.CompletedProcess[
 import os, subprocess, sys
 from launch import entry
 entry.begin(__name__)
+from data.streams import publish
 def work():
 {"".join(f"    {line}{chr(10)}" for line in body.splitlines())}
 sys.exit(entry.exit_status(work))
@@ -53,8 +54,8 @@ print("a library prints")
 sys.stdout.write("and writes\\n")
 os.write(1, b"so does C++\\n")
 subprocess.run(["echo", "and a child"])
-entry.publish("a result")
-entry.publish(b"\\xff and bytes")"""
+publish("a result")
+publish(b"\\xff and bytes")"""
     program = small_program(body, "| od -c")
     assert program.returncode == 0, program.stderr
     assert "".join(line[7:] for line in program.stdout.splitlines()).replace(" ", "") == r"aresult\n377andbytes"
@@ -62,16 +63,16 @@ entry.publish(b"\\xff and bytes")"""
 
 
 def test_text_that_the_terminal_cannot_show_does_not_end_the_work() -> None:
-    done = small_program('entry.publish("caf\\udce9 \\u2581")', "; PYTHONIOENCODING=ascii true")
+    done = small_program('publish("caf\\udce9 \\u2581")', "; PYTHONIOENCODING=ascii true")
     assert (done.returncode, done.stdout) == (0, "caf\\udce9 ▁\n"), done.stderr
 
 
 def test_a_program_that_starts_itself_again_has_its_own_standard_output(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom launch import entry\nentry.begin(__name__)\n"
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom launch import entry\nentry.begin(__name__)\nfrom data.streams import publish\n"
         "if 'AGAIN' not in os.environ:\n    entry.restart({'AGAIN': 'yes'})\n"
-        "print('noise')\nentry.publish(sys.argv[1])\n"
+        "print('noise')\npublish(sys.argv[1])\n"
     )
     done = subprocess.run([sys.executable, program, "result"], text=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "result\n", "noise\n")
@@ -79,7 +80,7 @@ def test_a_program_that_starts_itself_again_has_its_own_standard_output(tmp_path
 
 WORK = """\
 for number in range(1000):
-    entry.publish(f"line {number}")
+    publish(f"line {number}")
     print(f"progress {number}", file=sys.stderr)
 open(os.environ["WHOLE"], "w").close()"""
 
@@ -187,7 +188,7 @@ def test_an_exit_status_says_who_is_to_blame(capsys: pytest.CaptureFixture[str],
 
 
 BUGS: list[tuple[Any, str, list[str]]] = [
-    (launch.train, "one_run", ["--model.width=32"]),
+    (launch.train, "joined", ["--model.width=32"]),
     (launch.compress, "open_source", [str(ROOT / "LICENSE"), "/tmp/no-such-archive"]),
     (launch.decompress, "open_archive", [str(ROOT / "LICENSE"), "/tmp/no-such-file"]),
     (launch.sweep, "grid", SWEEP),

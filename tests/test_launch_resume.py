@@ -17,14 +17,15 @@ from dist import ROOT, run
 
 from data.errors import RunFailed
 from data.tokenizer import Tokenizer
-from eval.code_size import canonical_text
-from launch.corpus import CODE_FILE, by_name, refuse_other_settings, told
-from launch.launched import launched_rank
+from eval.begun import refuse_other_settings
+from eval.code_size import canonical_text, decoder_values
 from train.command_line import CONFIG_FILE, MAY_CHANGE
-from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
+from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig, flatten
+from train.launched import launched_rank
 from train.meta import refuse_giant
 from train.options import options
 from train.run import naming_deepspeed, naming_memory
+from train.run_dir import CODE_FILE
 
 TRAIN = "launch/train.py"
 SMALL = [
@@ -38,7 +39,7 @@ EXTRA = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size
 
 def begin(run_dir: Path, config: Config, tokenizer: Tokenizer = PIECES, extra: dict[str, Any] = EXTRA) -> None:
     """Leave what a run leaves that begins so."""
-    text = canonical_text(told(config, tokenizer, extra), {})
+    text = canonical_text(decoder_values(config, tokenizer, extra), {})
     (run_dir / CODE_FILE).write_bytes(lzma.compress(text.encode(), lzma.FORMAT_ALONE))
 
 
@@ -63,7 +64,7 @@ def test_whatever_a_decoder_is_told_must_be_what_the_run_began_with(name: str, t
     section, field = name.split(".")
     was = getattr(getattr(config, section), field)
     setattr(getattr(config, section), field, other(was, options()[name].type))
-    now = told(config, PIECES, EXTRA)
+    now = decoder_values(config, PIECES, EXTRA)
     if name in MAY_CHANGE or name == "engine.deepspeed_config":
         # Its content counts, wherever it is read from.
         refuse_other_settings(tmp_path, config, now)
@@ -77,14 +78,14 @@ def test_whatever_a_decoder_is_told_must_be_what_the_run_began_with(name: str, t
 def test_what_nothing_was_changed_of_goes_on(tmp_path: Path) -> None:
     config = Config(model=ModelConfig(ngram_lags=[[3], [1, 2]]), train=TrainConfig(matrix_lr=1e-5))
     begin(tmp_path, config)
-    refuse_other_settings(tmp_path, config, told(config, None, EXTRA))
-    refuse_other_settings(tmp_path, config, told(config, PIECES, EXTRA))
+    refuse_other_settings(tmp_path, config, decoder_values(config, None, EXTRA))
+    refuse_other_settings(tmp_path, config, decoder_values(config, PIECES, EXTRA))
     # A corpus that gives no piece has the tokenizer of bytes, which is known when it is prepared.
     begin(tmp_path, config, BYTES)
-    refuse_other_settings(tmp_path, config, told(config, None, EXTRA))
-    refuse_other_settings(tmp_path, config, told(config, BYTES, EXTRA))
+    refuse_other_settings(tmp_path, config, decoder_values(config, None, EXTRA))
+    refuse_other_settings(tmp_path, config, decoder_values(config, BYTES, EXTRA))
     with pytest.raises(ValueError, match=r'data\.tokenizer was "bytes" when the run began and is "bpe" now'):
-        refuse_other_settings(tmp_path, config, told(config, PIECES, EXTRA))
+        refuse_other_settings(tmp_path, config, decoder_values(config, PIECES, EXTRA))
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_deepspeed_keys_must_be_those_that_the_run_began_with(
     config = Config(engine=EngineConfig(deepspeed_config="ds.json"))
     begin(tmp_path, config)
     with pytest.raises(ValueError, match=message) as caught:
-        refuse_other_settings(tmp_path, config, told(config, PIECES, extra))
+        refuse_other_settings(tmp_path, config, decoder_values(config, PIECES, extra))
     assert "now, by ds.json or an option" in str(caught.value)
-    assert by_name("", {"a": {"b": 1, "c": {"d": []}}}) == {"a.b": 1, "a.c.d": []}
+    assert flatten({"a": {"b": 1, "c": {"d": []}}}) == {"a.b": 1, "a.c.d": []}
 
 
 @pytest.fixture(scope="module")

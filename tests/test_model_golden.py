@@ -15,10 +15,10 @@ from plain_engine import PlainEngine
 from data.lanes import Lanes
 from model.registry import BLOCKS
 from train.config import Config, ModelConfig, TrainConfig
+from train.corpus import CorpusSource
 from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
-from train.run import CorpusSource
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()[:8192]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.coder import cumulative
-from model.distribution import distribution
+from archive.coder import cumulative
 from model.lm import LanguageModel
+from studies.sampling.distribution import distribution
 from train.config import ModelConfig
 
 ORDERS = [1, 2, 4]
@@ -112,8 +112,8 @@ def test_no_hidden_channels_are_no_mlp() -> None:
 
 @pytest.mark.parametrize("orders", [[], ORDERS])
 def test_a_digit_costs_what_the_coder_takes_for_it(orders: list[int]) -> None:
-    """The shares of data/coder.py against the nats of the ledger, down to the least share; the gradient stays that of
-    the probability itself."""
+    """The shares of archive/coder.py against the nats of the ledger, down to the least share; the gradient stays that
+    of the probability itself."""
     torch.manual_seed(1)
     model = LanguageModel(config(ngram_orders=orders, logit_cap=0.0), 300)
     history, targets = torch.randint(300, (1, model.context)), torch.arange(300).unsqueeze(1)

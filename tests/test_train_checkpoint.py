@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_engine import PlainEngine
-from test_train_coding import MODEL, Case, corpus_source, new_learner, new_ledger
+from test_archive_coding import MODEL, Case, corpus_source, new_learner, new_ledger
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.files import file_sha256

@@ -94,7 +94,7 @@ def test_a_folder_that_only_one_host_sees_is_refused(tmp_path: Path, monkeypatch
     seats, place = [Seat("one", "10.0.0.1"), Seat("two", "10.0.0.2")], BesideAnother(0, 2, torch.device("cpu"))
     told = rf"run\.dir {tmp_path}/run on two is not the folder that one has: name one on a file system"
     with pytest.raises(ValueError, match=told):
-        refuse_unshared(place, seats, tmp_path / "run", "run.dir")
+        refuse_unshared(place, seats, tmp_path / "run")
     monkeypatch.setattr(BesideAnother, "theirs", 1)
-    refuse_unshared(place, seats, tmp_path / "run", "run.dir")
+    refuse_unshared(place, seats, tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())

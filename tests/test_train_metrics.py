@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.metrics import HEADER, Metrics, flat, truncate_curve
+from train.config import flatten
+from train.metrics import HEADER, Metrics, truncate_curve
 
 HPARAMS = {"model": {"block": "attention", "width": 64, "ngram_orders": [1, 2]}, "train": {"lr": 0.02}}
 
@@ -149,11 +150,11 @@ def test_the_end_adds_cost_and_hparams(tmp_path: Path) -> None:
     assert b"baseline/.*" in layout
 
 
-def test_flat() -> None:
-    assert flat(HPARAMS) == {
+def test_flatten() -> None:
+    assert flatten(HPARAMS) == {
         "model.block": "attention",
         "model.width": 64,
-        "model.ngram_orders": "[1, 2]",
+        "model.ngram_orders": [1, 2],
         "train.lr": 0.02,
     }
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_train_coding import PLACE, PLAIN, corpus_source, new_learner, new_ledger, plain_engine  # noqa: F401
+from test_archive_coding import PLACE, PLAIN, corpus_source, new_learner, new_ledger, plain_engine  # noqa: F401
 
 from train.config import TrainConfig
 from train.engine import Place

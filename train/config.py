@@ -225,3 +225,11 @@ def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
         if name not in known:
             raise UsageError(f"unknown configuration key {name!r}: take one of {', '.join(known)}")
     return kind(**{k: from_dict(v, known[k]) if is_dataclass(known[k]) else v for k, v in values.items()})
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries by their dotted names: {"model": {"width": 8}} as {"model.width": 8}."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves

@@ -120,12 +120,12 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
     return engine
 
 
-def disconnect(place: Place) -> None:
+def disconnect() -> None:
     """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then.
 
     DeepSpeed forgets its groups, so that this process can connect again."""
     import deepspeed
 
-    if place.world_size > 1:
+    if dist.get_world_size() > 1:
         dist.barrier()
     deepspeed.comm.destroy_process_group()

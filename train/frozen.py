@@ -15,9 +15,7 @@ from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
 from train.engine import Place
 from train.loop import Learner
-from train.run import CHECKPOINTS
-
-TOKENIZER_FILE = "tokenizer.bin"
+from train.run_dir import CHECKPOINTS, TOKENIZER_FILE
 
 
 class FrozenLearner(Learner):

@@ -106,15 +106,15 @@ def hosts_without(place: Place, seats: list[Seat], good: bool) -> str:
     return ", ".join(sorted({seats[rank].host for rank, yes in enumerate(said) if not yes}))
 
 
-def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) -> None:
-    """Raise UsageError, on every rank, unless `folder` is one folder for all of them. `name` says which it is.
+def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
+    """Raise UsageError, on every rank, unless `folder`, a run.dir, is one folder for all of them.
 
     Every rank must call it. On one host there is nothing to ask.
     """
     if len({seat.host for seat in seats}) == 1:
         return
     # A name that nobody has looked up before: a network file system could remember that it was not there.
-    probe = folder / from_rank_0(place, f"probe of {name}", f".shared-{secrets.token_hex(8)}")
+    probe = folder / from_rank_0(place, "probe of run.dir", f".shared-{secrets.token_hex(8)}")
     if place.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -127,6 +127,6 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path, name: str) ->
         probe.unlink()
     if blind:
         raise UsageError(
-            f"{name} {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
+            f"run.dir {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
             "all hosts share, or save no checkpoints (checkpoint_secs 0)"
         )

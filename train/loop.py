@@ -1,6 +1,6 @@
 """One epoch of learning. Every token is coded with the parameters as they are before any update has seen it.
 
-Training, compressing and decompressing run this same loop; they differ in the source of tokens (train/decoding.py).
+Training, compressing and decompressing run this same loop; they differ in the source of tokens (archive/decoding.py).
 Shapes: `R` lanes of this rank, `T` time, `C` tokens of context, `V` vocabulary.
 """
 

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from data.errors import UsageError
+from train.config import flatten
 
 HEADER = (
     "step",
@@ -76,7 +77,12 @@ class Metrics:
         self.code_bits, self.tokenizer_bits, self.side_bits = code_bits, tokenizer_bits, side_bits
         self.baselines = {f"baseline/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
         self.writer.add_custom_scalars(LAYOUT)
-        experiment, session, self.session_end = hparams_summaries(flat(hparams), dict.fromkeys(RUN_METRICS))
+        # What TensorBoard cannot show becomes text.
+        shown = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flatten(hparams).items()
+        }
+        experiment, session, self.session_end = hparams_summaries(shown, dict.fromkeys(RUN_METRICS))
         for summary in (experiment, session):
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
         self.flush()
@@ -155,14 +161,3 @@ def truncate_curve(path: Path, resume_from_bytes: int) -> float:
         stream.truncate(kept_bytes)
         os.fsync(stream.fileno())
     return elapsed_secs
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 8}} as {"model.width": 8}; what TensorBoard cannot show becomes text."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return leaves

@@ -1,35 +1,122 @@
-"""A run: the loop, watched. Progress bar, live curve, checkpoints, clean stops, and the final reckoning."""
+"""A run, from the meeting of its ranks to the end of its epoch: `joined`, `prepare_corpus`, `Run`, `go`."""
 
-import json
 import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
+from data.documents import folder_name
 from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
+from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
 from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint, sound
-from train.config import Config
+from train.command_line import CONFIG_FILE
+from train.config import BYTE_SYMBOLS, Config
+from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
 from train.engine import Place
-from train.hosts import about_peers
+from train.hosts import Seat, about_peers, hosts_without, join, naming_lost, refuse_unshared
 from train.ledger import Ledger
-from train.loop import Learner, TokenSource, one_epoch
+from train.loop import Learner, one_epoch
+from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
 from train.progress import Progress
+from train.ranks import after_rank_0, from_rank_0, meet_apart
+from train.run_dir import CHECKPOINTS, claim, last_good
 
-CHECKPOINTS = "checkpoints"
-LOCK_FILE = ".lock"
+
+@dataclass(frozen=True)
+class Session:
+    """The ranks of a run, met.
+
+    `config` is resolved: nothing in it is left to the machine. `place` is where this rank stands, `seats` are the hosts
+    of all ranks. `extra` are the user's DeepSpeed keys.
+    """
+
+    config: Config
+    place: Place
+    seats: list[Seat]
+    extra: dict[str, Any]
+
+
+@contextmanager
+def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str]) -> Iterator[Session]:
+    """Let the ranks meet for the run of `config`, with the user's DeepSpeed keys `extra`. Within it, signals ask for a
+    clean stop, and a rank that loses the others says so in one line, which ends with `remedy(config)`: how to go on.
+
+    Raises ConnectionError for ranks that do not meet.
+    """
+    meet_apart()
+    place, seats = join(config.engine.threads, config.engine.timeout_secs)
+    config = resolve(config, place)
+    with signals_restored(), naming_lost(place, seats, lambda: remedy(config)):
+        yield Session(config, place, seats, extra)
+
+
+def resolve(config: Config, place: Place) -> Config:
+    """`config` with everything that was left to the machine filled in."""
+    bf16 = place.device.type == "cuda"
+    name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
+    run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
+    engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
+    return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
+
+
+def resume_remedy(config: Config) -> str:
+    """What is left of a run that lost its ranks, and how to go on."""
+    run_dir = Path(config.run.dir)
+    again = f" with --run.dir {run_dir} --run.resume" if (run_dir / CONFIG_FILE).exists() else ""
+    return f"{last_good(run_dir / CHECKPOINTS)} Start all ranks again{again}"
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Within it, a run may take signals as requests to stop."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def prepare_corpus(session: Session) -> PreparedCorpus:
+    """The corpus as tokens, on every rank: rank 0 prepares it, and then the others find it done.
+
+    On a host that does not share rank 0's cache, it is prepared again. Raises UsageError if it cannot be prepared, or
+    if a host has another one than rank 0.
+    """
+    config, place, seats = session.config, session.place, session.seats
+    # What cannot be built is refused before any work.
+    meta_model(config.model, BYTE_SYMBOLS)
+    first_here = int(os.environ["LOCAL_RANK"]) == 0
+    corpus = after_rank_0(place, "preparation", lambda: prepared(config.data, progress=first_here))
+    refuse_giant(config.model, config.train, corpus.tokenizer.vocabulary, place.world_size)
+    ours = f"{corpus.manifest.sha256} {corpus.manifest.tokenizer['sha256']}"
+    if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):
+        raise UsageError(
+            f"data.source {config.data.source} has other bytes or another tokenizer on {odd} than on {seats[0].host}: "
+            "copy the source, or name a data.cache_dir that all hosts share"
+        )
+    return corpus
+
+
+def corpus_source(session: Session, corpus: PreparedCorpus, more: dict[str, str]) -> CorpusSource:
+    """The lanes of this rank, read from `corpus`. `more` are SHA-256 of what else must not change, by name."""
+    config, place = session.config, session.place
+    lanes = Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens)
+    return CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identity(corpus) | more)
 
 
 @dataclass(frozen=True)
@@ -56,57 +143,22 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-class ResumableSource(TokenSource, Protocol):
-    """A source of tokens whose progress can be put in a checkpoint: tensors and plain values."""
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, step: int, state: dict[str, Any]) -> None: ...
-
-
-class CorpusSource:
-    """Training: the tokens of a prepared corpus, read with `read(start, stop)`."""
-
-    def __init__(self, lanes: Lanes, share: range, read: Callable[[int, int], np.ndarray], identity: dict[str, str]):
-        """`identity` holds the SHA-256 of what must not change on the way, such as the corpus, by name."""
-        self.lanes, self.share, self.read, self.identity = lanes, share, read, identity
-
-    def segment(self, step: int, learner: Learner) -> np.ndarray:
-        return self.lanes.targets(step, self.share, self.read)
-
-    def state(self) -> dict[str, Any]:
-        return {"identity": self.identity}
-
-    def restore(self, step: int, state: dict[str, Any]) -> None:
-        for name in {**self.identity, **state["identity"]}:
-            before, now = state["identity"].get(name), self.identity.get(name)
-            if before != now:
-                raise UsageError(
-                    f"the {name} had SHA-256 {before} when the run began and has {now} now: put it back, or start "
-                    "a new run"
-                )
-
-
 class Run:
-    """One run over the `lanes` of a corpus, from its start or from the latest checkpoint in config.run.dir.
+    """One run over the lanes of a corpus, from its start or from the latest checkpoint in config.run.dir.
 
-    `extra` are the user's DeepSpeed keys. Raises UsageError on settings that do not fit the corpus or the checkpoint.
+    As a context, it holds the run's directory. Raises UsageError on settings that do not fit the corpus or the
+    checkpoint.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        place: Place,
-        tokenizer: Tokenizer,
-        lanes: Lanes,
-        source: ResumableSource,
-        extra: dict[str, Any],
-    ):
-        self.config, self.place, self.lanes, self.source = config.run, place, lanes, source
-        self.lock = claim(Path(config.run.dir)) if place.rank == 0 else None
-        with naming_memory(), naming_deepspeed(config.engine.deepspeed_config, extra):
-            self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
-        self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
+    def __init__(self, session: Session, tokenizer: Tokenizer, source: ResumableSource):
+        config, self.place, self.lanes, self.source = session.config, session.place, source.lanes, source
+        self.config = config.run
+        if config.run.checkpoint_secs:
+            refuse_unshared(self.place, session.seats, Path(config.run.dir))
+        self.lock = claim(Path(config.run.dir)) if self.place.rank == 0 else None
+        with naming_memory(), naming_deepspeed(config.engine.deepspeed_config, session.extra):
+            self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, self.place, session.extra)
+        self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), self.place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0
         if config.run.resume:
@@ -118,6 +170,13 @@ class Run:
                     source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
         self.totals = self.ledger.totals()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.lock:
+            self.lock.release()
 
     @property
     def resumed_bytes(self) -> int | None:
@@ -231,24 +290,3 @@ def naming_deepspeed(path: str, extra: dict[str, Any]) -> Iterator[None]:
         raise UsageError(
             f"engine.deepspeed_config {path}: DeepSpeed refuses it ({reason}): change what it names"
         ) from error
-
-
-def claim(folder: Path) -> FileLock:
-    """Make `folder` this process' own until it ends, however it ends. Raises UsageError if it is another's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"{folder} is in use by another process: wait for its end, or name another folder") from None
-    except NotImplementedError:
-        print(f"onepass: no file in {folder} can be locked: see to it that no two runs use it at once", file=sys.stderr)
-    return lock
-
-
-def last_good(folder: Path) -> str:
-    """A sentence that names the last good checkpoint. One that was being written does not count."""
-    pointer = folder / POINTER
-    if not pointer.exists():
-        return "No checkpoint had been saved yet."
-    return f"The last good checkpoint is {folder / json.loads(pointer.read_text())['tag']}."

@@ -1,0 +1,257 @@
+"""What the cells of a sweep say about width: power laws, best widths, which architecture is shorter where."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from data.errors import UsageError
+from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
+from studies.scaling.lines import Line, Point, lines_of, notes_of
+from studies.scaling.verdicts import (
+    EXACT,
+    NOT_DISTINGUISHABLE,
+    Cell,
+    Verdict,
+    cells_of,
+    compare,
+    half_width_bits,
+    verdicts,
+)
+
+Axis = Literal["width", "parameters"]
+# The field of a point that each axis shows; embeddings are left out of parameters, as in the power laws.
+AXES: dict[Axis, str] = {"width": "width", "parameters": "parameters_non_embedding"}
+EXACT_BITS = tuple(f"{term}_bits" for term in EXACT)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How one term of a line, "data" or "total", falls with the parameters beside the embedding. What is None is
+    explained by the text after it: too few widths, no such law, or one that is not identified."""
+
+    term: str
+    fit: Fit | None
+    why_no_fit: str
+    prediction: Prediction | None
+    why_no_prediction: str
+
+
+@dataclass(frozen=True)
+class LineResult:
+    """A line of two widths or more: its trends, its shortest mean total over widths, and the data term there. `tied`
+    are the other widths whose total is not distinguishable from that; without a parabola where a neighbor is."""
+
+    line: Line
+    data: Trend
+    total: Trend
+    shortest: Minimum
+    tied: list[int]
+    data_bits_at_shortest: float
+    tokenizer_bits: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """Two lines beside each other at one size, measured on one of them at least."""
+
+    size: float
+    data: Verdict
+    total: Verdict
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two lines of different blocks beside each other, by their mean lengths, straight in log-log between measurements.
+
+    `range` is what both cover, of width or of parameters: None if that is nothing, or the lines are one. `nodes` are
+    the sizes in it that were measured; at one that only one line measured, the interval is as wide as that of the cells
+    next to it. `crossings` are those of the total as measured, and `data_crossings` those of the data term: not all are
+    `identified`.
+    """
+
+    first: str
+    second: str
+    axis: Axis
+    range: Interval | None
+    nodes: list[Node]
+    crossings: list[Crossing]
+    data_crossings: list[Crossing]
+
+    @property
+    def verdict(self) -> str:
+        """Which line has the shorter total where: "attention to 143, ssd above"."""
+        return self._words([node.total for node in self.nodes], self.crossings)
+
+    @property
+    def data_verdict(self) -> str:
+        """Which line has the shorter data term where."""
+        return self._words([node.data for node in self.nodes], self.data_crossings)
+
+    @property
+    def identified(self) -> list[Crossing]:
+        """The crossings of the total between two neighboring nodes that tell the lines apart in opposite ways."""
+        found = []
+        for one, other in itertools.pairwise(self.nodes):
+            between = [at for at in self.crossings if one.size <= at.size <= other.size]
+            if between and one.total.shorter and other.total.shorter and one.total.shorter != other.total.shorter:
+                found.append(between[0])
+        return found
+
+    def _words(self, verdicts: list[Verdict], crossed: list[Crossing]) -> str:
+        if self.range is None:
+            return "nothing in common"
+        # Stretches of neighboring nodes with one verdict: who is shorter, first and last size.
+        stretches: list[tuple[str, float, float]] = []
+        for node, one in zip(self.nodes, verdicts, strict=True):
+            who = one.shorter or NOT_DISTINGUISHABLE
+            if stretches and stretches[-1][0] == who:
+                stretches[-1] = who, stretches[-1][1], node.size
+            else:
+                stretches.append((who, node.size, node.size))
+        if len(stretches) == 1:
+            return f"{stretches[0][0]} from {rounded(self.range[0])} to {rounded(self.range[1])}"
+        parts, before = [], ""
+        for (who, start, last), (then, first, _) in itertools.pairwise(stretches):
+            # What cannot be told reaches from the last that could to the next.
+            end = first if who == NOT_DISTINGUISHABLE else last
+            if NOT_DISTINGUISHABLE not in (who, then):
+                end = next((at.size for at in crossed if last <= at.size <= first), (last * first) ** 0.5)
+            alone = start == last and before == then == NOT_DISTINGUISHABLE
+            parts.append(f"{who} {'at' if alone else 'to'} {rounded(end)}")
+            before = who
+        return ", ".join([*parts, f"{stretches[-1][0]} above"])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """All of it. `families` are results by what they share, where they differ in the vocabulary alone, each at its best
+    width and with how its total stands beside the shortest of the family: None for that one itself."""
+
+    lines: list[Line]
+    results: list[LineResult]
+    pairs: list[Pair]
+    families: dict[str, list[tuple[LineResult, Verdict | None]]]
+    notes: list[str]
+
+
+def analyse(points: list[Point]) -> Scaling | None:
+    """What the points, all of one corpus, say about width; None if no line has two widths."""
+    lines = lines_of(points)
+    results = [_result(line) for line in lines if len(line.widths) > 1]
+    if not results:
+        return None
+    families: dict[str, list[LineResult]] = {}
+    for result in sorted(results, key=lambda result: result.line.vocabulary):
+        families.setdefault(result.line.family, []).append(result)
+    pairs = [
+        pair
+        for one, other in itertools.combinations(results, 2)
+        if one.line.block != other.line.block and one.line.vocabulary == other.line.vocabulary
+        for pair in _pairs(one.line, other.line)
+    ]
+    moved = {family: _beside_best(group) for family, group in families.items() if len(group) > 1}
+    return Scaling(lines, results, pairs, moved, notes_of(lines))
+
+
+def _beside_best(group: list[LineResult]) -> list[tuple[LineResult, Verdict | None]]:
+    def best_cell(result: LineResult) -> Cell:
+        return cells_of(result.line)[result.line.widths.index(round(result.shortest.size))]
+
+    best = min(group, key=lambda result: result.shortest.bits)
+    return [(one, None if one is best else compare(best_cell(one), best_cell(best))[1]) for one in group]
+
+
+def _result(line: Line) -> LineResult:
+    totals, sizes = line.by_width("total_bits")[0], line.values("parameters_non_embedding")
+    shortest = minimum(np.array(line.widths, dtype=np.float64), totals)
+    at = int(totals.argmin())
+    cells = cells_of(line)
+    tied = [
+        width
+        for width, cell in zip(line.widths, cells, strict=True)
+        if cell is not cells[at] and not compare(cell, cells[at])[1].shorter
+    ]
+    if set(tied) & set(line.widths[max(at - 1, 0) : at + 2]):
+        shortest = replace(shortest, parabola_size=None, parabola_bits=None)
+    return LineResult(
+        line=line,
+        data=trend_of("data", sizes, line.values("data_bits")),
+        total=trend_of("total", sizes, line.values("total_bits")),
+        shortest=shortest,
+        tied=tied,
+        data_bits_at_shortest=float(line.by_width("data_bits")[0][at]),
+        tokenizer_bits=float(line.values("tokenizer_bits").mean()),
+    )
+
+
+def trend_of(term: str, sizes: np.ndarray, bits: np.ndarray) -> Trend:
+    """How a term falls with the parameters: float64 [cells] each."""
+    return Trend(term, *_or_why(fit, sizes, bits), *_or_why(predict_largest, sizes, bits))
+
+
+def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, str]:
+    """What the function returns, or else the reason that it raises."""
+    try:
+        return function(*arguments), ""
+    except UsageError as error:
+        return None, str(error)
+
+
+def _pairs(first: Line, second: Line) -> list[Pair]:
+    """The two lines by each axis."""
+    spans: dict[tuple[int, int], tuple[float | None, str]] = {}
+    cells = cells_of(first), cells_of(second)
+
+    def pair(axis: Axis) -> Pair:
+        sides = [_curves(line, AXES[axis]) for line in (first, second)]
+        totals, datas = ([(side["size"], side[term]) for side in sides] for term in ("total_bits", "data_bits"))
+        found, on_data = crossings(*totals), crossings(*datas)
+        if found is None:
+            return Pair(first.label, second.label, axis, None, [], [], [])
+        nodes = []
+        for size in sizes_between([side["size"] for side in sides], found[1]):
+            nearest = [int(np.abs(np.log(side["size"] / size)).argmin()) for side in sides]
+            at = int(sides[0]["cell"][nearest[0]]), int(sides[1]["cell"][nearest[1]])
+            if at not in spans:
+                spans[at] = half_width_bits(cells[0][at[0]], cells[1][at[1]])
+            one, other = ({term: _between(side, term, size) for term in ("data_bits", *EXACT_BITS)} for side in sides)
+            apart = {term.removesuffix("_bits"): one[term] - other[term] for term in one}
+            data_bits = apart.pop("data")
+            nodes.append(Node(size, *verdicts(first.label, second.label, data_bits, apart, *spans[at])))
+        return Pair(first.label, second.label, axis, found[1], nodes, found[0], on_data[0] if on_data else [])
+
+    return [pair(axis) for axis in AXES]
+
+
+def _curves(line: Line, size: str) -> dict[str, np.ndarray]:
+    """Means over the seeds of each width, by rising size, and the place of each among the widths: float64 [widths]."""
+    values = {name: line.by_width(name)[0] for name in ("total_bits", "data_bits", *EXACT_BITS)}
+    sizes = line.by_width(size)[0]
+    order = np.argsort(sizes)
+    return {name: column[order] for name, column in values.items()} | {"size": sizes[order], "cell": order}
+
+
+def _between(side: dict[str, np.ndarray], term: str, size: float) -> float:
+    """A term at a size, straight in log-log; the exact ones, which may be 0, straight in the logarithm of the size."""
+    places, bits = np.log(side["size"]), side[term]
+    if term == "data_bits":
+        return float(np.exp(np.interp(np.log(size), places, np.log(bits))))
+    return float(np.interp(np.log(size), places, bits))
+
+
+def sizes_between(sides: list[np.ndarray], common: Interval) -> list[float]:
+    """The sizes of both lines inside the range that both cover, and its ends."""
+    sizes = np.concatenate([*sides, common]).clip(*common)
+    distinct = [float(sizes.min())]
+    for size in np.unique(sizes):
+        if size > distinct[-1] * (1 + 1e-9):
+            distinct.append(float(size))
+    return distinct
+
+
+def rounded(size: float) -> str:
+    """Three digits of a width or of a number of parameters: "1,230,000"."""
+    return f"{float(f'{size:.3g}'):,.0f}"

@@ -1,0 +1,158 @@
+"""The cells of a sweep: which runs there are, how each is started, and how far it is.
+
+Comparisons are fair: `match` finds the MLP width at which two architectures have the same parameters, or take the same
+arithmetic.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data.errors import UsageError
+from model.lm import LanguageModel
+from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
+from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
+from train.flops import forward_flops
+from train.meta import meta_model
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    name: str
+    run_dir: Path
+    options: tuple[str, ...]
+    """Of launch/train.py, for a run from its start."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether its report, which is written last, is there."""
+        return (self.run_dir / "report.json").exists()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What launch/train.py is to be started with now: a run that was broken off goes on."""
+        where = f"--run.dir={self.run_dir}"
+        begun = (self.run_dir / CONFIG_FILE).exists()
+        return [where, "--run.resume"] if begun else [*self.options, where]
+
+    @property
+    def coded_bytes(self) -> int:
+        """Corpus bytes that its live curve has reached."""
+        try:
+            with (self.run_dir / "curve.csv").open(newline="") as file:
+                return max((int(row["coded_bytes"]) for row in csv.DictReader(file)), default=0)
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0
+
+
+def grid(
+    given: Sequence[str],
+    blocks: Sequence[str],
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    vocabularies: Sequence[int | Literal["bytes"]],
+    measure: str,
+    folder: Path,
+) -> list[Cell]:
+    """All cells. The first block is the reference whose parameters or flops the others match; `measure` "none" leaves
+    them as they are. `given` are options that all cells share. A cell's name does not depend on what other cells there
+    are, so a grid can be cut in parts and grow.
+
+    Raises UsageError if a block cannot be matched, or if a cell's directory holds a run with other settings.
+    """
+    config = parse_config("", list(given))
+    cells = []
+    for vocabulary in vocabularies or [config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"]:
+        symbols = BYTE_SYMBOLS if vocabulary == "bytes" else vocabulary
+        data = replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
+        if vocabulary != "bytes":
+            data = replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
+        for width in widths:
+            for block in blocks:
+                # Both vary with the cell, whatever the options said.
+                model = replace(config.model, width=width, block=block)
+                for seed in seeds:
+                    check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
+                if measure != "none" and block != blocks[0]:
+                    model = match(model, replace(model, block=blocks[0]), symbols, measure)
+                # Names and widths that do not go together are refused now, not in the middle of the night.
+                layer_parameters(model, symbols)
+                for seed in seeds:
+                    name = f"{block.replace(' ', '+')}-{width}"
+                    name += f"-{vocabulary}" if vocabularies else ""
+                    name += f"-seed{seed}" if seed else ""
+                    options = (
+                        *given,
+                        f"--model.block={block}",
+                        f"--model.width={width}",
+                        f"--model.expansion={model.expansion!r}",
+                        f"--data.tokenizer={data.tokenizer}",
+                        f"--data.vocabulary={data.vocabulary}",
+                        f"--train.seed={seed}",
+                    )
+                    cell = Cell(name, folder / name, options)
+                    refuse_other_run(cell)
+                    cells.append(cell)
+    return cells
+
+
+def refuse_other_run(cell: Cell) -> None:
+    """Raise UsageError if a run with other settings than the cell's was begun in its directory."""
+    saved = cell.run_dir / CONFIG_FILE
+    if saved.exists():
+        before, after = load_config(saved), parse_config("", list(cell.options))
+        # What was left to the machine is filled in there.
+        after.engine.precision, after.engine.threads = before.engine.precision, before.engine.threads
+        refuse_changes(before, after, saved)
+
+
+# Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
+LEAST_EXPANSION, LARGEST_EXPANSION = 0.25, 64.0
+TOLERANCE = 0.02
+
+
+def layer_parameters(config: ModelConfig, vocabulary: int) -> int:
+    """Parameters of the network without its tables, whose size only the width and the vocabulary decide."""
+    parameters: Any = meta_model(replace(config, ngram_orders=[]), vocabulary).parameters()
+    return sum(p.numel() for p in parameters if p.role != "table")
+
+
+def layer_flops(config: ModelConfig, vocabulary: int) -> int:
+    """Floating-point operations of a forward pass over 128 tokens."""
+    return forward_flops(LanguageModel(replace(config, ngram_orders=[]), vocabulary), time=128)
+
+
+MEASURES: dict[str, Callable[[ModelConfig, int], int]] = {"parameters": layer_parameters, "flops": layer_flops}
+
+
+def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure: str) -> ModelConfig:
+    """`config` with the MLP expansion that brings it to the parameters or flops of `reference`.
+
+    Raises UsageError if none does within 2 %.
+    """
+    size = MEASURES[measure]
+    target = size(reference, vocabulary)
+
+    def at(hidden: int) -> ModelConfig:
+        return replace(config, expansion=hidden / config.width)
+
+    low, high = (round(bound * config.width) for bound in (LEAST_EXPANSION, LARGEST_EXPANSION))
+    while low < high:
+        middle = (low + high) // 2
+        if size(at(middle), vocabulary) < target:
+            low = middle + 1
+        else:
+            high = middle
+    best = min((at(low), at(max(low - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
+    found = size(best, vocabulary)
+    if abs(found - target) > TOLERANCE * target:
+        raise UsageError(
+            f"model.block {config.block!r} at width {config.width} cannot have the {target:,} {measure} of "
+            f"{reference.block!r}: the nearest is {found:,}, at model.expansion {best.expansion:g}; change "
+            "model.expand or --match"
+        )
+    return best

@@ -1,0 +1,275 @@
+"""Which of two things is shorter, and whether the runs show it: the one verdict that tables, pages, files and charts
+give.
+
+The data term is measured with noise: another seed, or other text of the same kind, gives another one. The other terms
+are exact. So a difference of totals has the interval of its data term, moved by what the other terms differ in.
+
+Where there are several seeds, the interval is Student's, from the pooled spread of the seeds. With one seed each it is
+from the corpus: both runs code the same bytes in the same order, so code lengths are paired over contiguous chunks of
+that order, and their differences drawn again in blocks (H. Künsch, "The Jackknife and the Bootstrap for General
+Stationary Observations", 1989). That one runs too wide where a run leads early and falls behind later, and knows
+nothing of seeds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from eval.curve import Curve
+from studies.scaling.laws import Interval
+from studies.scaling.lines import Line, Point
+
+LEVEL = 0.95
+SAMPLES = 2000
+# Fewer chunks say nothing of their own spread; more are not independent any more.
+LEAST_CHUNKS, MOST_CHUNKS = 8, 64
+EXACT = ("code", "tokenizer", "side")
+# Runs that differ in one of these do not code the same bytes at the same place of their curves.
+ORDER = ("data.vocabulary", "data.tokenizer_sample_bytes", "train.lanes")
+NOT_DISTINGUISHABLE = "not distinguishable"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`first` beside `second` in one term, "data" or "total". The difference is first less second.
+
+    `interval_bits` is its 95 % interval and `interval_from` says what that comes from; without one, why there is none.
+    `decider` is the term that makes the measured difference what it is; empty if nobody can say which.
+    """
+
+    term: str
+    first: str
+    second: str
+    difference_bits: float
+    interval_bits: Interval | None
+    interval_from: str
+    decider: str
+
+    @property
+    def shorter(self) -> str:
+        """The name of the shorter one; empty where the runs do not show which it is."""
+        if self.interval_bits is None or self.interval_bits[0] <= 0 <= self.interval_bits[1]:
+            return ""
+        return self.first if self.difference_bits < 0 else self.second
+
+    @property
+    def word(self) -> str:
+        """What `first` is: "shorter", "longer" or "not distinguishable"."""
+        if not self.shorter:
+            return NOT_DISTINGUISHABLE
+        return "shorter" if self.shorter == self.first else "longer"
+
+    @property
+    def text(self) -> str:
+        """ "longer", "not distinguishable", "shorter: code decides", "not distinguishable; code decides the sign"."""
+        if self.decider not in EXACT:
+            return self.word
+        return (
+            f"{self.word}: {self.decider} decides" if self.shorter else f"{self.word}; {self.decider} decides the sign"
+        )
+
+    @property
+    def span(self) -> str:
+        """The difference in bytes and its interval: "+136 (−80 to +353)"."""
+        difference = signed(self.difference_bits)
+        if self.interval_bits is None:
+            return difference
+        low, high = self.interval_bits
+        return f"{difference} ({signed(low)} to {signed(high)})"
+
+    def columns(self) -> dict[str, Any]:
+        """As columns of a CSV file, whose names begin with the term."""
+        low, high = self.interval_bits or ("", "")
+        values = {"difference_bits": self.difference_bits, "low_bits": low, "high_bits": high}
+        values |= {"verdict": self.word, "decider": self.decider, "interval_from": self.interval_from}
+        return {f"{self.term}_{name}": value for name, value in values.items()}
+
+    def document(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self) | {"shorter": self.shorter or None, "verdict": self.word}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but the seed."""
+
+    name: str
+    points: list[Point]
+
+    def mean(self, field_name: str) -> float:
+        return float(np.mean([getattr(point, field_name) for point in self.points]))
+
+    def seeds(self) -> np.ndarray:
+        """The data bits of each seed: float64 [seeds]. A seed that was run twice counts once."""
+        return np.array(list({point.seed: point.data_bits for point in self.points}.values()))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All cells beside the one with the shortest mean total: a data and a total verdict for each of the others."""
+
+    shortest: Cell
+    others: list[tuple[Cell, Verdict, Verdict]] = field(default_factory=list)
+
+    def sentences(self) -> list[str]:
+        """What the runs show of the shortest, in words."""
+        if not self.others:
+            return []
+        name = self.shortest.name
+        of: dict[str, dict[str, list[str]]] = {"data": {}, "total": {}}
+        for cell, *both in self.others:
+            for found in both:
+                of[found.term].setdefault(found.word, []).append(cell.name)
+        told = [f"{name} has the shortest total measured."]
+        for term, words in of.items():
+            # The others are what is shorter or longer.
+            parts = [f"longer than that of {listed(words['shorter'])}"] if "shorter" in words else []
+            parts += (
+                [f"{NOT_DISTINGUISHABLE} from {listed(words[NOT_DISTINGUISHABLE])}"]
+                if NOT_DISTINGUISHABLE in words
+                else []
+            )
+            told.append(
+                f"Its {'data term' if term == 'data' else term} is {' and '.join(parts) or 'shorter than every other'}."
+            )
+        for term in EXACT:
+            if names := [cell.name for cell, _, total in self.others if total.decider == term]:
+                told.append(f"Beside {listed(names)}, {term} decides.")
+        return told
+
+    def tie(self, run: str) -> str:
+        """What a headline that names a run of the shortest cell adds: ", not distinguishable from b", or nothing."""
+        tied = [cell.name for cell, _, total in self.others if not total.shorter]
+        of_shortest = any(point.name == run for point in self.shortest.points)
+        return f", {NOT_DISTINGUISHABLE} from {listed(tied, 2)}" if tied and of_shortest else ""
+
+    def method(self) -> list[str]:
+        """What the intervals are worth, in words."""
+        sources = dict.fromkeys(data.interval_from for _, data, _ in self.others)
+        told = [f"The 95 % intervals are from {'; '.join(sources)}."]
+        if any("one seed each" in source for source in sources):
+            told.append("Where there is one seed each, another seed may move a difference by more than its interval.")
+        return [
+            *told,
+            "Each interval stands for itself: of twenty pairs that do not differ, one is told apart by chance.",
+        ]
+
+
+def cells_of(line: Line) -> list[Cell]:
+    """The runs of a line by width, narrow to wide; a cell of one run has the run's name."""
+    cells = []
+    for width in line.widths:
+        points = [point for point in line.points if point.width == width]
+        several = f"{line.label}, width {width}, {len(points)} seeds"
+        cells.append(Cell(several if len(points) > 1 else points[0].name, points))
+    return cells
+
+
+def standing_of(lines: Iterable[Line]) -> Standing:
+    """Each cell of the lines beside the one of the shortest mean total, shortest first.
+
+    Runs of one seed and one configuration differ in their code or their machine, so each of them is a cell.
+    """
+    cells: list[Cell] = []
+    for cell in (cell for line in lines for cell in cells_of(line)):
+        repeated = len(cell.seeds()) < len(cell.points)
+        cells += [Cell(point.name, [point]) for point in cell.points] if repeated else [cell]
+    shortest, *others = sorted(cells, key=lambda cell: cell.mean("total_bits"))
+    return Standing(shortest, [(cell, *compare(cell, shortest)) for cell in others])
+
+
+def compare(first: Cell, second: Cell) -> tuple[Verdict, Verdict]:
+    """Of the data term and of the total."""
+    width, interval_from = half_width_bits(first, second)
+    exact = {term: first.mean(f"{term}_bits") - second.mean(f"{term}_bits") for term in EXACT}
+    return verdicts(
+        first.name, second.name, first.mean("data_bits") - second.mean("data_bits"), exact, width, interval_from
+    )
+
+
+def verdicts(
+    first: str,
+    second: str,
+    data_bits: float,
+    exact_bits: dict[str, float],
+    half_width: float | None,
+    interval_from: str,
+) -> tuple[Verdict, Verdict]:
+    """Of the data term and of the total, from their differences in bits and the half width of the interval."""
+
+    def of(term: str, difference: float, decider: str) -> Verdict:
+        interval = None if half_width is None else (difference - half_width, difference + half_width)
+        return Verdict(term, first, second, difference, interval, interval_from, decider)
+
+    data = of("data", data_bits, "data")
+    rest_bits = sum(exact_bits.values())
+    total_bits = data_bits + rest_bits
+    decider = "data" if data.shorter else ""
+    # The exact terms decide where they outweigh a data term that shows nothing, or the opposite.
+    if rest_bits * total_bits > 0 and (
+        data_bits * total_bits <= 0 or (not data.shorter and abs(rest_bits) > abs(data_bits))
+    ):
+        decider = max(exact_bits, key=lambda term: exact_bits[term] * np.sign(total_bits))
+    return data, of("total", total_bits, decider)
+
+
+def half_width_bits(first: Cell, second: Cell) -> tuple[float | None, str]:
+    """Half of the 95 % interval of the difference of two cells' mean data bits, and where it comes from; None and the
+    reason where there is nothing to estimate it from."""
+    seeds = first.seeds(), second.seeds()
+    counts = [len(values) for values in seeds]
+    freedom = sum(counts) - 2
+    if freedom:
+        pooled = np.sqrt(sum(((values - values.mean()) ** 2).sum() for values in seeds) / freedom)
+        error = pooled * np.sqrt(1 / counts[0] + 1 / counts[1])
+        return float(student.ppf((1 + LEVEL) / 2, freedom) * error), f"{counts[0]} and {counts[1]} seeds"
+    one, other = first.points[0], second.points[0]
+    paired = one.vocabulary == other.vocabulary and all(one.settings.get(n) == other.settings.get(n) for n in ORDER)
+    differences = chunk_differences(one.curve, other.curve, paired)
+    if len(differences) < LEAST_CHUNKS:
+        return None, f"nothing: one seed each, and curves of fewer than {LEAST_CHUNKS} points in common"
+    same = "" if paired else " that are not the same bytes"
+    return bootstrap_half_width(differences), f"{len(differences)} chunks of the corpus{same}, one seed each"
+
+
+def chunk_differences(first: Curve, second: Curve, paired: bool) -> np.ndarray:
+    """Data bits of first less second in each of `MOST_CHUNKS` contiguous chunks or fewer of the order of coding, which
+    are as long as their points allow: float64 [chunks]. `paired` curves are cut where both have a point."""
+    ends = np.intersect1d(first.coded_bytes, second.coded_bytes) if paired else np.zeros(0)
+    count = min(MOST_CHUNKS, len(first.coded_bytes), len(second.coded_bytes), len(ends) if paired else MOST_CHUNKS)
+    wanted = first.coded_bytes[-1] * np.arange(1, count + 1) / count
+    cuts = np.unique(ends[np.abs(ends - wanted[:, None]).argmin(1)]) if paired else wanted
+    bits = [
+        np.interp(cuts, np.append(0, curve.coded_bytes), np.append(0, curve.data_bits)) for curve in (first, second)
+    ]
+    return np.diff(bits[0] - bits[1], prepend=0)
+
+
+def bootstrap_half_width(differences: np.ndarray) -> float:
+    """Half of the 95 % interval of the sum of `differences` [chunks], by drawing them again in blocks. Deterministic.
+
+    The blocks' spread is enlarged as in a t distribution, because there are few of them.
+    """
+    chunks = len(differences)
+    length = round(chunks ** (1 / 3))
+    blocks = chunks / length
+    generator = np.random.default_rng(0)
+    starts = generator.integers(0, chunks - length + 1, size=(SAMPLES, int(np.ceil(blocks))))
+    drawn = (starts[..., None] + np.arange(length)).reshape(SAMPLES, -1)[:, :chunks]
+    error = differences[drawn].sum(1).std() * np.sqrt(blocks / (blocks - 1))
+    return float(student.ppf((1 + LEVEL) / 2, blocks - 1) * error)
+
+
+def signed(bits: float) -> str:
+    """Bits as bytes with their sign: "+1,234", "−80"."""
+    return f"{bits / 8:+,.0f}".replace("-", "−")
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """ "a, b and 3 others"."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

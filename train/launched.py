@@ -1,0 +1,35 @@
+"""What a launcher says to each process that it starts, in the environment. Loads nothing that looks at it."""
+
+import os
+
+from data.errors import UsageError
+
+REMEDY = "unset RANK, LOCAL_RANK and WORLD_SIZE to run alone, or start all ranks with deepspeed or torchrun"
+
+
+def launched_rank() -> int:
+    """The number of this process among those that were started together; 0 if it is alone.
+
+    Raises UsageError if the environment says half of what a launcher says, or what cannot be.
+    """
+    numbers = {}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        text = os.environ.get(name)
+        if text is not None:
+            if not (text.isascii() and text.isdigit()):
+                raise UsageError(f"{name} is {text!r} in the environment, which is not a number: {REMEDY}")
+            numbers[name] = int(text)
+    rank, world_size = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", 1)
+    if world_size != 1 or rank:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            if not os.environ.get(name):
+                others = f"RANK is {rank}" if "RANK" in numbers else f"WORLD_SIZE is {world_size}"
+                raise UsageError(f"{others} in the environment and {name} is missing: {REMEDY}")
+    if not 0 <= rank < world_size:
+        raise UsageError(f"RANK is {rank} and WORLD_SIZE is {world_size} in the environment: {REMEDY}")
+    return rank
+
+
+def is_rank_0() -> bool:
+    rank = os.environ.get("RANK", "")
+    return not rank.isdigit() or int(rank) == 0
