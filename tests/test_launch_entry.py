@@ -70,7 +70,8 @@ def test_text_that_the_terminal_cannot_show_does_not_end_the_work() -> None:
 def test_a_program_that_starts_itself_again_has_its_own_standard_output(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom launch import entry\nentry.begin(__name__)\nfrom data.streams import publish\n"
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom launch import entry\nentry.begin(__name__)\n"
+        "from data.streams import publish\n"
         "if 'AGAIN' not in os.environ:\n    entry.restart({'AGAIN': 'yes'})\n"
         "print('noise')\npublish(sys.argv[1])\n"
     )
