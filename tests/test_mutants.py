@@ -1,0 +1,143 @@
+"""A test of the tests: a fault in a line that the number depends on is caught by the default set.
+
+Each mutant changes one line of a copy of the project, and the tests that guard it must then fail.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from dist import ROOT
+
+PARTS = [
+    "archive", "benchmarks", "configs", "data", "eval", "launch", "model", "studies", "tests", "train", "LICENSE",
+    "README.md", "pyproject.toml",
+]  # fmt: skip
+DEFAULT_SET = "not slow and not gpu and not hosts"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: `new` in place of `old`, which stands once in `file`. `guards` are the tests that catch it."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    guards: str
+
+
+CODING = "tests/test_archive_coding.py"
+TERMS = "tests/test_launch_train.py::test_each_term_is_the_length_of_what_stands_for_it"
+MUTANTS = [
+    Mutant(
+        "the ragged tail of all lanes is dropped", "data/lanes.py",
+        "return -(-self.lane_tokens // self.segment_tokens)", "return self.lane_tokens // self.segment_tokens",
+        "tests/test_data_lanes.py",
+    ),
+    Mutant(
+        "the last lanes' tokens have no weight", "data/lanes.py",
+        "full * (stop - start) + max(0, min(stop, rest) - start)", "full * (stop - start)", "tests/test_data_lanes.py",
+    ),
+    Mutant(
+        "lanes overlap by a token", "data/lanes.py",
+        "(min(lane * self.lane_tokens + offset", "(min(lane * (self.lane_tokens - 1) + offset",
+        "tests/test_data_lanes.py",
+    ),
+    Mutant(
+        "the first token of every lane is given away", "train/loop.py",
+        "zip(history[:, :-1].chunk(len(self.states))", "zip(history[:, 1:].chunk(len(self.states))", CODING,
+    ),
+    Mutant(
+        "tokens are priced after the update that has seen them", "train/loop.py",
+        "            nats.append(cost.detach())",
+        "            nats.append(self.engine(inputs, self.states[index], wanted)[0].detach())", CODING,
+    ),
+    Mutant(
+        "context mixing counts a token before it is priced", "train/loop.py",
+        "        nats = []\n",
+        "        nats = []\n        self.model.mixing and self.model.mixing.learn(history[:, :-1], targets)\n",
+        CODING,
+    ),
+    Mutant(
+        "nats are averaged over time", "train/ledger.py", "nats.double().sum(1)", "nats.double().mean(1)",
+        "tests/test_train_parts.py",
+    ),
+    Mutant(
+        "the last token of each segment is free", "train/ledger.py",
+        "nats.double().sum(1)", "nats.double()[:, :-1].sum(1)", "tests/test_train_parts.py",
+    ),
+    Mutant(
+        "the ledger sums this rank's lanes alone", "train/engine.py",
+        "        if self.world_size > 1:\n            dist.all_reduce(total)", "        if False:\n            pass",
+        "tests/test_launch_train.py::test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation",
+    ),
+    Mutant(
+        "the gradient lacks the number of ranks", "train/loop.py",
+        "self.place.world_size * len(self.states) / coded_tokens", "len(self.states) / coded_tokens", CODING,
+    ),
+    Mutant(
+        "the gradient lacks the number of micro-batches", "train/loop.py",
+        "self.place.world_size * len(self.states) / coded_tokens", "self.place.world_size / coded_tokens", CODING,
+    ),
+    Mutant(
+        "attention sees the token to be coded", "model/blocks/attention.py",
+        "(distance >= 0)", "(distance >= -1)", "tests/test_model_blocks.py",
+    ),
+    Mutant(
+        "the window of attention is a token too long", "model/blocks/attention.py",
+        "(distance < window)", "(distance <= window)", "tests/test_model_blocks.py",
+    ),
+    Mutant(
+        "a decoder that drifts is not found", "archive/decoding.py",
+        "[self.decoder.state != self.check]", "[False]", CODING,
+    ),
+    Mutant(
+        "the configuration is not charged", "eval/code_size.py",
+        'parts = [json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]', 'parts = ["{}"]',
+        "tests/test_eval_code_size.py",
+    ),
+    Mutant(
+        "the tokenizer is not charged", "eval/books.py",
+        "tokenizer_bits = 8 * len(tokenizer.encoding)", "tokenizer_bits = 0", TERMS,
+    ),
+    Mutant(
+        "a warm start is not charged", "eval/books.py",
+        "warm_start_bytes=len(warm_start)", "warm_start_bytes=0", "tests/test_archive_warm_start.py",
+    ),
+    Mutant(
+        "names of documents are not charged", "eval/books.py",
+        "names_bytes = len(pack_names(self.corpus.source.names))", "names_bytes = 0",
+        "tests/test_archive.py::test_each_term_of_the_report_is_in_the_archive",
+    ),
+]  # fmt: skip
+
+
+def mutated(mutant: Mutant, source: str) -> str:
+    assert source.count(mutant.old) == 1, f"{mutant.file} has changed: write anew how {mutant.fault}"
+    return source.replace(mutant.old, mutant.new)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+def test_the_lines_to_change_are_there(mutant: Mutant) -> None:
+    compile(mutated(mutant, (ROOT / mutant.file).read_text()), mutant.file, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+def test_the_default_set_catches_it(mutant: Mutant, tmp_path: Path) -> None:
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    path = tmp_path / mutant.file
+    path.write_text(mutated(mutant, path.read_text()))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", DEFAULT_SET, mutant.guards],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
