@@ -1,10 +1,8 @@
 """The machine that an archive needs: what its header says of it, and whether this is such a machine."""
 
-import os
 import sys
 from collections.abc import Iterable, Mapping
 
-from archive.pins import PINS
 from data.errors import UsageError
 from eval.code_size import CodeSize, installed_version, reference_machine
 from train.launched import is_rank_0
@@ -21,26 +19,6 @@ def machine_packages(code: CodeSize, declared: Iterable[str]) -> dict[str, str]:
 def declared_packages(machine: Mapping[str, str]) -> list[str]:
     """The packages that the run of an archive declared, from what its header says of its machine."""
     return machine.get(DECLARED, "").split()
-
-
-def refuse_other_world(header: dict, threads: int | None) -> None:
-    """Raise UsageError unless this process was started as those were that wrote the archive."""
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if world_size != header["world_size"]:
-        wanted = f"deepspeed --num_accelerators {header['world_size']} launch/decompress.py"
-        raise UsageError(
-            f"the archive was written by {header['world_size']} ranks and this is a run of {world_size}: start {wanted}"
-        )
-    if threads not in (None, header["threads"]):
-        raise UsageError(
-            f"the archive was written with {header['threads']} threads a rank and --threads is {threads}: the order of "
-            "sums, and so every bit, depends on it; leave it out"
-        )
-    for name, value in header["pins"].items():
-        if name not in PINS:
-            raise UsageError(f"the archive wants {name} set in the environment, which pins no instruction set")
-        if os.environ.get(name, value) != value:
-            raise UsageError(f"the archive was written with {name}={value} and it is {os.environ[name]} here: unset it")
 
 
 def refuse_other_machine(header: dict) -> None:

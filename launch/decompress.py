@@ -22,15 +22,12 @@ import argparse
 import os
 
 from archive.format import Archive, documents_of, open_archive
-from archive.info import info
-from archive.machine import declared_packages, refuse_other_machine, refuse_other_world
-from archive.rerun import rerun_installed, run_embedded
+from archive.pins import refuse_other_world
 from data.errors import RunFailed, UsageError
 from data.files import refuse_long_name
 from data.names import named_output, refuse_long_paths
 from data.output import write_documents
 from data.streams import publish
-from eval.code_size import foreign_modules, unpack
 from train.launched import is_rank_0
 
 CHECKPOINT_SECS = 600.0
@@ -84,6 +81,8 @@ def decompress(options: argparse.Namespace) -> int:
     try:
         archive = open_archive(options.archive)
         if options.info:
+            from archive.info import info
+
             publish(info(archive))
             return 0
         refuse_long_paths(options.file, archive.names)
@@ -108,9 +107,12 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     if header["method"] == "fixed":
         raise UsageError(f"{archive.path} was written with a fixed model: give it to launch/evaluate.py decode")
     refuse_other_world(header, options.threads)
-    if any(os.environ.get(name) != value for name, value in header["pins"].items()):
-        # PyTorch looks at them when it is loaded, so this program starts again.
-        entry.restart(header["pins"])
+    # Before PyTorch is loaded, which looks at them just then.
+    os.environ.update(header["pins"])
+    from archive.machine import declared_packages, refuse_other_machine
+    from archive.rerun import rerun_installed, run_embedded
+    from eval.code_size import foreign_modules, unpack
+
     refuse_other_machine(header)
     if options.embedded:
         with named_output(options.file, archive.names) as output:

@@ -15,9 +15,6 @@ the s_k, the counts, the node and the language model's last layer, and that all 
 with the model. A known token needs the D nodes of its path alone. A decoder goes digit by digit, and needs the seven
 nodes below the one that it has come to.
 
-`Contexts` hashes what stands before a token: the latest tokens, tokens at given distances, and, where tokens are bytes,
-the letters of the words so far (`Words`). Tables of counts and of embeddings are looked up by these hashes.
-
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
 same tables. A row of 16 bytes has the counts of seven nodes, those of three levels of the tree below one of them, and
 16 more bits of the context's hash, to tell whose they are. Four rows lie together in a line of the processor's cache. A
@@ -25,16 +22,16 @@ context that finds none of its own there takes that of the least counts, as in P
 however long the corpus.
 
 Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
-vocabulary, `R` = 8 ways of a digit, `C` tokens that the longest context needs.
+vocabulary, `R` = 8 ways of a digit.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.contexts import ODD, Contexts
 from model.layers import coded, parameter, precise, rows
 
-ODD = 0x2545F4914F6CDD1D
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
 # Levels of counts: the smallest count of each but the first.
@@ -44,12 +41,6 @@ LEVELS = len(EDGES) + 1
 STRIDE, RADIX = 3, 8
 # 16-bit words of a row: seven pairs of counts and a mark. Rows of a line.
 ROW, WAYS = RADIX, 4
-# Of the `bytes` tokenizer, whose words we can tell.
-BYTE_SYMBOLS = 257
-# Words count as far as they stand within so many of the last bytes.
-WORD_TOKENS = 32
-# In the order in which they are taken: 0 is the word so far, 1 the one before it.
-WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
 
 
 class ContextMixing(nn.Module):
@@ -220,74 +211,3 @@ class ContextMixing(nn.Module):
         rank = torch.arange(len(keys), device=keys.device)
         won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish] == rank
         self.counts.index_copy_(0, (lines * WAYS + way)[won], row[won])
-
-
-class Contexts(nn.Module):
-    """None, as many of the latest tokens as each of `orders` says, tokens at the distances of each of `lags`, and the
-    latest words in so many ways. `number` is K, `length` C."""
-
-    powers: Tensor
-
-    def __init__(self, vocabulary: int, orders: list[int], lags: list[list[int]], words: int):
-        super().__init__()
-        self.orders, self.lags, self.words = orders, lags, None
-        self.number = 1 + len(orders) + len(lags)
-        self.length = max([1, *orders, *(lag for far in lags for lag in far)])
-        if words and vocabulary == BYTE_SYMBOLS:
-            self.words, self.number, self.length = Words(words), self.number + words, max(self.length, WORD_TOKENS)
-        # Of an odd number, modulo 2^64: the upper bits of sums of their multiples depend on all of them.
-        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.length)]
-        self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
-
-    def hashes(self, history: Tensor) -> Tensor:
-        """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
-        latest = history.unfold(1, self.length, 1).flip(-1)  # [B, T, C], latest first
-        longest = max(self.orders)
-        sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
-        hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
-        for lags in self.lags:
-            at = [lag - 1 for lag in lags]
-            hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
-        if self.words:
-            hashes += self.words(latest, self.powers)
-        return torch.stack(hashes)
-
-    def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
-        """Of contexts, by their orders and 0 for the word so far, numbers below `count`, a power of two: [E, B, T]."""
-        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
-        return hashes[which] * ODD >> 40 & count - 1
-
-
-def lower_case(symbol: int) -> int:
-    """A letter in lower case, 0 for what is none. Bytes above 127 are parts of letters, as a rule."""
-    if 65 <= symbol <= 90:
-        return symbol + 32
-    return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
-
-
-class Words(nn.Module):
-    """`forward(latest [B, T, C], powers [C])`, latest first, gives the hashes [B, T] of the first `count` of WORDS."""
-
-    lower: Tensor
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.count = count
-        lower = torch.tensor([lower_case(symbol) for symbol in range(BYTE_SYMBOLS)])
-        self.register_buffer("lower", lower, persistent=False)
-
-    def forward(self, latest: Tensor, powers: Tensor) -> list[Tensor]:
-        lower = self.lower[latest[..., :WORD_TOKENS]]
-        letter = lower > 0
-        # A letter after none, seen from the end, begins the next word; the one so far may have none.
-        number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
-        spelled, keys = [], []
-        for word in range(3):
-            part = letter & (number == word)
-            spelled.append((lower * part * powers[part.cumsum(-1) - 1]).sum(-1))
-        for words in WORDS[: self.count]:
-            key = torch.zeros_like(spelled[0])
-            for word in words:
-                key = key * ODD + spelled[word]
-            keys.append(key)
-        return keys

@@ -4,6 +4,9 @@ import os
 
 import pytest
 import torch
+from fork_server import ForkingSubprocess
+
+import eval.decoder_imports
 
 # Programs that tests start see a GPU under `pytest -m gpu` alone, so that what they are compared with ran there, too.
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -12,6 +15,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 def pytest_configure(config: pytest.Config) -> None:
     if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    eval.decoder_imports.subprocess = ForkingSubprocess  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=["cpu", CUDA])

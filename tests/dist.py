@@ -1,4 +1,7 @@
-"""Starting our own programs the way users do: one process, or N ranks over gloo on a free port."""
+"""Starting our own programs the way users do: one process, or N ranks over gloo on a free port.
+
+One process is forked from a server that has loaded PyTorch (tests/fork_server.py), unless REAL_STARTS=1 is set.
+"""
 
 import os
 import signal
@@ -7,6 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from fork_server import can_fork, fork_program
 
 from train.engine import free_port
 
@@ -32,7 +38,7 @@ def run(program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600) 
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: int = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: Any, timeout_secs: int = 120) -> None:
     """Wait for something that a running `process` does. Fails if it ends, or takes too long."""
     deadline = time.monotonic() + timeout_secs
     while not condition():
@@ -41,16 +47,18 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], ti
         time.sleep(0.02)
 
 
-def start(program: str, *arguments: str, ranks: int = 1, **env: str) -> subprocess.Popen[str]:
+def start(program: str, *arguments: str, ranks: int = 1, **env: str) -> Any:
     """The same, going on in the background as a process group of its own, with `env` added to the environment."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if ranks == 1 and can_fork(inherited | env):
+        return fork_program([program, *arguments], ROOT, inherited | env)
     return subprocess.Popen(
         command(program, *arguments, ranks=ranks), cwd=ROOT, env=inherited | env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def start_rank(rank: int, port: int, program: str, *arguments: str) -> subprocess.Popen[str]:
+def start_rank(rank: int, port: int, program: str, *arguments: str) -> Any:
     """One of two ranks on this host that no launcher looks after; they meet at `port`."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     return start(program, *arguments, **where, RANK=str(rank), WORLD_SIZE="2")

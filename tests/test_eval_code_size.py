@@ -55,12 +55,12 @@ def test_modules_that_only_some_configurations_import_are_charged_to_those() -> 
         train=TrainConfig(replay=1),
     )
     charged = measure_code(everything.to_dict()).modules
-    late = {"model/mixing.py", "train/replay.py"} | {f"model/blocks/{name}.py" for name in BLOCKS}
+    late = {"model/mixing.py", "model/words.py", "train/replay.py"} | {f"model/blocks/{name}.py" for name in BLOCKS}
     assert late <= set(charged)
     assert not late & set(measure_code(PLAIN.to_dict()).modules) - {"model/blocks/attention.py"}
     default = measure_code(Config().to_dict()).modules
     assert "model/mixing.py" in default
-    assert not {"model/mixing.py", "train/replay.py"} & set(default)
+    assert not {"model/words.py", "train/replay.py"} & set(default)
 
 
 @pytest.mark.parametrize(("pieces", "words"), [([], True), ([b"ab"], False)])
@@ -70,7 +70,7 @@ def test_a_corpus_without_one_piece_has_a_model_of_bytes(pieces: list[bytes], wo
     mixing = LanguageModel(config.model, tokenizer.vocabulary).mixing
     assert mixing is not None
     assert (mixing.contexts.words is not None) == words
-    assert ("model/mixing.py" in measure_code(decoder_values(config, tokenizer, {})).modules) == words
+    assert ("model/words.py" in measure_code(decoder_values(config, tokenizer, {})).modules) == words
 
 
 def test_comments_docstrings_and_bare_strings_go_and_the_rest_behaves_the_same() -> None:
@@ -201,7 +201,8 @@ def test_the_decoder_of_a_default_run_needs_neither_reports_nor_metrics(tmp_path
     code = measure_code(Config().to_dict())
     assert {name.split("/")[0] for name in code.modules} <= {"archive", "data", "model", "train"}
     assert {"train/loop.py", "archive/coder.py", "data/tokenizer.py", "model/registry.py"} <= set(code.modules)
-    assert not {"archive/format.py", "archive/coder.py", "train/run.py"} & set(code.modules)
+    assert not {"archive/format.py", "archive/encoding.py", "train/run.py"} & set(code.modules)
+    assert "def encode" not in unpack(code.packed)[1]["archive/coder.py"]
     for name, source in unpack(code.packed)[1].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(source)

@@ -16,6 +16,13 @@ from eval.code_size import CodeSize, measure_code, unpack
 from eval.decoder_imports import refuse_late_imports
 from train.config import Config, DataConfig, ModelConfig
 
+
+@pytest.fixture(autouse=True)
+def fresh_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here is the interpreter itself, so none is forked."""
+    monkeypatch.setattr("eval.decoder_imports.subprocess", subprocess)
+
+
 PLAIN = Config(DataConfig(tokenizer="bytes"), ModelConfig("attention", ngram_orders=[])).to_dict()
 GATED = '''"""A block that somebody keeps in a package of their own."""
 import json

@@ -1,0 +1,293 @@
+"""Programs that start without loading PyTorch and DeepSpeed each time: forked from a process that has loaded them.
+
+    process = fork_program(["launch/train.py", "--help"], cwd, environment)     like subprocess.Popen, with both pipes
+
+A server is started at the first call, and ends with the process that started it. It has imported packages of others
+alone, so that a program takes ours from where it lies. Beside it waits a second, whose children stand in for the fresh
+interpreter in which eval/decoder_imports.py looks at what a decoder imports: it has loaded the reference machine and
+nothing else. `REAL_STARTS=1` in the environment turns all of this off.
+"""
+
+import atexit
+import contextlib
+import io
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+REFERENCE = ("numpy", "torch", "torch._dynamo", "torch._inductor.config", "torch._meta_registrations", "pydantic")
+ENTRY = (
+    *REFERENCE, "deepspeed", "deepspeed.runtime.engine", "filelock", "jinja2", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "pyarrow", "scipy.interpolate",
+    "scipy.optimize", "scipy.special", "scipy.stats", "sentencepiece", "torch.distributed.checkpoint",
+    "torch.utils.tensorboard", "tqdm", "yaml", "zstandard", "brotli", "pyppmd",
+)  # fmt: skip
+DECODER = ["-P", "-m", "eval.decoder_imports"]
+# In the environment of a forked program: the socket of the server that has loaded the reference machine alone.
+REFERENCE_SOCKET = "ONEPASS_TEST_REFERENCE_SOCKET"
+# Read when a library is loaded, so a program that is given another value needs a start of its own.
+READ_AT_LOADING = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+START_SECS = 300.0
+
+
+class ForkedProcess:
+    """What the tests need of a subprocess.Popen in text mode with pipes."""
+
+    def __init__(self, address: str, argv: list[str], cwd: Path | str, environment: dict[str, str]):
+        self.args, self.returncode = argv, None
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(address)
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        request = json.dumps({"argv": argv, "cwd": str(cwd), "environment": environment}).encode()
+        socket.send_fds(self.connection, [len(request).to_bytes(4, "big")], [out_end, err_end])
+        self.connection.sendall(request)
+        os.close(out_end)
+        os.close(err_end)
+        self.stdout, self.stderr = open(out), open(err)  # noqa: PTH123, SIM115
+        self.pid = int.from_bytes(self.receive(4), "big")
+
+    returncode: int | None
+
+    def receive(self, count: int) -> bytes:
+        content = b""
+        while len(content) < count:
+            part = self.connection.recv(count - len(content))
+            if not part:
+                raise RuntimeError("the server of forked programs has ended")
+            content += part
+        return content
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self.connection.settimeout(timeout)
+            try:
+                self.returncode = int.from_bytes(self.receive(4), "big", signed=True)
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self.connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(1e-3)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        found = ["", ""]
+
+        def read(place: int, stream: io.TextIOBase) -> None:
+            found[place] = stream.read()
+
+        streams: tuple[Any, Any] = (self.stdout, self.stderr)
+        threads = [threading.Thread(target=read, args=pair, daemon=True) for pair in enumerate(streams)]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        self.wait(None if deadline is None else max(1.0, deadline - time.monotonic()))
+        for stream in streams:
+            stream.close()
+        return found[0], found[1]
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Server:
+    """The two servers of this process."""
+
+    folder: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def address(self, name: str) -> str:
+        if self.process is None:
+            self.folder = tempfile.mkdtemp(prefix="onepass-fork-")
+            # As every entry point sets it before it loads PyTorch.
+            environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
+            command = [sys.executable, "-P", __file__, self.folder]
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            atexit.register(self.process.terminate)
+        path = Path(str(self.folder), name)
+        deadline = time.monotonic() + START_SECS
+        while not path.exists():
+            assert self.process.poll() is None and time.monotonic() < deadline, "no server of forked programs came up"
+            time.sleep(0.02)
+        return str(path)
+
+
+SERVER = Server()
+
+
+def real_starts() -> bool:
+    return os.environ.get("REAL_STARTS", "") not in ("", "0")
+
+
+def fork_program(argv: list[str], cwd: Path | str, environment: dict[str, str]) -> ForkedProcess:
+    """Start a Python program, given as one would give it to python: a path and its arguments."""
+    entry, reference = SERVER.address("entry"), SERVER.address("reference")
+    return ForkedProcess(entry, argv, cwd, environment | {REFERENCE_SOCKET: reference})
+
+
+def can_fork(environment: dict[str, str]) -> bool:
+    """Whether a program of this environment needs no start of its own."""
+    return not real_starts() and all(environment.get(name) == os.environ.get(name) for name in READ_AT_LOADING)
+
+
+def run_decoder(command: Any, **settings: Any) -> Any:
+    """subprocess.run, except that the decoder's interpreter is forked."""
+    if list(command[:4]) != [sys.executable, *DECODER] or not can_fork(settings["env"]):
+        return subprocess.run(command, **settings)
+    where = os.environ.get(REFERENCE_SOCKET) or SERVER.address("reference")
+    process = ForkedProcess(where, [*DECODER, *command[4:]], Path.cwd(), dict(settings["env"]))
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode or 0, out, err)
+
+
+class ForkingSubprocess:
+    """Stands for the module `subprocess` in eval/decoder_imports.py."""
+
+    run = staticmethod(run_decoder)
+
+
+def run_program(argv: list[str]) -> int:
+    """Be this program. Returns its exit status."""
+    try:
+        if argv[:2] == DECODER[:2]:
+            sys.argv = argv[2:]
+            runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = argv
+            sys.path.insert(0, str(Path(argv[0]).resolve().parent))
+            if "train" not in sys.modules:
+                sys.meta_path.insert(0, ForkDecoder())
+            runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        print(leaving.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class ForkDecoder:
+    """Lets eval.decoder_imports, once it is imported, start its interpreter by a fork."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "eval.decoder_imports":
+            return None
+        sys.meta_path.remove(self)
+        from importlib.util import find_spec
+
+        spec = find_spec(name)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def patched(module: Any) -> None:
+            execute(module)
+            module.subprocess = ForkingSubprocess
+
+        spec.loader.exec_module = patched  # type: ignore[method-assign]
+        return spec
+
+
+def be_child(argv: list[str], cwd: str, environment: dict[str, str], streams: list[int], connection: Any) -> None:
+    """What the child of a fork does. Does not return."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, stream in zip((1, 2), streams, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+    connection.sendall(os.getpid().to_bytes(4, "big"))
+    connection.close()
+    status = run_program(argv)
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
+def serve(path: Path, modules: tuple[str, ...]) -> None:
+    """Load `modules`, and fork a program for each request, until the process that started this one ends."""
+    parent = os.getppid()
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    if "deepspeed" in sys.modules:
+        # It asks all of its extensions whether they could be built, at the first look.
+        len(sys.modules["deepspeed"].ops.__compatible_ops__)
+    listener = socket.socket(socket.AF_UNIX)
+    new = path.with_suffix(".new")
+    listener.bind(str(new))
+    listener.listen(64)
+    new.rename(path)
+    waiting: dict[int, socket.socket] = {}
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    while os.getppid() == parent:
+        for _ in selector.select(0.01 if waiting else 1.0):
+            connection, _ = listener.accept()
+            size, streams, *_ = socket.recv_fds(connection, 4, 2)
+            content = b""
+            while len(content) < int.from_bytes(size, "big"):
+                content += connection.recv(1 << 16)
+            request = json.loads(content)
+            pid = os.fork()
+            if pid == 0:
+                listener.close()
+                be_child(**request, streams=streams, connection=connection)
+            for stream in streams:
+                os.close(stream)
+            waiting[pid] = connection
+        for pid in list(waiting):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                connection = waiting.pop(pid)
+                with contextlib.suppress(OSError):
+                    connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+                connection.close()
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    if os.fork() == 0:
+        serve(where / "reference", REFERENCE)
+    else:
+        serve(where / "entry", ENTRY)
