@@ -27,9 +27,11 @@ def command(program: str, *arguments: str, ranks: int = 1) -> list[str]:
     return [*launcher, "--master_port", str(free_port()), program, *arguments]
 
 
-def run(program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600) -> subprocess.CompletedProcess[str]:
-    """Run to the end in the repository's root, output captured. A process group that outstays its time is killed."""
-    process = start(program, *arguments, ranks=ranks)
+def run(
+    program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600, cwd: Path = ROOT, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end, output captured. A process group that outstays its time is killed."""
+    process = start(program, *arguments, ranks=ranks, cwd=cwd, **env)
     try:
         out, err = process.communicate(timeout=timeout_secs)
     except subprocess.TimeoutExpired:
@@ -47,13 +49,15 @@ def wait_until(condition: Callable[[], bool], process: Any, timeout_secs: int = 
         time.sleep(0.02)
 
 
-def start(program: str, *arguments: str, ranks: int = 1, **env: str) -> Any:
-    """The same, going on in the background as a process group of its own, with `env` added to the environment."""
+def start(program: str, *arguments: str, ranks: int = 1, cwd: Path = ROOT, **env: str) -> Any:
+    """Start a program of ours in the background, as a process group of its own: in `cwd`, and with `env` added to the
+    environment."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    path = str(ROOT / program)
     if ranks == 1 and can_fork(inherited | env):
-        return fork_program([program, *arguments], ROOT, inherited | env)
+        return fork_program([path, *arguments], cwd, inherited | env)
     return subprocess.Popen(
-        command(program, *arguments, ranks=ranks), cwd=ROOT, env=inherited | env, text=True, start_new_session=True,
+        command(path, *arguments, ranks=ranks), cwd=cwd, env=inherited | env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

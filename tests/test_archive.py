@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dist import ROOT, command, start, wait_until
+from dist import ROOT, run, start, wait_until
 from made_up_archive import seal, stored, with_names
 from trained_run import project_text
 
@@ -45,11 +45,7 @@ DOCUMENTS = [PROSE[:1_500] * 6, b"", PROSE[:1_500] * 6 + b"\xff\x00\r\n the end"
 
 def launch_in(folder: Path, program: str, *arguments: str | Path, ranks: int = 1, **env: str) -> Any:
     """Run a program of ours to its end, in `folder` and with `env` added to the environment."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    line = command(str(ROOT / program), *map(str, arguments), ranks=ranks)
-    return subprocess.run(
-        line, cwd=folder, env={**inherited, **env}, capture_output=True, text=True, timeout=300, check=False
-    )
+    return run(program, *map(str, arguments), ranks=ranks, timeout_secs=300, cwd=folder, **env)
 
 
 def succeeded(done: Any) -> None:

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dist import run
 from finished_run import finished_cell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -50,8 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("work") / "sweep"
     sweep(runs, vocabularies=(1024, 2048))
     (runs / "sweep.json").write_text(json.dumps({"format": 1, "cells": 20, "names": []}))
-    command = [sys.executable, str(ROOT / "launch/report.py"), str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run("launch/report.py", str(runs))
     assert done.returncode == 0, done.stderr
     assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout

@@ -3,13 +3,13 @@
 import csv
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dist import run
 from finished_run import SIZES, finished_cell, finished_run
 
 from data.errors import UsageError
@@ -35,8 +35,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch/report.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run("launch/report.py", *map(str, arguments), cwd=cwd)
 
 
 def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
