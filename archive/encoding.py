@@ -14,7 +14,7 @@ import torch
 
 from archive.coder import encode
 from archive.decoding import code_segment
-from archive.format import block_content, block_count, end_content, header_content
+from archive.format import block_content, block_count, header_content
 from archive.pins import current_pins
 from data.errors import RunFailed
 from data.files import write_file
@@ -92,33 +92,29 @@ def gather_payloads(payload: bytes, place: Place) -> list[bytes]:
     ]
 
 
-def coded_frames(
-    about: dict[str, Any],
-    lanes: Lanes,
-    threads: int,
-    world_size: int,
-    tokenizer: Tokenizer,
-    program: bytes,
-    folder: Path,
-    sha256: str,
-    data_bits: float,
-    packages: dict[str, str] | None = None,
-    names: bytes = b"",
-) -> Iterator[tuple[bytes, bytes]]:
-    """The frames of an archive, for archive.format.write_archive: the payloads that an EncodingSource left in `folder`,
-    and what this process says of itself. `about` are the fields of the header that depend on the method, `names` what
-    data.names.pack_names made of the documents' names."""
-    header = {
+def coded_header(
+    about: dict[str, Any], lanes: Lanes, tokenizer: Tokenizer, world_size: int, threads: int, packages: dict[str, str]
+) -> dict[str, Any]:
+    """The header of an archive of coded tokens. `about` are the fields that depend on the method, `packages` those that
+    its decoder needs beside the reference machine; this process says the rest of itself."""
+    return {
         "tokenizer": tokenizer.kind,
         "lanes": lanes.lanes,
         "segment_tokens": lanes.segment_tokens,
         "block_steps": BLOCK_STEPS,
         "world_size": world_size,
         "threads": threads,
-        "machine": reference_machine() | (packages or {}),
+        "machine": reference_machine() | packages,
         "pins": current_pins(),
         **about,
     }
+
+
+def coded_frames(
+    header: dict[str, Any], tokenizer: Tokenizer, program: bytes, folder: Path, names: bytes, end: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """The frames of an archive, for archive.format.write_archive: with the payloads that an EncodingSource left in
+    `folder`. `names` is what data.names.pack_names made of the documents' names, `end` what end_content returned."""
     yield b"H", header_content(header)
     yield b"T", tokenizer.encoding
     yield b"P", program
@@ -126,4 +122,4 @@ def coded_frames(
         yield b"B", block_file(folder, block).read_bytes()
     if names:
         yield b"N", names
-    yield b"E", end_content(sha256, data_bits)
+    yield b"E", end

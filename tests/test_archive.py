@@ -24,6 +24,7 @@ from archive.format import header_content, open_archive, write_archive
 from archive.frames import read_frames
 from archive.info import reconcile
 from archive.pins import PINS
+from archive.writing import byte_source
 from data.documents import open_source
 from eval.begun import refuse_other_run
 from eval.code_size import code_identity
@@ -432,12 +433,12 @@ def test_an_archive_cannot_write_outside_of_its_folder(
 
 def test_what_names_bytes_is_taken_as_bytes(files: Path) -> None:
     url = "http://host/{1..2}.jsonl"
-    assert launch.compress.bytes_of(url) == f"raw:{url}"
+    assert byte_source(url) == f"raw:{url}"
     assert open_source(f"raw:{url}").names == ("1.jsonl", "2.jsonl") and open_source("raw:http://host/a.gz").names == ()
-    assert launch.compress.bytes_of("*.jsonl") == f"raw:{files}/*.jsonl"
-    assert [*map(launch.compress.bytes_of, ("kjv", "hf:name", "raw:x"))] == ["kjv", "hf:name", "raw:x"]
+    assert byte_source("*.jsonl") == f"raw:{files}/*.jsonl"
+    assert [*map(byte_source, ("kjv", "hf:name", "raw:x"))] == ["kjv", "hf:name", "raw:x"]
     (files / "kjv").touch()
-    assert launch.compress.bytes_of("kjv") == f"raw:{files}/kjv"
+    assert byte_source("kjv") == f"raw:{files}/kjv"
 
 
 def test_json_lines_come_back_byte_for_byte_through_a_model(tmp_path: Path, cache: str) -> None:

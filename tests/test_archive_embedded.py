@@ -17,8 +17,8 @@ import torch
 from plain_engine import PlainEngine
 from trained_run import project_text
 
-from archive.encoding import EncodingSource, coded_frames
-from archive.format import write_archive
+from archive.encoding import EncodingSource, coded_frames, coded_header
+from archive.format import end_content, write_archive
 from data.bpe import Encoder, train_tokenizer
 from data.lanes import Lanes
 from data.tokenizer import Tokenizer
@@ -93,7 +93,9 @@ def archived(case: Case, program: bytes, folder: Path) -> Path:
         "corpus": {"name": "text", "bytes": len(TEXT), "documents": 1, "tokens": len(tokens)},
         "code": code_identity(program),
     }
-    frames = coded_frames(about, lanes, 1, 1, tokenizer, program, folder / "blocks", SHA256, ledger.totals()[0])
+    header = coded_header(about, lanes, tokenizer, 1, 1, {})
+    end = end_content(SHA256, ledger.totals()[0])
+    frames = coded_frames(header, tokenizer, program, folder / "blocks", b"", end)
     write_archive(folder / "archive", frames)
     return folder / "archive"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import zstandard
 
-from archive.encoding import EncodingSource, coded_frames
-from archive.format import open_archive, write_archive
+from archive.encoding import EncodingSource, coded_frames, coded_header
+from archive.format import end_content, open_archive, write_archive
 from archive.machine import refuse_other_machine
 from archive.restoring import RestorableDecoding
 from data.errors import RunFailed, UsageError
@@ -60,7 +60,9 @@ def encode(file: Path, archive: Path, checkpoint: Path) -> None:
         coding = EncodingSource(source_of(tokens, lanes, end.sha256), folder, place)
         data_bits = one_pass(config, model, tokenizer, lanes, coding, place, end.bytes)
         threads = torch.get_num_threads()
-        write_archive(archive, coded_frames(about, lanes, threads, 1, tokenizer, b"", folder, end.sha256, data_bits))
+        header = coded_header(about, lanes, tokenizer, 1, threads, {})
+        footer = end_content(end.sha256, data_bits)
+        write_archive(archive, coded_frames(header, tokenizer, b"", folder, b"", footer))
     tell(archive, end.bytes, model, measure_code(decoder_values(config, tokenizer, {})).xz_bytes)
     disconnect()
 
