@@ -83,9 +83,9 @@ class CheckedFrames:
             piece = self.read(min(CHUNK_BYTES, length - start))
             checksum = zlib.crc32(piece, checksum)
             content += piece if kind != b"B" else b""
-        told = int.from_bytes(self.read(4), "little")
-        if told != checksum:
-            raise self.error(f"its checksum is {told:#010x}, its content's {checksum:#010x}")
+        recorded = int.from_bytes(self.read(4), "little")
+        if recorded != checksum:
+            raise self.error(f"its checksum is {recorded:#010x}, its content's {checksum:#010x}")
         self._number += 1
         return kind, content
 

@@ -53,7 +53,7 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
             bounds = cumulative(learner.following(seen, node, digit)[:rows, 0].numpy(force=True))
             node *= radix
             node[:rows, 0] += torch.from_numpy(code(bounds, time, below)).to(node.device)
-        # A payload that is no encoder's may end beside the tree's leaves: its check will tell.
+        # A payload that no encoder wrote may end beside the tree's leaves: the check of its block will fail.
         node = (node - math.prod(radices)).clamp(max=learner.model.vocabulary - 1)
         targets[:rows, time] = node[:rows, 0].numpy(force=True)
         recent = torch.cat([recent[:, 1:], node], 1)

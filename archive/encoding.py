@@ -31,7 +31,7 @@ BLOCK_STEPS = 256
 class EncodingSource:
     """A token source that codes what `corpus` reads. Rank 0 writes every block's payloads to a file in `folder`.
 
-    Raises RunFailed where the model's probabilities are none.
+    Raises RunFailed where the model's probabilities are not numbers.
     """
 
     def __init__(self, corpus: CorpusSource, folder: Path, place: Place, block_steps: int = BLOCK_STEPS):
@@ -51,7 +51,7 @@ class EncodingSource:
             symbols, row = targets[: len(bounds), time] // below % (bounds.shape[1] - 1), np.arange(len(bounds))
             starts = bounds[row, symbols]
             widths = bounds[row, symbols + 1] - starts
-            # What is not a number has become the least of integers.
+            # NaN has become the smallest integer.
             if (starts < 0).any() or (widths <= 0).any():
                 raise RunFailed(f"the model's probabilities stopped being numbers at step {step}: try lower rates")
             self.shares.append(np.stack([starts, widths], 1))

@@ -96,10 +96,10 @@ def stored_frames(header: dict[str, Any], chunks: Chunks, names: tuple[str, ...]
 
 def _difference(header: dict[str, Any], corpus_bytes: int, documents: int) -> str:
     """How far the corpus is from what its header counts; empty where it is not."""
-    told = header["corpus"]["bytes"], header["corpus"]["documents"]
-    if told == (corpus_bytes, documents):
+    stated = header["corpus"]["bytes"], header["corpus"]["documents"]
+    if stated == (corpus_bytes, documents):
         return ""
-    return f"there are {corpus_bytes} bytes in {documents} documents, not {told[0]} in {told[1]} as the header says"
+    return f"there are {corpus_bytes} bytes in {documents} documents, not {stated[0]} in {stated[1]} as the header says"
 
 
 def write_archive(path: Path, frames: Iterable[tuple[bytes, bytes]]) -> None:

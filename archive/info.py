@@ -1,4 +1,4 @@
-"""What an archive says of itself, for a terminal: header, configuration, and each reported term beside its bytes."""
+"""A table of what an archive holds, for a terminal: header, configuration, and the bytes of each reported term."""
 
 import json
 from collections.abc import Iterator

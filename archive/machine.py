@@ -7,7 +7,7 @@ from data.errors import UsageError
 from eval.code_size import CodeSize, installed_version, reference_machine
 from train.launched import is_rank_0
 
-# In a header, beside the versions: the packages that the run declared.
+# The key, in a header's machine, of the packages that the run declared.
 DECLARED = "declared"
 
 

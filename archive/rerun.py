@@ -1,4 +1,4 @@
-"""What launch/decompress.py does with an archive that is sound: the training, run again, with the installed project."""
+"""Decoding a verified archive: by training again with the installed project, or with the code in the archive."""
 
 import shutil
 import signal
@@ -46,7 +46,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     try:
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
     except IndexError:
-        raise UsageError(f"{archive.path}: the tokenizer's encoding is none") from None
+        raise UsageError(f"{archive.path}: the tokenizer's encoding is damaged") from None
     refuse_giant(config.model, config.train, tokenizer.vocabulary, header["world_size"])
     config.engine.threads = header["threads"]
     with joined(config, extra, resume_remedy) as session:

@@ -65,7 +65,7 @@ def step_sizes(steps: np.ndarray) -> np.ndarray:
 
 
 def parameters(model: LanguageModel) -> dict[str, np.ndarray]:
-    """The trained tensors by name, float32; the tables of context mixing are none of them."""
+    """The trained tensors by name, float32, without the tables of context mixing."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.named_parameters()}
 
 

@@ -15,7 +15,7 @@ from train.run_dir import CODE_FILE, LOCK_FILE
 def refuse_other_run(config: Config, values: dict[str, Any]) -> None:
     """Raise UsageError if config.run.dir cannot hold this run, or holds another one. Rank 0 calls it, before all work.
 
-    `values` are what a decoder is told (eval.code_size.decoder_values), as far as they are known without the corpus.
+    `values` are what a decoder needs (eval.code_size.decoder_values), as far as they are known without the corpus.
     """
     run_dir = Path(config.run.dir)
     if any("\ud800" <= character <= "\udfff" for character in str(run_dir)):
@@ -46,8 +46,8 @@ def refuse_other_code(run_dir: Path, declared: list[str]) -> None:
 
 
 def refuse_other_settings(run_dir: Path, config: Config, values: dict[str, Any]) -> None:
-    """Raise UsageError if a decoder would be told other `values` than when the run began, which its packed code says,
-    whatever file or option they are from now."""
+    """Raise UsageError if a decoder would need other `values` than when the run began. The packed code of the run has
+    those; the new ones may come from any file or option."""
     begun = flatten(unpack((run_dir / CODE_FILE).read_bytes())[0])
     # As they come back from JSON.
     now = flatten(json.loads(json.dumps(values)))

@@ -97,8 +97,8 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
 
 
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that a decoder is told, with the user's DeepSpeed keys in it: what measure_code takes. Before
-    there is a tokenizer, nothing about it."""
+    """The configuration that a decoder needs, with the user's DeepSpeed keys in it: what measure_code takes. Without a
+    tokenizer it leaves out the tokenizer's kind."""
     values = config.to_dict()
     values["engine"]["deepspeed_config"] = extra
     if tokenizer is None:
@@ -110,14 +110,14 @@ def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str,
 
 
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
-    """What a decoder is told: its configuration as JSON, then path and canonical source of each module.
+    """A decoder's program as one text: its configuration as JSON, then path and canonical source of each module.
 
     NUL, which neither JSON nor Python source can hold, stands between them.
     """
-    told = {name: config[name] for name in ("model", "train", "engine")} | {
+    charged = {name: config[name] for name in ("model", "train", "engine")} | {
         "data": {"tokenizer": config["data"]["tokenizer"]}
     }
-    parts = [json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
+    parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
     for name, source in canonical.items():
         parts += [name, source]
     return "\0".join(parts)

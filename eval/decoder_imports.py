@@ -2,7 +2,7 @@
 
 `python -P -m eval.decoder_imports CONFIG DECLARED` (both JSON) is that interpreter; `decoder_imports` starts it.
 
-Modules are told apart by name, never by where a file is. Ours are the five rooms. The reference machine is Python's
+Modules are told apart by name, never by where a file is. Ours are the seven rooms. The reference machine is Python's
 standard library, torch, deepspeed, numpy, the packages that a run declares beside them, and what these require. All
 else that the decoder imports belongs to its program.
 """

@@ -84,7 +84,7 @@ class _Reach:
         self.mentioned: set[int] = set()
         for name in [start, *loaded]:
             self._reach_module(name)
-        # Whoever computes the name of a module may compute those of what is in it; the registry's are strings.
+        # A program that computes the name of a module may compute names in it, too; those of the registry are strings.
         computed = [name for name in loaded if name != start and not name.startswith(BLOCKS)]
         self.whole |= {name.split(".")[0] for name in computed}
 

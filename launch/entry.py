@@ -72,7 +72,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
 
 
 def unwritten(status: int) -> int:
-    """The exit status after all work. Whoever closes a pipe wants no more; other errors are told."""
+    """The exit status after all work. A closed pipe asks for no more output; other errors of writing are reported."""
     error = STREAMS.outlet and STREAMS.outlet.error
     if not error or error.errno == errno.EPIPE:
         return status
@@ -82,8 +82,8 @@ def unwritten(status: int) -> int:
 
 def complain(error: Exception) -> None:
     """One line on stderr. Rank 0 says what is wrong, and its exit status is the one that a launcher should see first.
-    Another host adds a line, because it may lack what rank 0's has; and whoever lost its peers may be the only one left
-    to say so."""
+    Another host adds a line, because it may lack what rank 0's has; and a rank that lost its peers may be the only one
+    left to say so."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -98,7 +98,7 @@ MUTANTS = [
     ),
     Mutant(
         "the configuration is not charged", "eval/code_size.py",
-        'parts = [json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]', 'parts = ["{}"]',
+        'parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]', 'parts = ["{}"]',
         "tests/test_eval_code_size.py",
     ),
     Mutant(

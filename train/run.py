@@ -130,7 +130,7 @@ class Outcome:
 
 
 class StopRequest:
-    """SIGTERM, SIGINT, and SIGUSR1, which Slurm is often told to send before the time is up, as a flag that the loop
+    """SIGTERM, SIGINT, and SIGUSR1, which Slurm can send before the time is up, as a flag that the loop
     looks at; a second signal kills as usual."""
 
     def __init__(self) -> None:
