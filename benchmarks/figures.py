@@ -25,7 +25,7 @@ LEARNING = (
 )  # fmt: skip
 CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
 TOTALS = (*LEARNING, *CODE_TERM)
-CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py", "archive/coder.py")
+CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py")
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ ENTRIES = [
     Entry(
         "llama", "minutes",
         (
-            "python launch/evaluate.py curve docs/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
+            "python launch/evaluate.py curve research/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
             "--error uncertainty --tokens_per_step 1e9 --vocabulary 32000 --corpus_bytes 5.6e12",
         ),
-        ("studies/loss_curve/integral.py", "docs/loss-curves/llama.csv"), "llama.txt", "stdout",
+        ("studies/loss_curve/integral.py", "research/loss-curves/llama.csv"), "llama.txt", "stdout",
     ),
     Entry(
         "sampling", "minutes",
@@ -250,9 +250,11 @@ ENTRIES = [
             *STUDY_GRIDS,
             f"{STUDY}enwik8 --data.source {{enwik8:3000000}} --jobs 2 {STUDY_BLOCKS} --widths 48 --vocabularies 1024 "
             "--seeds 1",
-            "python launch/report.py {work}/kjv --out docs/architectures/kjv",
-            "python launch/report.py {work}/enwik8 --out docs/architectures/enwik8",
-            "python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8",
+            "python launch/report.py {work}/kjv --out research/architectures/kjv",
+            "python launch/report.py {work}/enwik8 --out research/architectures/enwik8",
+            "python benchmarks/study_figure.py research/architectures/kjv research/architectures/enwik8 "
+            "--out docs/scaling",
+            "python benchmarks/study_tables.py research/architectures/kjv research/architectures/enwik8",
         ),
         (*TOTALS, "configs/architectures.yaml"), "architectures.txt", "stdout",
     ),
