@@ -70,7 +70,7 @@ def start(arguments: list[str]) -> None:
 
 def default_dir(named: dict[str, str]) -> str:
     archive = Path(named["archive"])
-    # A run directory's name has to be UTF-8 (launch/corpus.py).
+    # A run directory's name has to be UTF-8.
     return str(archive.with_name(printable(archive.name) + ".run")) if archive.name else ""
 
 
@@ -83,7 +83,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
     if config.run.warm_start:
         raise UsageError(
             f"run.warm_start {config.run.warm_start}: an archive holds no parameters to begin with; leave it out, as "
-            "they are longer than what they save (docs/not-gameable.md)"
+            "they are longer than what they save (docs/the-number.md)"
         )
     extra = read_deepspeed_config(config.engine.deepspeed_config)
     refuse_text(extra)
