@@ -74,7 +74,9 @@ def test_files_that_pages_and_comments_name_exist() -> None:
     rooms = "archive|benchmarks|configs|data|docs|eval|examples|launch|model|research|studies|tests|train"
     named = re.compile(rf"(?<![\w/.-])(?:{rooms})/[\w/.-]+\.(?:py|md|yaml|csv|sbatch)\b")
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").iterdir()]
-    code = [path for room in rooms.split("|") if room not in ("tests", "examples") for path in (ROOT / room).rglob("*.py")]
+    code = [
+        path for room in rooms.split("|") if room not in ("tests", "examples") for path in (ROOT / room).rglob("*.py")
+    ]
     for path in [*pages, *code]:
         for name in named.findall(path.read_text()):
             assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} names {name}"
