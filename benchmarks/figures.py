@@ -47,6 +47,8 @@ class Entry:
     scales: tuple[int, ...] = (1,)
     # The commands leave out what has a row already, so the file is removed before.
     anew: bool = False
+    # The name that pages have for the pictures of `{run}`, its curve for light and for dark pages.
+    pictures: str = ""
 
 
 def from_report(path: Path) -> Figures:
@@ -126,7 +128,7 @@ ENTRIES = [
     # Minutes: on two cores.
     Entry(
         "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS,
-        "kjv-default.json", "report.json", from_report,
+        "kjv-default.json", "report.json", from_report, pictures="docs/kjv",
     ),
     Entry(
         "code-outside", "minutes", ("python benchmarks/not_gameable.py {kjv} --dir {work} --only outside",), TOTALS,

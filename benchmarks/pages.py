@@ -72,10 +72,10 @@ def all_pages() -> list[Path]:
 def git(*arguments: str) -> str | None:
     """What git prints; None where it fails, as without a history."""
     try:
-        told = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+        stated = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return None if told.returncode else told.stdout
+    return None if stated.returncode else stated.stdout
 
 
 @functools.cache
@@ -166,7 +166,7 @@ def written(text: str, rows: dict[str, Row]) -> str:
 def problems(page: str, text: str, rows: dict[str, Row]) -> Iterator[str]:
     """What is wrong on a page, a line each. What depends on git's history is left out where there is no history."""
     used: set[str] = set()
-    told: set[str] = set()
+    stated: set[str] = set()
     for figure, name in FIGURE.findall(text):
         used.add(name.split(".")[0])
         if name not in rows:
@@ -175,15 +175,15 @@ def problems(page: str, text: str, rows: dict[str, Row]) -> Iterator[str]:
             yield f"{page}: {name} is printed as {figure}, and is {wanted}"
     for kind, words, inside in BLOCK.findall(text):
         names = words.split()
-        (told if kind == "measured" else used).update(names)
+        (stated if kind == "measured" else used).update(names)
         if unknown := [name for name in names if name not in rows]:
             yield f"{page}: {', '.join(unknown)}: no row of {PUBLISHED.name}"
         elif kind == "cells":
             yield from (f"{page}: {cell} is not in the results of {words}" for cell in missing(inside, names))
         elif comparable(inside, names, rows) != comparable(block_text(kind, names, inside, rows), names, rows):
             yield f"{page}: what it says of {words} is not what the results say now (--write)"
-    if untold := sorted(used - told):
-        yield f"{page}: no line says where {', '.join(untold)} was measured: add <!-- measured ... -->"
+    if unstated := sorted(used - stated):
+        yield f"{page}: no line says where {', '.join(unstated)} was measured: add <!-- measured ... -->"
     yield from unmarked(page, text)
 
 
