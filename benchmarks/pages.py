@@ -72,10 +72,10 @@ def all_pages() -> list[Path]:
 def git(*arguments: str) -> str | None:
     """What git prints; None where it fails, as without a history."""
     try:
-        stated = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return None if stated.returncode else stated.stdout
+    return None if answer.returncode else answer.stdout
 
 
 @functools.cache
