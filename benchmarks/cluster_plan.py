@@ -1,7 +1,7 @@
 """What a width needs on a cluster, by number of GPUs and ZeRO stage: memory, messages, time, description length.
 
     python benchmarks/cluster_plan.py [--widths 128,1024,8192] [--depths 2,24] [--worlds 1,8,64] [--out]
-        [--peak_tflops 989] [--utilisation 0.4] [--link_gbytes 50] [--gpu_gbytes 80] [--law docs/architectures/kjv]
+        [--peak_tflops 989] [--utilisation 0.4] [--link_gbytes 50] [--gpu_gbytes 80] [--law research/architectures/kjv]
         [any option of launch/train.py]
 
 Needs no GPU and next to no memory: models are built of fake tensors, so parameters, FLOPs and what autograd saves are
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.4, help="part of the peak that is reached: assumed")
     parser.add_argument("--link_gbytes", type=float, default=50.0, help="GB/s that one GPU sends to the next")
     parser.add_argument("--gpu_gbytes", type=float, default=80.0, help="GB of one GPU's memory")
-    parser.add_argument("--law", default=str(ROOT / "docs/architectures/kjv"), help="folder of a scaling.json")
+    parser.add_argument("--law", default=str(ROOT / "research/architectures/kjv"), help="folder of a scaling.json")
     parser.add_argument("--out", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     options, rest = parser.parse_known_args()
     fixed = ["--model.block=ssd attention", "--data.vocabulary=1024", "--train.lanes=64", "--train.segment_tokens=1024"]

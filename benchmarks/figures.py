@@ -25,7 +25,7 @@ LEARNING = (
 )  # fmt: skip
 CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
 TOTALS = (*LEARNING, *CODE_TERM)
-CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py", "archive/coder.py")
+CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Entry:
     scales: tuple[int, ...] = (1,)
     # The commands leave out what has a row already, so the file is removed before.
     anew: bool = False
+    # The name that pages have for the pictures of `{run}`, its curve for light and for dark pages.
+    pictures: str = ""
 
 
 def from_report(path: Path) -> Figures:
@@ -126,7 +128,7 @@ ENTRIES = [
     # Minutes: on two cores.
     Entry(
         "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS,
-        "kjv-default.json", "report.json", from_report,
+        "kjv-default.json", "report.json", from_report, pictures="docs/kjv",
     ),
     Entry(
         "code-outside", "minutes", ("python benchmarks/not_gameable.py {kjv} --dir {work} --only outside",), TOTALS,
@@ -171,10 +173,10 @@ ENTRIES = [
     Entry(
         "llama", "minutes",
         (
-            "python launch/evaluate.py curve docs/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
+            "python launch/evaluate.py curve research/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
             "--error uncertainty --tokens_per_step 1e9 --vocabulary 32000 --corpus_bytes 5.6e12",
         ),
-        ("studies/loss_curve/integral.py", "docs/loss-curves/llama.csv"), "llama.txt", "stdout",
+        ("studies/loss_curve/integral.py", "research/loss-curves/llama.csv"), "llama.txt", "stdout",
     ),
     Entry(
         "sampling", "minutes",
@@ -250,9 +252,11 @@ ENTRIES = [
             *STUDY_GRIDS,
             f"{STUDY}enwik8 --data.source {{enwik8:3000000}} --jobs 2 {STUDY_BLOCKS} --widths 48 --vocabularies 1024 "
             "--seeds 1",
-            "python launch/report.py {work}/kjv --out docs/architectures/kjv",
-            "python launch/report.py {work}/enwik8 --out docs/architectures/enwik8",
-            "python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8",
+            "python launch/report.py {work}/kjv --out research/architectures/kjv",
+            "python launch/report.py {work}/enwik8 --out research/architectures/enwik8",
+            "python benchmarks/study_figure.py research/architectures/kjv research/architectures/enwik8 "
+            "--out docs/scaling",
+            "python benchmarks/study_tables.py research/architectures/kjv research/architectures/enwik8",
         ),
         (*TOTALS, "configs/architectures.yaml"), "architectures.txt", "stdout",
     ),

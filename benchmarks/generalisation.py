@@ -5,7 +5,7 @@
 ENWIK8 is a plain file: its first 1,000,000 bytes are the corpus, the 200,000 after them are held out. So are the first
 200,000 bytes of the modules of Python's standard library, one after the other in order of name. Runs, files and
 pictures go to FOLDER; runs that are finished there are not trained again, and keep their scores. Writes all rows to
-benchmarks/results/generalisation.csv, and prints the tables. docs/generalisation.md says what came of it.
+benchmarks/results/generalisation.csv, and prints the tables. a note in research/ says what came of it.
 """
 
 import subprocess

@@ -4,7 +4,7 @@
 
 ENWIK8 is a file, .xz or plain; the rungs are prefixes of it. Appends a row a rung to benchmarks/results/ladder.csv: the
 commit, the options, the terms of the description length, CPU seconds of all processes (start and preparation included)
-and those by the clock. Budgets and goals of enwik8 are in GOALS; docs/learning-speed.md has what other programs make of
+and those by the clock. Budgets and goals of enwik8 are in GOALS; the note in research/ says what other programs make of
 it. CPU seconds depend a little on what else the machine does, sizes do not.
 """
 

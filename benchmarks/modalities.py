@@ -4,7 +4,8 @@
     python benchmarks/modalities.py --table
 
 FOLDER is where benchmarks/modality_corpora.py makes the corpora, which this does first. Appends a row a corpus and
-coder to benchmarks/results/modalities.csv; the second form prints what is there as the table of docs/modalities.md. All
+coder to benchmarks/results/modalities.csv; the second form prints what is there as the table of a note in research/.
+All
 coders get the same content: specialised ones the files that a corpus is made of, their sizes added up, the others the
 files one after the other. Ours are totals, the decoder's code included; theirs are without.
 """

@@ -1,4 +1,4 @@
-"""Ways to make the number smaller than it is, tried: docs/not-gameable.md tells what each of them is charged.
+"""Ways to make the number smaller than it is, tried: a note in research/ says what each is charged.
 
     python benchmarks/not_gameable.py KJV_FILE --dir FOLDER [--only runs,code,...] [options of launch/train.py]
 

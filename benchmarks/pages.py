@@ -1,12 +1,12 @@
-"""Figures in README and docs, held against benchmarks/results/published.csv. Three marks, invisible on the page:
+"""Compare the figures in README and docs with benchmarks/results/published.csv. Four marks, invisible on a page:
 
     699,942<!-- kjv-default.total_bytes -->      a figure: a row of published.csv, at the precision that is printed
     <!-- cells NAME ... --> TABLE <!-- end -->   a table whose figures are all in the results files of these entries
     <!-- report NAME --> ... <!-- end -->        what a run prints at its end, from its report.json
     <!-- measured NAME ... --> ... <!-- end -->  the lines that say where, when and by what command these were measured
 
-`written` makes the text of figures, reports and lines; `problems` says where a page is not what it would make, and
-which figures have no mark. Percentages and factors beside the figures that they compare need none.
+`written` makes the text of figures, reports and lines. `problems` says where a page differs from that text, and which
+numbers with a unit have no mark: only those of FACTS need none. Notes in research/ are dated records and not checked.
 """
 
 import ast
@@ -24,24 +24,22 @@ from eval.tables import terminal_table
 
 PUBLISHED = RESULTS / "published.csv"
 CHANGED = " The code has changed since."
-# Numbers of the README that were not measured.
+# Numbers with a unit that nobody measured, and what they are.
 FACTS = {
     "3.11": "the version of Python",
-    "2.0": "the version of the licence",
-    "4,556,413": "bytes of the King James Bible",
-    "100,000,000": "bytes of enwik8",
-    "95": "the level of an interval",
+    "4,556,413 bytes": "the King James Bible",
+    "100,000,000 bytes": "enwik8",
+    "95 %": "the level of an interval",
 }
 # Pages that a program writes from the code, and which has a test of its own.
 GENERATED = {"docs/options.md"}
 
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?)<!-- ([\w-]+\.[\w-]+) -->")
 BLOCK = re.compile(r"<!-- (measured|cells|report) ([\w -]+) -->\n(.*?)<!-- end -->", re.DOTALL)
-CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$|^ {4}.*?$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL | re.MULTILINE)
 THOUSANDS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"
-UNITS = r"(?= ?%)|\d+(?= (?:s|ms|min|minutes?|h|hours?|seconds?)\b)"
-MEASUREMENT = re.compile(rf"(?<![\w.,-])(?:{THOUSANDS}|\d+{UNITS})")
-TABULATED = re.compile(rf"{THOUSANDS}|\d ?%")
+UNIT = r" ?(?:%|(?:[KMGT]i?B|bytes?|bits?|[mn]?s|min|minutes?|h|hours?|(?:CPU )?seconds?|tokens/s|[MGT]?FLOP/s)\b)"
+MEASUREMENT = re.compile(rf"(?<![\w.,:-])(?:(?:{THOUSANDS})(?:{UNIT})?|\d+{UNIT})")
 CELL = re.compile(rf"(?<![\w.,^-])(?<!x )(?:{THOUSANDS}|\d{{3,}})(?![\d.]* ?%)(?!\w)")
 
 
@@ -74,10 +72,10 @@ def all_pages() -> list[Path]:
 def git(*arguments: str) -> str | None:
     """What git prints; None where it fails, as without a history."""
     try:
-        told = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return None if told.returncode else told.stdout
+    return None if answer.returncode else answer.stdout
 
 
 @functools.cache
@@ -126,8 +124,8 @@ def lines_of(names: list[str], rows: dict[str, Row]) -> str:
         text = f"Measured ({name}) at commit {commits}, {row.date}, on {row.machine}, by `{command}`."
         if changed_since(row.commit, NAMED[name].measures):
             text += CHANGED
-        lines.append(f"*{text}*")
-    return "\\\n".join(lines) + "\n"
+        lines.append(f"- *{text}*")
+    return "\n".join(["", *lines]) + "\n"
 
 
 def printed(value: str | float, like: str) -> str:
@@ -168,7 +166,7 @@ def written(text: str, rows: dict[str, Row]) -> str:
 def problems(page: str, text: str, rows: dict[str, Row]) -> Iterator[str]:
     """What is wrong on a page, a line each. What depends on git's history is left out where there is no history."""
     used: set[str] = set()
-    told: set[str] = set()
+    stated: set[str] = set()
     for figure, name in FIGURE.findall(text):
         used.add(name.split(".")[0])
         if name not in rows:
@@ -177,15 +175,15 @@ def problems(page: str, text: str, rows: dict[str, Row]) -> Iterator[str]:
             yield f"{page}: {name} is printed as {figure}, and is {wanted}"
     for kind, words, inside in BLOCK.findall(text):
         names = words.split()
-        (told if kind == "measured" else used).update(names)
+        (stated if kind == "measured" else used).update(names)
         if unknown := [name for name in names if name not in rows]:
             yield f"{page}: {', '.join(unknown)}: no row of {PUBLISHED.name}"
         elif kind == "cells":
             yield from (f"{page}: {cell} is not in the results of {words}" for cell in missing(inside, names))
         elif comparable(inside, names, rows) != comparable(block_text(kind, names, inside, rows), names, rows):
             yield f"{page}: what it says of {words} is not what the results say now (--write)"
-    if untold := sorted(used - told):
-        yield f"{page}: no line says where {', '.join(untold)} was measured: add <!-- measured ... -->"
+    if unstated := sorted(used - stated):
+        yield f"{page}: no line says where {', '.join(unstated)} was measured: add <!-- measured ... -->"
     yield from unmarked(page, text)
 
 
@@ -235,22 +233,28 @@ def numbers(entry: Entry) -> frozenset[float]:
 
 
 def unmarked(page: str, text: str) -> Iterator[str]:
-    """Figures that look measured and belong to nothing: in the README anywhere, on other pages in tables."""
-    rest = BLOCK.sub("", FIGURE.sub("", text))
-    if page == "README.md":
-        for number in MEASUREMENT.findall(CODE.sub("", rest)):
-            if number not in FACTS:
-                yield f"{page}: {number} looks measured and has no mark"
-    elif page not in GENERATED:
-        if "<!-- measured " not in text and re.search(r"\d,\d{3}\b", CODE.sub("", rest)):
-            yield f"{page}: no line says where its figures were measured: add <!-- measured ... -->"
-        for before, table in re.findall(r"([^\n]*)\n+((?:\|.*\n)+)", rest):
-            if TABULATED.search(CODE.sub("", table)) and not before.startswith("<!-- facts: "):
-                yield f"{page}: a table of figures without a mark: {table.splitlines()[0]}"
+    """Find the numbers with a unit, and those with thousands or decimals, that have no mark and are no facts."""
+    if page in GENERATED:
+        return
+    for number in MEASUREMENT.findall(CODE.sub("", BLOCK.sub("", FIGURE.sub("", text)))):
+        if number not in FACTS:
+            yield f"{page}: {number} looks measured and has no mark"
+
+
+def expectations(rows: dict[str, Row]) -> Iterator[str]:
+    """Find the figures in the headers of configs/*.yaml that no row of published.csv has."""
+    sizes = [int(size) for name in rows for size in re.findall(r"^ladder-(\d+)$", name)]
+    values = [float(row.value) for row in rows.values() if row.unit != "file"]
+    known = {f"{value:,.0f}" for value in values + sizes}
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+        for number in re.findall(THOUSANDS, header):
+            if number not in known:
+                yield f"{path.relative_to(ROOT)}: {number} is no row of {PUBLISHED.name}"
 
 
 def check() -> list[str]:
-    """Everything that is wrong in README, docs and published.csv."""
+    """List everything that is wrong in README, docs, the headers of configs and published.csv."""
     rows = published()
     found = [
         f"{PUBLISHED.name}: {row.figure} belongs to no entry"
@@ -262,7 +266,7 @@ def check() -> list[str]:
             found += differing(NAMED[row.figure], rows)
     for path in all_pages():
         found += problems(str(path.relative_to(ROOT)), path.read_text(), rows)
-    return found
+    return [*found, *expectations(rows)]
 
 
 def differing(entry: Entry, rows: dict[str, Row]) -> Iterator[str]:

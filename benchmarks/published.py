@@ -106,7 +106,10 @@ def measure(item: Entry, given: dict[str, Path]) -> list[Row]:
         if item.keeps in ("report.json", "curve.csv"):
             shutil.copy(work / "run" / item.keeps, result)
         elif item.keeps == "stdout":
-            result.write_text("\n".join(told))
+            # Without what DeepSpeed's launcher logs there.
+            result.write_text(re.sub(r"^\[\d{4}-\d\d-\d\d .*\n", "", "\n".join(told), flags=re.MULTILINE))
+        for page in ("light", "dark") if item.pictures else ():
+            shutil.copy(work / "run" / f"curve-{page}.png", ROOT / f"{item.pictures}-{page}.png")
     return rows_of(item, at, datetime.date.today().isoformat(), machine(threads))
 
 

@@ -1,6 +1,6 @@
-"""The tables of docs/architectures.md, as Markdown, from what launch/report.py wrote.
+"""The tables of the study of architectures in research/, as Markdown, from what launch/report.py wrote.
 
-    python benchmarks/study_tables.py docs/architectures/kjv docs/architectures/enwik8
+    python benchmarks/study_tables.py research/architectures/kjv research/architectures/enwik8
     python benchmarks/study_tables.py --refit ...     the same, after writing today's fits of scaling.csv to its JSON
 
 Of each folder and vocabulary: total bytes of every block and width (mean over seeds), the power law of the data term

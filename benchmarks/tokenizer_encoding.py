@@ -1,4 +1,4 @@
-"""How small can a tokenizer be written down, and what do its pieces cost? The tables of docs/tokenizer-encoding.md.
+"""How small can a tokenizer be written down, and what do its pieces cost? The tables of the note in research/.
 
     python benchmarks/tokenizer_encoding.py [--enwik8 ../shared/corpora/enwik8.xz]
 

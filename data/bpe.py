@@ -22,7 +22,7 @@ MAX_VOCABULARY = 1 << 17
 CHARACTERS = [chr(byte if 32 <= byte < 127 else byte + 0x100) for byte in range(256)]
 UNKNOWN = "\ufffd"
 # No piece reaches beyond one of these: digits, punctuation, or anything else (letters, bytes above 127, line ends),
-# with the space before it. Freer pieces make fewer tokens but more bits (docs/tokenizer-encoding.md).
+# with the space before it. Freer pieces make fewer tokens but more bits (research/ has a note).
 WORD = re.compile(rb" ?(?:[0-9]{1,64}|[!-/:-@[-`{-~]{1,64}|[^ -@[-`{-~]{1,64})| ")
 MAX_WORDS = 250_000
 # sentencepiece is fastest on a few thousand characters at a time.

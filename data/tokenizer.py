@@ -2,7 +2,7 @@
 
 Tokens 0 to 255 are the bytes; then come the learned pieces, each the join of two earlier tokens; the last token ends a
 document. Which joins there are is written as one large integer by asymmetric numeral systems (Duda, arXiv:1311.2540)
-under adaptive counts: 8 to 9 bits a piece (docs/tokenizer-encoding.md has the alternatives that were measured).
+under adaptive counts: 8 to 9 bits a piece (research/ has a note on alternatives).
 """
 
 from collections.abc import Callable, Iterable

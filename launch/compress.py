@@ -76,7 +76,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
     if config.run.warm_start:
         raise UsageError(
             f"run.warm_start {config.run.warm_start}: an archive holds no parameters to begin with; leave it out, as "
-            "they are longer than what they save (docs/not-gameable.md)"
+            "they are longer than what they save (docs/the-number.md)"
         )
     extra = read_deepspeed_config(config.engine.deepspeed_config)
     refuse_text(extra)

@@ -23,7 +23,7 @@ def begin(module: str) -> None:
     """The first statement of an entry point, before it imports anything that may print. `module` is its __name__:
     standard output is separated only in a process that it is the program of."""
     # Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon
-    # as anything else runs on the machine. It has to be said before PyTorch is loaded (docs/measurements.md).
+    # as anything else runs on the machine. It has to be said before PyTorch is loaded (docs/performance.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if module == "__main__":
         STREAMS.separate()

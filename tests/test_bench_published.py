@@ -103,18 +103,37 @@ def test_what_belongs_to_nothing_is_told(entry: Entry) -> None:
     def told(page: str, text: str) -> list[str]:
         return [found.partition(": ")[2] for found in problems(page, text, rows)]
 
-    assert told("README.md", "It makes 123,456 of 4,556,413 bytes in 7 minutes, 8 % less.") == [
-        f"{number} looks measured and has no mark" for number in ("123,456", "7", "8")
-    ]
-    assert told("README.md", "Python 3.11, `--x 1.5`\n```\n8 %\n```\n") == []
-    assert told("docs/a.md", "In prose 3 %.\n\n| a | b |\n|---|---|\n| 1.5 | 2 |\n") == [
-        "a table of figures without a mark: | a | b |"
-    ]
-    assert told("docs/a.md", "<!-- facts: formulas -->\n| a | b |\n|---|---|\n| 1.5 | 2 |\n") == []
+    for page in ("README.md", "docs/a.md"):
+        assert told(
+            page, "It makes 123,456 of 4,556,413 bytes in 7 minutes, 8 % less.\n\n| a | b |\n|---|---|\n| 1.5 | 2 |\n"
+        ) == [f"{number} looks measured and has no mark" for number in ("123,456", "7 minutes", "8 %", "1.5")]
+        assert told(page, "It holds 64 bytes, 2 GiB, and makes 90 tokens/s.") == [
+            f"{number} looks measured and has no mark" for number in ("64 bytes", "2 GiB", "90 tokens/s")
+        ]
+        assert (
+            told(page, "Python 3.11, arXiv:1802.07044, `--x 1.5`, 64-bit\n```\n8 %\n```\n\n    python x.py --a 0.1\n")
+            == []
+        )
     assert told("docs/a.md", "1,234<!-- tiny.gone -->\n<!-- measured tiny -->\n<!-- end -->")[0].startswith(
         "1,234 belongs to tiny.gone"
     )
     assert "no line says where tiny was measured" in told("docs/a.md", "<!-- cells tiny -->\n<!-- end -->")[0]
+
+
+def test_facts_are_used() -> None:
+    pages_text = "".join(path.read_text() for path in pages.all_pages())
+    assert [fact for fact in pages.FACTS if fact not in pages_text] == []
+
+
+def test_headers_of_configs_quote_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    header = "# Expect 1,234 bytes of 1,000,000, and {} of data.\nmodel:\n  width: 5,678\n"
+    rows = {name: row(name, value) for name, value in (("a.total_bytes", "1234.4"), ("ladder-1000000", "x.csv"))}
+    rows["ladder-1000000"] = replace(rows["ladder-1000000"], unit="file")
+    for wrong, found in (("1,234", []), ("1,235", ["configs/a.yaml: 1,235 is no row of published.csv"])):
+        (tmp_path / "configs/a.yaml").write_text(header.format(wrong))
+        assert list(pages.expectations(rows)) == found
 
 
 def test_cells_are_those_of_the_results_as_precisely_as_they_are_printed(entry: Entry) -> None:

@@ -306,8 +306,8 @@ def test_what_is_told_is_what_was_found() -> None:
 
 
 def test_the_page_says_what_the_commands_give() -> None:
-    page = (ROOT / "docs/loss-curves.md").read_text()
-    curves = read_points(ROOT / "docs/loss-curves/llama.csv", "billion_tokens", ["65B", "33B"], None, "uncertainty")
+    page = next((ROOT / "research").glob("*loss-curve*.md")).read_text()
+    curves = read_points(ROOT / "research/loss-curves/llama.csv", "billion_tokens", ["65B", "33B"], None, "uncertainty")
     for found in curves:
         curve = loss_curve(found, 1e9, "nats", "instant", parse_smoothing("none"))
         told = as_json(integrate(curve, None, 32_000), 5.6e12)

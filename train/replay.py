@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Tokens of each lane that can be drawn from: with memory for more, the past would grow with the corpus.
 REMEMBERED = 1 << 16
-# Of a replayed token's nats, by their mean, beside those of a new one: docs/learning-speed.md.
+# Of a replayed token's nats, by their mean, beside those of a new one: see the note on CPU seconds in research/.
 WEIGHT = 0.5
 
 

@@ -1,0 +1,42 @@
+# What CI runs, step by step; `make ci` is all of it, from a new virtual environment on.
+.PHONY: install lint types test slow hosts gpu docs figures options ci
+
+install:
+	pip install -e '.[dev]'
+
+lint:
+	ruff check .
+	ruff format --check .
+	codespell
+
+types:
+	mypy
+
+test:
+	pytest -n 2 --dist loadfile
+
+slow:
+	pytest -m slow -n 2 --dist loadfile
+
+# As root, after: apt-get install iproute2 openssh-server pdsh
+hosts:
+	pytest -m hosts
+
+# On a machine with CUDA.
+gpu:
+	pytest -m gpu
+
+# The site, into site/.
+docs:
+	properdocs build --strict
+
+# Where README and docs differ from benchmarks/results.
+figures:
+	python benchmarks/published.py --check
+
+# After a change of train/config.py.
+options:
+	python -m train.options > docs/options.md
+
+ci:
+	bash .ci/run

@@ -1,0 +1,82 @@
+"""The pages: every link leads to something, and the examples run."""
+
+import logging
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from properdocs.commands.build import build
+from properdocs.config import load_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_site_builds_and_no_link_is_broken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        build(load_config(str(ROOT / "properdocs.yml"), site_dir=str(tmp_path / "site")))
+    assert [record.getMessage() for record in caplog.records] == []
+    pages = {path.stem for path in (tmp_path / "site").glob("*.html")}
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= pages
+
+
+def test_a_broken_link_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In Markdown as in HTML, inside docs/ as outside of it."""
+    (tmp_path / "docs").mkdir()
+    hooks = (ROOT / "docs/hooks.py").read_text()
+    (tmp_path / "docs/hooks.py").write_text(hooks)
+    (tmp_path / "README.md").write_text("[a](docs/none.md)\n")
+    (tmp_path / "docs/index.md").write_text('[b](../LICENSE)\n\n<img src="none.png">\n\n[c](#none)\n')
+    (tmp_path / "properdocs.yml").write_text(
+        "site_name: test\ntheme: readthedocs\nhooks: [docs/hooks.py]\nexclude_docs: hooks.py\n"
+        "validation: {links: {anchors: warn}}\n"
+    )
+    with caplog.at_level(logging.WARNING):
+        build(load_config(str(tmp_path / "properdocs.yml"), site_dir=str(tmp_path / "site")))
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    for link in ("docs/none.md", "../LICENSE", "none.png", "#none"):
+        assert link in told
+
+
+def test_pages_are_short() -> None:
+    """A user page takes five minutes to read, and README.md has 900 words at most."""
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name != "options.md":
+            assert len(page.read_text().split()) <= 1200, page.name
+
+
+def example(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "examples" / name))
+
+
+def test_the_block_of_the_examples_holds_the_contract() -> None:
+    assert example("decay.py")["largest_difference"]() < 1e-10
+
+
+def test_the_examples_read_a_report() -> None:
+    text = example("read_report.py")["describe"](ROOT / "benchmarks/results/kjv-default.json")
+    assert "total" in text and "times our total" in text
+
+
+def test_the_examples_train_two_widths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text.txt").write_bytes((ROOT / "LICENSE").read_bytes()[:3000])
+    threads = torch.get_num_threads()
+    found = example("train_from_python.py")["compare_widths"](str(tmp_path / "text.txt"), tmp_path / "runs", (32, 64))
+    torch.set_num_threads(threads)
+    assert set(found) == {32, 64} and all(0 < size < 3000 for size in found.values())
+
+
+def test_files_that_pages_and_comments_name_exist() -> None:
+    rooms = "archive|benchmarks|configs|data|docs|eval|examples|launch|model|research|studies|tests|train"
+    named = re.compile(rf"(?<![\w/.-])(?:{rooms})/[\w/.-]+\.(?:py|md|yaml|csv|sbatch)\b")
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").iterdir()]
+    code = [
+        path for room in rooms.split("|") if room not in ("tests", "examples") for path in (ROOT / room).rglob("*.py")
+    ]
+    for path in [*pages, *code]:
+        for name in named.findall(path.read_text()):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} names {name}"
