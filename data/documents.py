@@ -6,7 +6,6 @@ mends line ends or drops a byte. What cannot be read exactly is refused, with th
 
 import hashlib
 import importlib.metadata
-import io
 import itertools
 import json
 import os
@@ -14,15 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from data.compression import KINDS, Decompressed
+from data.compression import KINDS, decompress
 from data.errors import UsageError
+from data.http import RemoteFile, file_name, open_urls
 from data.listing import WILDCARD, Listing
 from data.records import document, holds_records, one_line, only_looks_so, read_records
-
-if TYPE_CHECKING:
-    from data.http import RemoteFile
 
 CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
@@ -108,10 +104,7 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
 
 def _remote(url: str, field: str, raw: bool) -> Source:
     """Files on web servers, streamed. Their size is not known until they are asked, which each reading does anew."""
-    from data.http import open_urls, url_name  # urllib3 takes a while to import, and most corpora do not need it
-
-    name = url_name(url)
-    files = open_urls(url, random_access=not raw and name.lower().endswith(".parquet"))
+    files, name = open_urls(url), file_name(url)
     structured, names = not raw and holds_records(name), [file.name for file in files]
     return Source(
         name=printable(name),
@@ -137,7 +130,7 @@ def folder_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:48] or "corpus"
 
 
-def _alike(files: "list[Path] | list[RemoteFile]") -> list[str]:
+def _alike(files: list[Path] | list[RemoteFile]) -> list[str]:
     alike = [file for file in files if only_looks_so(file.name)]
     if not alike:
         return []
@@ -156,14 +149,14 @@ def _is_older(path: Path, begun_ns: int) -> bool:
     return path.stat().st_ctime_ns < begun_ns - CLOCK_NS
 
 
-def _read_file(path: "Path | RemoteFile", field: str, raw: bool) -> Chunks:
+def _read_file(path: Path | RemoteFile, field: str, raw: bool) -> Chunks:
     """One file's documents: a record each where the suffix says so, else the whole file."""
     if raw or not holds_records(path.name):
         return _raw_chunks(path)
     return itertools.chain.from_iterable(map(_cut, read_records(path, field)))
 
 
-def _raw_chunks(path: "Path | RemoteFile") -> Chunks:
+def _raw_chunks(path: Path | RemoteFile) -> Chunks:
     with path.open("rb") as file:
         chunk = file.read(CHUNK_BYTES)
         while following := file.read(CHUNK_BYTES):
@@ -186,7 +179,7 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
     for name, kind in (("gzip", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zstd", "zstd")):
         suffixes = [suffix[1:] for suffix in KINDS if KINDS[suffix] == kind]
         fsspec.compression.register_compression(
-            name, lambda file, mode="rb", kind=kind, **_: io.BufferedReader(Decompressed(file, kind)), suffixes, True
+            name, lambda file, mode="rb", kind=kind, **_: decompress(file, kind), suffixes, True
         )
     name, _, config = source.removeprefix("hf:").partition(":")
     try:

@@ -1,19 +1,16 @@
 """Files that hold a document a record: JSON lines, compressed or not, and Parquet."""
 
-import io
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
-from data.compression import KINDS, Decompressed
+from data.compression import BUFFER_BYTES, KINDS, decompress
 from data.errors import UsageError
-
-if TYPE_CHECKING:
-    from data.http import RemoteFile
-
-BUFFER_BYTES = 1 << 20
+from data.http import RemoteFile
 
 _PACKED = "|".join(suffix[1:] for suffix in KINDS)
 _RECORDS = re.compile(rf"\.(?:(?:jsonl|ndjson)(?:\.(?:{_PACKED}))?|json\.(?:{_PACKED})|parquet)", re.IGNORECASE)
@@ -40,7 +37,7 @@ def _suffixes(name: str, pattern: re.Pattern[str]) -> bool:
     return any(pattern.fullmatch("".join(suffixes[-count:])) for count in (1, 2))
 
 
-def read_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
+def read_records(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
     """The documents of a file whose name holds_records. Raises UsageError, which names the record."""
     return (_parquet_records if path.suffix.lower() == ".parquet" else _jsonl_records)(path, field)
 
@@ -63,12 +60,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _jsonl_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
+def _jsonl_records(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
     """Parse line by line with json. `datasets` is not exact here: strings that look like ISO dates come back as
     timestamps (with explicit features "2020-01-01" still becomes "2020-01-01 00:00:00"), and lone surrogates fail."""
     kind = KINDS.get(path.suffix.lower())
     with path.open("rb") as file:
-        stream = io.BufferedReader(Decompressed(file, kind), BUFFER_BYTES) if kind else file
+        stream = decompress(file, kind) if kind else file
         try:
             for number, line in enumerate(stream, 1):
                 if line.strip():
@@ -77,7 +74,7 @@ def _jsonl_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
             raise UsageError(f"{path}: cannot be read to its end ({one_line(error)}); fetch it again") from error
 
 
-def _parse(line: bytes, path: "Path | RemoteFile", number: int) -> Any:
+def _parse(line: bytes, path: Path | RemoteFile, number: int) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -85,7 +82,7 @@ def _parse(line: bytes, path: "Path | RemoteFile", number: int) -> Any:
         raise UsageError(f"{path}: record {number} is not JSON ({reason}); raw:{path} reads bare bytes") from error
 
 
-def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
+def _parquet_records(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
     """Read with Arrow, as `datasets` does, but a page and a few rows at a time instead of a row group, and as bytes, so
     that strings that are not valid UTF-8 come through."""
     import pyarrow  # slow to import, and most corpora do not need it
@@ -94,7 +91,7 @@ def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
     number = 0
     try:
         with (
-            path.open("rb") as opened,
+            _open_to_seek(path) as opened,
             pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=BUFFER_BYTES) as file,
         ):
             columns = list(file.schema_arrow)
@@ -112,6 +109,17 @@ def _parquet_records(path: "Path | RemoteFile", field: str) -> Iterator[bytes]:
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"cannot be read as parquet after record {number} ({one_line(error)})"
         raise UsageError(f"{path}: {reason}; fetch it again") from error
+
+
+def _open_to_seek(path: Path | RemoteFile) -> BinaryIO:
+    """A file that can be read from its end: a remote one is copied into a temporary file first."""
+    if isinstance(path, Path):
+        return path.open("rb")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller to close
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, copy, BUFFER_BYTES)
+    copy.seek(0)
+    return copy
 
 
 def _as_bytes(column: Any) -> Iterable[Any]:

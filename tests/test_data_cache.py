@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_whole_shards_only(corpus, tmp_path, monkeypatch):
 
     def full(handle):
         calls.append(handle)
-        if len(calls) == 4:  # shard, journal and its folder, then the second shard
+        if len(calls) == 5:  # shard and its folder, journal and its folder, then the second shard
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
