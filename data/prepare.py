@@ -8,32 +8,29 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
-from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from data.batches import Position, encode_source
 from data.bpe import train_tokenizer
 from data.documents import Chunks, Source, open_source
 from data.errors import UsageError
-from data.files import file_sha256, new_file, read_json
+from data.files import file_sha256, new_file
 from data.output import CHUNK_TOKENS, token_chunks
 from data.shards import (
     FORMAT,
     MANIFEST,
-    MAX_JSON_BYTES,
     Manifest,
     Shard,
     TokenShards,
     describe_tokenizer,
     read_manifest,
     restore_tokenizer,
-    write_json,
+    write_manifest,
 )
 from data.tokenizer import Tokenizer
 
@@ -59,16 +56,6 @@ class PreparedCorpus:
             yield chunk
         if digest.hexdigest() != self.manifest.sha256:
             raise UsageError(f"data.source {self.source.name} was changed since it was prepared; run again")
-
-
-@dataclass(frozen=True)
-class _Journal:
-    """An unfinished preparation: its whole shards, and where in the corpus they end. Rewritten after each shard."""
-
-    fingerprint: str
-    tokenizer: dict[str, Any]
-    shards: list[Shard] = field(default_factory=list)
-    position: Position = field(default_factory=Position)
 
 
 def prepare(
@@ -114,7 +101,8 @@ def prepare(
                 if progress and tokenizer == "bpe" and model.vocabulary < vocabulary:
                     found = f"the corpus gives {model.vocabulary:,} symbols"
                     tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
-                journal = _Journal(fingerprint, describe_tokenizer(model))
+                entry, empty = describe_tokenizer(model), Position().sha256
+                journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
             _write_shards(directory, documents, journal, workers, progress, shard_tokens)
         except ValueError:
             shutil.rmtree(directory, ignore_errors=True)
@@ -159,41 +147,33 @@ def _digest(chunks: Chunks) -> tuple[str, str]:
     return content.hexdigest(), lengths.hexdigest()
 
 
-def _read_journal(directory: Path, fingerprint: str) -> _Journal | None:
+def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
     """What an interrupted call finished. If it is of no use, the directory is removed, without an error: it was never
     more than a help to the next call."""
-    try:
-        journal: _Journal = read_json(directory / JOURNAL, TypeAdapter(_Journal), MAX_JSON_BYTES)
-        restore_tokenizer(journal.tokenizer)
+    with contextlib.suppress(OSError, UsageError):
+        journal = read_manifest(directory, JOURNAL)
         whole = all(file_sha256(directory / Path(shard.file).name) == shard.sha256 for shard in journal.shards)
         if whole and journal.fingerprint == fingerprint:
             return journal
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
     shutil.rmtree(directory, ignore_errors=True)
     return None
 
 
 def _write_shards(
-    directory: Path, source: Source, journal: _Journal, workers: int, progress: bool, shard_tokens: int
+    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int
 ) -> None:
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
     for leftover in directory.glob(".*.tmp"):
         leftover.unlink()
-    # Even an interrupted preparation reads all of the source from now on.
-    begun_ns = time.time_ns()
-    tokenizer = restore_tokenizer(journal.tokenizer)
-    with (
-        tqdm(
-            total=source.expected_bytes,
-            unit="B",
-            unit_scale=True,
-            desc=f"preparing {source.name}",
-            disable=not progress,
-        ) as bar,
-        contextlib.closing(encode_source(source, tokenizer, journal.position, workers)) as encoded,
-    ):
+    # Even if the journal is of an earlier call, this one reads all of the source.
+    journal = replace(journal, begun_ns=time.time_ns())
+    start = Position(journal.batches, journal.bytes, journal.documents, journal.sha256)
+    bar = tqdm(
+        total=source.expected_bytes, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress
+    )
+    encoded = encode_source(source, restore_tokenizer(journal.tokenizer), start, workers)
+    with bar, contextlib.closing(encoded):
         for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
             digest, tokens = hashlib.sha256(), 0
@@ -205,25 +185,12 @@ def _write_shards(
                     tokens += len(array)
                     if tokens >= shard_tokens:
                         break
-            shard = Shard(path.name, tokens, digest.hexdigest())
-            journal = replace(journal, shards=[*journal.shards, shard], position=position)
-            write_json(directory / JOURNAL, journal)
-    end = journal.position
-    if not end.bytes:
+            shards = [*journal.shards, Shard(path.name, tokens, digest.hexdigest())]
+            journal = replace(journal, shards=shards, tokens=journal.tokens + tokens, **asdict(position))
+            write_manifest(directory / JOURNAL, journal)
+    if not journal.bytes:
         raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
-    manifest = Manifest(
-        format=FORMAT,
-        name=source.name,
-        bytes=end.bytes,
-        tokens=sum(shard.tokens for shard in journal.shards),
-        documents=end.documents,
-        sha256=end.sha256,
-        fingerprint=journal.fingerprint,
-        begun_ns=begun_ns,
-        tokenizer=journal.tokenizer,
-        shards=journal.shards,
-    )
-    write_json(directory / MANIFEST, manifest)
+    write_manifest(directory / MANIFEST, journal)
     (directory / JOURNAL).unlink()

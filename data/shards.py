@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, PositiveInt, TypeAdapter
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from data.errors import UsageError
@@ -35,22 +35,24 @@ class Shard:
 
 @dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """What a prepared corpus holds. It is written last, so where there is one the corpus is whole."""
+    """What a prepared corpus holds. Until it is whole, this is its journal, written anew after each shard."""
 
     format: int
     name: str
-    bytes: PositiveInt
-    tokens: PositiveInt
-    documents: PositiveInt
+    bytes: NonNegativeInt
+    tokens: NonNegativeInt
+    documents: NonNegativeInt
     sha256: str
     """Of the corpus' bytes, documents in order."""
     fingerprint: str
     """Identity of the source, see data.documents.Source."""
     begun_ns: PositiveInt = dataclasses.field(compare=False)
-    """When the reading of the source began, as time.time_ns has it."""
+    """When the reading of the source began, as time.time_ns gives it."""
     tokenizer: dict[str, Any]
     """kind, vocabulary, encoding (base64) and sha256 (of the encoding)."""
     shards: list[Shard]
+    batches: NonNegativeInt = 0
+    """How many batches (data/batches.py) the shards hold."""
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -74,18 +76,20 @@ def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a dataclass, whole or not at all."""
-    write_file(path, json.dumps(dataclasses.asdict(value), indent=1).encode())
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, whole or not at all."""
+    write_file(path, json.dumps(dataclasses.asdict(manifest), indent=1).encode())
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read and check manifest.json. Raises UsageError naming the file where it is not one of ours."""
-    path = directory / MANIFEST
+def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
+    """Read and check manifest.json. Raises UsageError naming the file if it is not one of ours."""
+    path = directory / name
     try:
-        manifest = read_json(path, TypeAdapter(Manifest), MAX_JSON_BYTES)
+        manifest: Manifest = read_json(path, TypeAdapter(Manifest), MAX_JSON_BYTES)
         if manifest.format != FORMAT:
             raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
+        if name == MANIFEST and not all([manifest.bytes, manifest.tokens, manifest.documents]):
+            raise UsageError("it is of an empty corpus")
         restore_tokenizer(manifest.tokenizer)
     except (ValueError, LookupError, TypeError) as error:
         remedy = f"delete {directory} and run again"
