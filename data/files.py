@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from pydantic import TypeAdapter, ValidationError
 
 from data.errors import UsageError
 
@@ -34,6 +36,28 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
+    """Read a JSON file as what `shape` describes.
+
+    Raises UsageError, one line naming file and field, when it is larger than `limit_bytes` or of another shape.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise UsageError(f"{path} is larger than {limit_bytes:,} bytes, the most such a file can be: it is damaged")
+    try:
+        return shape.validate_json(content)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {first_complaint(error)}") from None
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first complaint of a ValidationError, on one line: the field and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def temporary_beside(path: Path) -> Path:

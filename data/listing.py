@@ -1,11 +1,12 @@
-"""Which files a folder or glob names: each real file once, in order; what is left out is noted, or refused by name.
+"""Which files a folder or glob names: each real file once, in order. What is left out gets a note.
 
-Links are followed, to folders too. Where a link leads to a file or folder that is read already, as loops do, it is left
-out with a note. A link to nothing, a pipe, or a folder that cannot be entered is refused: its bytes would be missing.
-Of what Onepass itself writes (runs, prepared corpora) wildcards and folders take nothing.
+Links are followed, to folders too. A link to a file or folder that is read anyway, as in a loop, is left out. A link to
+nothing, a pipe, or a folder that cannot be entered is refused by name, because its bytes would be missing. Folders and
+wildcards leave out what Onepass itself writes (runs, prepared corpora).
 """
 
 import fnmatch
+import functools
 import os
 import re
 import stat
@@ -17,14 +18,14 @@ from data.errors import UsageError
 # The first bytes of an archive, whatever its format (archive/frames.py).
 ARCHIVE_MAGIC = b"ONEPASS"
 WILDCARD = re.compile(r"[*?\[]")
-# A folder with all files of such a set is a run (launch/train.py), an unfinished decompression, or a prepared corpus.
+# A folder with all files of one set is a run (launch/train.py), an unfinished decompression, or a prepared corpus.
 OUTPUTS = [
     {"config.yaml", "code.lzma"},
     {"archive.sha256", ".lock"},
     {"manifest.json", "tokens-00000.bin"},
     {"journal.json", "tokens-00000.bin"},
 ]
-# A run that died at once left nothing but some of these, the first of them always.
+# A run that failed at once left only some of these, and always the first.
 STILLBORN = [".lock", "environment.json", "tokenizer.bin", "code.lzma"]
 # Beside runs: what launch/report.py and launch/sweep.py write.
 COMPARISONS = re.compile(r"sweep\.json|tensorboard|(comparison|scaling)(-\w+)*\.(html|csv|json|png)")
@@ -33,13 +34,13 @@ COMPARISONS = re.compile(r"sweep\.json|tensorboard|(comparison|scaling)(-\w+)*\.
 class Listing:
     """The files that `given`, a folder or a glob, names.
 
-    `root` is the folder that names of documents begin in, `paths` are the files in order, `notes` are lines for a
+    `root` is the folder where the documents' names begin, `paths` are the files in order, `notes` are lines for a
     person. Raises UsageError, which names `source`, for what cannot be read.
     """
 
     def __init__(self, given: Path, source: str):
         self._source = source
-        self._real_folders: dict[Path, str] = {}
+        self._real_folder = functools.cache(os.path.realpath)
         self._repeated: set[Path] = set()
         self._outputs: set[Path] = set()
         folders: list[Path] = []
@@ -72,8 +73,8 @@ class Listing:
             yield f"data.source {self._source!r} leaves out {min(paths)}{more}: {what}"
 
     def _real_files(self, found: Iterable[Path]) -> list[Path]:
-        """Of all that was found the regular files, each real one once: of several ways to it, one without a link."""
-        ways = []
+        """The regular files, each real one once. If several paths lead to it, one without a link is kept."""
+        paths = []
         for path in dict.fromkeys(found):
             status = path.lstat()
             link = stat.S_ISLNK(status.st_mode)
@@ -89,20 +90,15 @@ class Listing:
             parent = self._real_folder(path.parent)
             real = os.path.realpath(path) if link else str(Path(parent, path.name))
             straight = str(Path(self._real_folder(self.root), path.relative_to(self.root)))
-            ways.append((real != straight, path, real))
+            paths.append((real != straight, path, real))
         files: dict[str, Path] = {}
-        for _, path, real in sorted(ways):
+        for _, path, real in sorted(paths):
             if files.setdefault(real, path) != path:
                 self._repeated.add(path)
         return sorted(files.values())
 
-    def _real_folder(self, folder: Path) -> str:
-        if folder not in self._real_folders:
-            self._real_folders[folder] = os.path.realpath(folder)
-        return self._real_folders[folder]
-
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What is in a folder, by name, without the output of Onepass."""
+        """What is in a folder, in the order of names, without the output of Onepass."""
         with os.scandir(folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
         outputs = {entry.name for entry in entries if _is_folder(entry) and _is_output(folder / entry.name)}
@@ -111,13 +107,14 @@ class Listing:
         beside = {f"{name}.lock" for name in outputs}
         # Archives are known by the runs beside them, which launch/compress.py names after them.
         beside |= {e.name for e in entries if f"{e.name}.run" in outputs and _is_archive(folder / e.name)}
-        ours = [e.name in outputs | beside or COMPARISONS.fullmatch(e.name) is not None for e in entries]
-        self._outputs |= {folder / entry.name for entry, left in zip(entries, ours, strict=True) if left}
-        return [entry for entry, left in zip(entries, ours, strict=True) if not left]
+        ours = {e.name for e in entries if e.name in outputs | beside or COMPARISONS.fullmatch(e.name)}
+        self._outputs |= {folder / name for name in ours}
+        return [entry for entry in entries if entry.name not in ours]
 
     def _walk(self, root: Path, hidden: str) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-        """Every folder at or below root, each real one once, and what is in it. Links are followed last, so that what
-        has a name without them gets that. `hidden` is how folders begin that are not entered, if there are such."""
+        """Yield every folder at or below root, each real one once, and what is in it. Links are followed last, so that
+        a folder gets a name without links if it has one. Folders whose names begin with `hidden` (if not empty) are not
+        entered."""
         entered: set[str] = set()
         waiting, links = [root], list[Path]()
         while waiting or links:
@@ -134,7 +131,7 @@ class Listing:
                     (links if entry.is_symlink() else waiting).append(folder / entry.name)
 
     def _match(self, folders: list[Path], parts: tuple[str, ...]) -> Iterator[Path]:
-        """What a glob's parts name below any of the folders. As in a shell, wildcards skip hidden names."""
+        """What the parts of a glob name below any of the folders. As in a shell, wildcards skip hidden names."""
         part, *rest = parts
         if part == "**":
             while rest[:1] == ["**"]:
@@ -153,7 +150,7 @@ class Listing:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one. A loop of links is none."""
+    """Whether it is a folder, or a link to one. A loop of links is not."""
     try:
         return entry.is_dir()
     except OSError:

@@ -3,15 +3,14 @@
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from data.batches import Position, encode_source
 from data.bpe import train_tokenizer
 from data.documents import Chunks, Source, open_source
 from data.errors import UsageError
-from data.files import file_sha256
+from data.files import file_sha256, new_file
 from data.output import CHUNK_TOKENS, token_chunks
 from data.shards import (
     FORMAT,
@@ -29,10 +28,9 @@ from data.shards import (
     Shard,
     TokenShards,
     describe_tokenizer,
-    read_json,
     read_manifest,
     restore_tokenizer,
-    write_json,
+    write_manifest,
 )
 from data.tokenizer import Tokenizer
 
@@ -60,16 +58,6 @@ class PreparedCorpus:
             raise UsageError(f"data.source {self.source.name} was changed since it was prepared; run again")
 
 
-@dataclass(frozen=True)
-class _Journal:
-    """An unfinished preparation: its whole shards, and where in the corpus they end. Rewritten after each shard."""
-
-    fingerprint: str
-    tokenizer: dict[str, Any]
-    shards: list[Shard] = field(default_factory=list)
-    position: Position = field(default_factory=Position)
-
-
 def prepare(
     source: str,
     field: str = "text",
@@ -93,8 +81,6 @@ def prepare(
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
-    if not any(chunk for chunk, _ in documents.chunks()):
-        raise UsageError(f"data.source {source!r} is empty: there is not one byte to train on")
     trained = [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, tokenizer, trained, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
@@ -109,17 +95,27 @@ def prepare(
         try:
             journal = _read_journal(directory, fingerprint)
             if journal is None:
-                sample = _sample(documents, tokenizer_sample_bytes, progress and tokenizer == "bpe")
-                model = train_tokenizer(tokenizer, sample, vocabulary, tokenizer_sample_bytes)
+                total_bytes = min(tokenizer_sample_bytes, documents.expected_bytes or tokenizer_sample_bytes)
+                shown = _show(documents.chunks(), "learning pieces", total_bytes, progress and tokenizer == "bpe")
+                model = train_tokenizer(tokenizer, (chunk for chunk, _ in shown), vocabulary, tokenizer_sample_bytes)
                 if progress and tokenizer == "bpe" and model.vocabulary < vocabulary:
                     found = f"the corpus gives {model.vocabulary:,} symbols"
                     tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
-                journal = _Journal(fingerprint, describe_tokenizer(model))
+                entry, empty = describe_tokenizer(model), Position().sha256
+                journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
             _write_shards(directory, documents, journal, workers, progress, shard_tokens)
         except ValueError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return _open(directory, documents, fingerprint)
+
+
+def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -> Chunks:
+    """Yield the chunks, with a progress bar."""
+    with tqdm(total=total_bytes, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
+        for chunk, ends in chunks:
+            yield chunk, ends
+            bar.update(len(chunk) if total_bytes is None else min(len(chunk), total_bytes - bar.n))
 
 
 def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpus:
@@ -136,16 +132,14 @@ def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
     parts = (corpus.tokens.read(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
     prepared = (chunk for part in parts for chunk in token_chunks(part, corpus.tokenizer))
     title = f"reading {corpus.source.name} again"
-    with tqdm(total=corpus.manifest.bytes, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
-        return _digest(corpus.source.chunks(), bar.update) == _digest(prepared)
+    return _digest(_show(corpus.source.chunks(), title, corpus.manifest.bytes, progress)) == _digest(prepared)
 
 
-def _digest(chunks: Chunks, advance: Callable[[int], object] = lambda _: None) -> tuple[str, str]:
+def _digest(chunks: Chunks) -> tuple[str, str]:
     """SHA-256 of the documents' bytes, and of their lengths."""
     content, lengths, length = hashlib.sha256(), hashlib.sha256(), 0
     for chunk, ends in chunks:
         content.update(chunk)
-        advance(len(chunk))
         length += len(chunk)
         if ends:
             lengths.update(b"%d " % length)
@@ -153,87 +147,50 @@ def _digest(chunks: Chunks, advance: Callable[[int], object] = lambda _: None) -
     return content.hexdigest(), lengths.hexdigest()
 
 
-def _read_journal(directory: Path, fingerprint: str) -> _Journal | None:
-    """What an interrupted call finished; None, and the directory gone, where that is nothing that can be used.
-
-    An unfinished directory was never more than a help to the next call, so it is not worth a refusal.
-    """
-    try:
-        values = read_json(directory / JOURNAL)
-        journal = _Journal(**{**values, "position": Position(**values["position"])})
-        restore_tokenizer(journal.tokenizer)
+def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
+    """What an interrupted call finished. If it is of no use, the directory is removed, without an error: it was never
+    more than a help to the next call."""
+    with contextlib.suppress(OSError, UsageError):
+        journal = read_manifest(directory, JOURNAL)
         whole = all(file_sha256(directory / Path(shard.file).name) == shard.sha256 for shard in journal.shards)
         if whole and journal.fingerprint == fingerprint:
             return journal
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
     shutil.rmtree(directory, ignore_errors=True)
     return None
 
 
-def _sample(source: Source, sample_bytes: int, progress: bool) -> Iterator[bytes]:
-    total = min(sample_bytes, source.expected_bytes or sample_bytes)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="learning pieces", disable=not progress) as bar:
-        for chunk, _ in source.chunks():
-            yield chunk
-            bar.update(min(len(chunk), total - bar.n))
-
-
 def _write_shards(
-    directory: Path, source: Source, journal: _Journal, workers: int, progress: bool, shard_tokens: int
+    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int
 ) -> None:
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
-    # Taken up again or not, all of the source is read from now on.
-    begun_ns = time.time_ns()
-    tokenizer = restore_tokenizer(journal.tokenizer)
-    total, title = source.expected_bytes, f"preparing {source.name}"
-    with (
-        tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not progress) as bar,
-        contextlib.closing(encode_source(source, tokenizer, journal.position, workers, bar.update)) as encoded,
-    ):
-        while True:
+    for leftover in directory.glob(".*.tmp"):
+        leftover.unlink()
+    # Even if the journal is of an earlier call, this one reads all of the source.
+    journal = replace(journal, begun_ns=time.time_ns())
+    start = Position(journal.batches, journal.bytes, journal.documents, journal.sha256)
+    bar = tqdm(
+        total=source.expected_bytes, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress
+    )
+    encoded = encode_source(source, restore_tokenizer(journal.tokenizer), start, workers)
+    with bar, contextlib.closing(encoded):
+        for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
-            shard, end = _write_shard(path, encoded, shard_tokens)
-            if end is None:
-                break
-            journal = replace(journal, shards=[*journal.shards, shard], position=end)
-            write_json(directory / JOURNAL, journal)
+            digest, tokens = hashlib.sha256(), 0
+            with new_file(path) as file:
+                for position, array in chain([first], encoded):
+                    file.write(array.data)
+                    digest.update(array.data)
+                    bar.update(position.bytes - bar.n)
+                    tokens += len(array)
+                    if tokens >= shard_tokens:
+                        break
+            shards = [*journal.shards, Shard(path.name, tokens, digest.hexdigest())]
+            journal = replace(journal, shards=shards, tokens=journal.tokens + tokens, **asdict(position))
+            write_manifest(directory / JOURNAL, journal)
+    if not journal.bytes:
+        raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
-    end, tokens = journal.position, sum(shard.tokens for shard in journal.shards)
-    manifest = Manifest(
-        format=FORMAT,
-        name=source.name,
-        bytes=end.bytes,
-        tokens=tokens,
-        documents=end.documents,
-        sha256=end.sha256,
-        fingerprint=journal.fingerprint,
-        begun_ns=begun_ns,
-        tokenizer=journal.tokenizer,
-        shards=journal.shards,
-    )
-    write_json(directory / MANIFEST, manifest)
+    write_manifest(directory / MANIFEST, journal)
     (directory / JOURNAL).unlink()
-
-
-def _write_shard(path: Path, encoded: Iterator, shard_tokens: int) -> tuple[Shard, Position | None]:
-    """Write the next shard_tokens tokens, up to the end of a batch. The position is None when there were none left."""
-    temporary = path.with_suffix(".tmp")
-    digest, tokens, end = hashlib.sha256(), 0, None
-    try:
-        with temporary.open("wb") as file:
-            for position, array in encoded:
-                file.write(array.data)
-                digest.update(array.data)
-                tokens, end = tokens + len(array), position
-                if tokens >= shard_tokens:
-                    break
-            file.flush()
-            os.fsync(file.fileno())
-        if end:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Shard(path.name, tokens, digest.hexdigest()), end

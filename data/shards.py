@@ -5,50 +5,54 @@ import dataclasses
 import hashlib
 import json
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from data.errors import UsageError
-from data.files import file_sha256, write_file
+from data.files import file_sha256, read_json, write_file
 from data.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 64 << 20
 MAX_ENCODING_BYTES = 1 << 20
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Shard:
     """One file of tokens, little-endian, two bytes each (four where the vocabulary passes 65,536)."""
 
     file: str
-    tokens: int
+    tokens: PositiveInt
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """What a prepared corpus holds. It is written last, so where there is one the corpus is whole."""
+    """What a prepared corpus holds. Until it is whole, this is its journal, written anew after each shard."""
 
     format: int
     name: str
-    bytes: int
-    tokens: int
-    documents: int
+    bytes: NonNegativeInt
+    tokens: NonNegativeInt
+    documents: NonNegativeInt
     sha256: str
     """Of the corpus' bytes, documents in order."""
     fingerprint: str
     """Identity of the source, see data.documents.Source."""
-    begun_ns: int = field(compare=False)
-    """When the reading of the source began, as time.time_ns has it."""
+    begun_ns: PositiveInt = dataclasses.field(compare=False)
+    """When the reading of the source began, as time.time_ns gives it."""
     tokenizer: dict[str, Any]
     """kind, vocabulary, encoding (base64) and sha256 (of the encoding)."""
     shards: list[Shard]
+    batches: NonNegativeInt = 0
+    """How many batches (data/batches.py) the shards hold."""
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -72,38 +76,24 @@ def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a dataclass, whole or not at all."""
-    write_file(path, json.dumps(dataclasses.asdict(value), indent=1).encode())
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, whole or not at all."""
+    write_file(path, json.dumps(dataclasses.asdict(manifest), indent=1).encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what write_json wrote, its shards as Shard. Raises UsageError, LookupError or TypeError on anything else."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UsageError("it is too large")
-    values = json.loads(path.read_bytes())
-    return {**values, "shards": [Shard(**shard) for shard in values["shards"]]}
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """Read and check manifest.json. Raises UsageError naming the file where it is not one of ours."""
-    path = directory / MANIFEST
+def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
+    """Read and check manifest.json. Raises UsageError naming the file if it is not one of ours."""
+    path = directory / name
     try:
-        manifest = Manifest(**read_json(path))
+        manifest: Manifest = read_json(path, TypeAdapter(Manifest), MAX_JSON_BYTES)
         if manifest.format != FORMAT:
             raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
+        if name == MANIFEST and not all([manifest.bytes, manifest.tokens, manifest.documents]):
+            raise UsageError("it is of an empty corpus")
         restore_tokenizer(manifest.tokenizer)
-        counts = [manifest.bytes, manifest.tokens, manifest.documents, manifest.begun_ns]
-        numbers = [*counts, *(shard.tokens for shard in manifest.shards)]
-        texts = [manifest.name, manifest.sha256, manifest.fingerprint, *(shard.file for shard in manifest.shards)]
-        if not all(type(number) is int and number > 0 for number in numbers):
-            raise UsageError("a count is not a positive integer")
-        if not all(isinstance(text, str) for text in texts):
-            raise UsageError("a name or digest is not text")
     except (ValueError, LookupError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
         remedy = f"delete {directory} and run again"
-        raise UsageError(f"{path} is not the manifest of a prepared corpus ({reason}); {remedy}") from error
+        raise UsageError(f"{path} is not the manifest of a prepared corpus ({error}); {remedy}") from error
     return manifest
 
 
@@ -113,18 +103,19 @@ class TokenShards:
     def __init__(self, directory: Path, manifest: Manifest):
         """Map and check every shard. Raises UsageError naming a file that is missing, cut, foreign or altered."""
         dtype = np.dtype("<u2" if manifest.tokenizer["vocabulary"] <= 1 << 16 else "<u4")
+        remedy = f"delete {directory} and run again"
         self._shards: list[np.ndarray] = []
         for shard in manifest.shards:
             path = directory / Path(shard.file).name
             if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
-                raise UsageError(f"{path} is missing or has the wrong size; delete {directory} and run again")
+                raise UsageError(f"{path} is missing or has the wrong size; {remedy}")
             if file_sha256(path) != shard.sha256:
-                raise UsageError(f"{path} does not match its SHA-256; delete {directory} and run again")
+                raise UsageError(f"{path} does not match its SHA-256; {remedy}")
             self._shards.append(np.memmap(path, dtype, mode="r"))
         self._starts = [0, *accumulate(map(len, self._shards))]
         if len(self) != manifest.tokens:
             found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
-            raise UsageError(f"{directory / MANIFEST}: {found}; delete {directory} and run again")
+            raise UsageError(f"{directory / MANIFEST}: {found}; {remedy}")
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -40,7 +40,7 @@ def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Positio
         raise UsageError(f"{file} is a folder: give a file, or take launch/compress.py")
     source = open_source(f"raw:{file}")
     end, parts = Position(), [np.empty(0, np.uint32)]
-    for position, part in encode_source(source, tokenizer, Position(), 1, lambda _: None):
+    for position, part in encode_source(source, tokenizer, Position(), 1):
         end = position
         parts.append(part.astype(np.uint32))
     return source.name, np.concatenate(parts), end

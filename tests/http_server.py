@@ -21,14 +21,13 @@ MONDAY = "Mon, 05 Jan 2026 10:00:00 GMT"
 
 @dataclass(frozen=True)
 class Manner:
-    """How a request is answered. The defaults are a sound server's that knows ranges and ETags."""
+    """How a request is answered. The defaults are a sound server's that knows ETags."""
 
     status: int | None = None
     """Answer with this and no body."""
     location: str | None = None
     """Redirect there."""
     protocol: str = "HTTP/1.1"
-    ranges: bool = True
     etag: str | None = "of content"
     modified: str | None = None
     length: int | str | None = "true"
@@ -39,25 +38,20 @@ class Manner:
     ending: str = "close"
     """What follows: `close`, `reset`, or `silence` on an open connection."""
     piece_bytes: int = 1 << 20
-    part_bytes: int | None = None
-    """The most that a range is answered with."""
     headers: dict[str, str] = field(default_factory=dict)
     content: bytes | None = None
     """Sent in place of the file."""
 
 
 SOUND = {
-    "ranges, ETag": Manner(),
-    "ranges, Last-Modified": Manner(etag=None, modified=MONDAY),
+    "ETag": Manner(),
+    "Last-Modified": Manner(etag=None, modified=MONDAY),
     "weak ETag": Manner(etag='W/"x"', modified=MONDAY),
     "neither": Manner(etag=None),
-    "no ranges": Manner(ranges=False),
-    "no ranges, neither": Manner(ranges=False, etag=None),
     "chunks": Manner(chunked=True, piece_bytes=7000),
     "chunks, neither": Manner(chunked=True, etag=None),
-    "HTTP/1.0": Manner(protocol="HTTP/1.0", ranges=False, etag=None, modified=MONDAY),
+    "HTTP/1.0": Manner(protocol="HTTP/1.0", etag=None, modified=MONDAY),
     "small pieces": Manner(piece_bytes=1000),
-    "ranges in parts": Manner(part_bytes=100_000),
 }
 
 
@@ -71,8 +65,7 @@ class Server(ThreadingHTTPServer):
         self.manner = Manner()
         self.faults: list[Manner] = []
         """Manners of the next requests; those after them get `manner`."""
-        self.ranges: list[str | None] = []
-        """The Range of each request so far."""
+        self.requests = 0
         self.stopped = threading.Event()
         self.lock = threading.Lock()
 
@@ -103,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             manner = server.faults.pop(0) if server.faults else server.manner
-            server.ranges.append(self.headers.get("Range"))
+            server.requests += 1
             content = manner.content or server.files.get(self.path.partition("?")[0].removeprefix("/"))
         self.protocol_version = manner.protocol
         self.close_connection = True
@@ -122,15 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _answer(self, content: bytes, manner: Manner) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "") if manner.ranges else "")
-        start = int(asked[1]) if asked else 0
-        end = min(len(content), start + manner.part_bytes) if asked and manner.part_bytes else len(content)
-        if asked and start >= end:
-            self._head(416, {"Content-Range": f"bytes */{len(content)}"})
-            return
         headers = {"Connection": "keep-alive"} if manner.ending == "silence" else {}
-        if asked:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         if manner.etag == "of content":
             headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         elif manner.etag:
@@ -140,9 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         if manner.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif manner.length is not None:
-            headers["Content-Length"] = str(end - start if manner.length == "true" else manner.length)
-        self._head(206 if asked else 200, headers | manner.headers)
-        body = memoryview(content)[start:end][: manner.body_bytes]
+            headers["Content-Length"] = str(len(content) if manner.length == "true" else manner.length)
+        self._head(200, headers | manner.headers)
+        body = memoryview(content)[: manner.body_bytes]
         for first in range(0, len(body), manner.piece_bytes):
             piece = body[first : first + manner.piece_bytes]
             if manner.chunked:

@@ -145,7 +145,7 @@ def test_an_altered_cache_is_refused_by_name(corpus, tmp_path):
 
 def stop_after(monkeypatch, shards: int) -> None:
     """Let preparation fail once it has written this many shards."""
-    write, journals = data.prepare.write_json, []
+    write, journals = data.prepare.write_manifest, []
 
     def stopping(path, value):
         write(path, value)
@@ -153,7 +153,7 @@ def stop_after(monkeypatch, shards: int) -> None:
         if len(journals) == shards:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.prepare, "write_json", stopping)
+    monkeypatch.setattr(data.prepare, "write_manifest", stopping)
 
 
 @pytest.mark.parametrize("damage", ["journal", "shard", "foreign"])
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_whole_shards_only(corpus, tmp_path, monkeypatch):
 
     def full(handle):
         calls.append(handle)
-        if len(calls) == 4:  # shard, journal and its folder, then the second shard
+        if len(calls) == 5:  # shard and its folder, journal and its folder, then the second shard
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 

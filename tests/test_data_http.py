@@ -8,7 +8,6 @@ import pytest
 from http_server import SOUND, Manner, documents, refused, serving
 
 import data.http
-import data.http_reply
 from data.documents import CHUNK_BYTES, open_source
 
 CONTENT = os.urandom(300_000)
@@ -19,7 +18,7 @@ BROKEN = {
     "dropped midway": [Manner(body_bytes=100_000), Manner(body_bytes=1), Manner(body_bytes=150_000)],
     "reset midway": [Manner(body_bytes=100_000, ending="reset"), Manner(status=502)],
     "chunks without an end": [Manner(chunked=True, body_bytes=100_000), Manner(chunked=True, body_bytes=299_999)],
-    "ranges forgotten": [Manner(body_bytes=100_000), Manner(ranges=False, body_bytes=200_000)],
+    "broken before the place of the last break": [Manner(body_bytes=100_000), Manner(body_bytes=50_000)],
 }
 
 
@@ -52,34 +51,28 @@ def test_what_breaks_is_tried_again_and_nothing_is_lost_or_repeated(server, mann
     assert not server.faults
 
 
-def test_reading_resumes_at_the_byte_where_it_broke(server):
-    server.faults = [Manner(body_bytes=100_000), Manner(status=503), Manner(body_bytes=50_000)]
-    assert documents(server.url("file.bin")) == [CONTENT]
-    assert server.ranges == [None, "bytes=100000-", "bytes=100000-", "bytes=150000-"]
-
-
 def test_every_byte_that_comes_is_followed_by_as_many_tries(server):
-    server.manner = Manner(body_bytes=30_000)
+    server.faults = [Manner(body_bytes=30_000 * number) for number in range(1, 10)]
     assert documents(server.url("file.bin")) == [CONTENT]
-    assert len(server.ranges) == 10
+    assert server.requests == 10
 
 
 @pytest.mark.parametrize("body_bytes", [0, 100_000, 300_000])
 def test_silence_ends(server, monkeypatch, body_bytes):
     """Behind a whole body too: to some servers, closing the connection is too much to ask."""
-    monkeypatch.setattr(data.http_reply, "SILENCE_SECS", 0.3)
+    monkeypatch.setattr(data.http, "SILENCE_SECS", 0.3)
     server.faults = [Manner(body_bytes=body_bytes, ending="silence")]
     assert documents(server.url("file.bin")) == [CONTENT]
 
 
-def test_redirects_are_followed_with_the_range_and_not_for_ever(server):
+def test_redirects_are_followed_and_not_for_ever(server):
     server.faults = [
         Manner(location="/file.bin"),
         Manner(body_bytes=100_000),
         Manner(location="/file.bin"),
     ]
     assert documents(server.url("moved")) == [CONTENT]
-    assert server.ranges == [None, None, "bytes=100000-", "bytes=100000-"]
+    assert server.requests == 4
     server.manner = Manner(location="/file.bin")
     refused(server.url("file.bin"), "file.bin, byte 0", "more than 5 redirects", "give the final URL")
 
@@ -90,6 +83,12 @@ def test_redirects_are_followed_with_the_range_and_not_for_ever(server):
         (Manner(status=404), ["byte 0", "404 Not Found", "check the URL"]),
         (Manner(status=403), ["byte 0", "403 Forbidden", "without a login"]),
         (Manner(status=204), ["byte 0", "204 No Content"]),
+        (Manner(status=206), ["byte 0", "206 Partial Content"]),
+        (Manner(status=416), ["byte 0", "416 Requested Range Not Satisfiable"]),
+        (
+            Manner(body_bytes=30_000),
+            ["byte 30,000", "4 tries failed, the last with: the body ended 270,000 bytes early"],
+        ),
         (Manner(status=503), ["byte 0", "4 tries failed, the last with: the server answers 503", "run again later"]),
         (Manner(body_bytes=0), ["byte 0", "4 tries failed, the last with: the body ended 300,000 bytes early"]),
         (Manner(length=None), ["byte 0", "Content-Length is missing", "download it"]),
@@ -97,11 +96,10 @@ def test_redirects_are_followed_with_the_range_and_not_for_ever(server):
         (Manner(length="12x"), ["byte 0", "Content-Length is 12x"]),
         (Manner(length="-1"), ["byte 0", "Content-Length is -1"]),
         (Manner(length=299_999), ["byte 299,999", "more bytes than its Content-Length", "download it"]),
-        (Manner(length=1, ranges=False, etag=None), ["byte 1", "more bytes than its Content-Length"]),
+        (Manner(length=1, etag=None), ["byte 1", "more bytes than its Content-Length"]),
         (Manner(length=0), ["byte 0", "more bytes than its Content-Length"]),
-        (Manner(length=400_000), ["byte 300,000", "416", "no such bytes"]),
-        (Manner(length=400_000, ranges=False), ["byte 300,000", "tries failed", "100,000 bytes early"]),
-        (Manner(chunked=True, body_bytes=300_000, ranges=False), ["byte 300,000", "tries failed"]),
+        (Manner(length=400_000), ["byte 300,000", "tries failed", "100,000 bytes early"]),
+        (Manner(chunked=True, body_bytes=300_000), ["byte 300,000", "tries failed"]),
         (Manner(headers={"Content-Encoding": "gzip"}), ["byte 0", "Content-Encoding gzip", "not asked for"]),
         (Manner(headers={"Transfer-Encoding": "gzip, chunked"}), ["byte 0", "Transfer-Encoding gzip, chunked"]),
         (Manner(location="http://[/"), ["byte 0", "redirects to, no web address"]),
@@ -116,21 +114,15 @@ def test_what_cannot_be_whole_is_refused(server, manner, words):
 @pytest.mark.parametrize(
     ("manner", "words"),
     [
-        (Manner(headers={"Content-Range": "bytes 0-299999/300000"}), ["Content-Range bytes 0-299999/300000"]),
-        (Manner(headers={"Content-Range": "bytes 100001-299999/300000"}), ["Content-Range bytes 100001-"]),
-        (Manner(headers={"Content-Range": "bytes 100000-299999/*"}), ["Content-Range bytes 100000-299999/*"]),
-        (Manner(headers={"Content-Range": "bytes 100000-300000/300000"}), ["Content-Range bytes 100000-300000/"]),
-        (Manner(headers={"Content-Range": "100000"}), ["Content-Range 100000"]),
-        (Manner(headers={"Content-Range": "bytes 100000-299999/300001"}), ["changed", "300,000", "300,001"]),
-        (Manner(status=416), ["416", "no such bytes"]),
+        (Manner(content=CONTENT[1:]), ["changed", "300,000", "299,999"]),
+        (Manner(content=CONTENT[::-1], etag='"other"'), ["changed", "ETag", 'ETag "other"', "run again once it stays"]),
         (Manner(status=404), ["404 Not Found"]),
         (Manner(etag='"other"'), ["changed", "ETag", 'ETag "other"', "run again once it stays"]),
-        (Manner(etag='"other"', ranges=False), ["changed", 'ETag "other"']),
-        (Manner(etag=None, ranges=False), ["changed", "without ETag"]),
-        (Manner(body_bytes=0), ["4 tries failed", "200,000 bytes early", "run again later"]),
+        (Manner(etag=None), ["changed", "without ETag"]),
+        (Manner(body_bytes=0), ["4 tries failed", "300,000 bytes early", "run again later"]),
     ],
 )
-def test_what_does_not_continue_the_same_file_is_refused(server, manner, words):
+def test_what_comes_after_a_break_and_is_not_the_same_file_is_refused(server, manner, words):
     server.faults = [Manner(body_bytes=100_000)]
     server.manner = manner
     refused(server.url("file.bin"), f"{server.url('file.bin')}, byte 100,000", *words)
@@ -138,14 +130,15 @@ def test_what_does_not_continue_the_same_file_is_refused(server, manner, words):
 
 def test_chunks_that_end_before_the_length_that_was_stated_are_refused(server):
     server.faults = [Manner(etag='"x"', body_bytes=100_000)]
-    server.manner = Manner(etag='"x"', ranges=False, chunked=True, content=CONTENT[:200_000])
+    server.manner = Manner(etag='"x"', chunked=True, content=CONTENT[:200_000])
     refused(server.url("file.bin"), "byte 200,000", "changed", "300,000 bytes", "200,000 bytes")
 
 
-def test_ranges_that_hold_more_than_they_say_are_refused(server):
-    server.faults = [Manner(body_bytes=100_000)]
-    server.manner = Manner(headers={"Content-Range": "bytes 100000-199999/300000"})
-    refused(server.url("file.bin"), "byte 200,000", "more bytes than its Content-Length or Content-Range")
+@pytest.mark.parametrize("changed", [bytes(300_000), CONTENT[:99_999] + b"\0" + CONTENT[100_000:]])
+def test_other_bytes_under_the_same_etag_are_refused(server, changed):
+    server.manner = Manner(etag='"x"', content=changed)
+    server.faults = [Manner(etag='"x"', body_bytes=100_000)]
+    refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
 
 
 def test_a_server_that_is_not_there_is_named_after_some_tries():
@@ -163,7 +156,7 @@ def test_without_a_validator_what_is_sent_anew_must_be_the_same(server, chunked,
     refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
 
 
-@pytest.mark.parametrize("manner", ["ranges, ETag", "neither", "chunks", "chunks, neither"])
+@pytest.mark.parametrize("manner", ["ETag", "neither", "chunks", "chunks, neither"])
 def test_one_source_never_reads_two_versions(server, manner):
     server.manner = SOUND[manner]
     source = open_source(server.url("file.bin"))

@@ -110,7 +110,7 @@ def test_processes_change_nothing(large, tmp_path, monkeypatch):
 def test_a_killed_preparation_goes_on_where_it_was(large, tmp_path):
     child = start_child(large, tmp_path / "cache")
     journal: list[Path] = []
-    while len(journal) == 0 or json.loads(journal[0].read_bytes())["position"]["batches"] < 4:
+    while len(journal) == 0 or json.loads(journal[0].read_bytes())["batches"] < 4:
         journal = list((tmp_path / "cache").glob(f"*/{JOURNAL}"))
         assert child.poll() is None, "the child finished before it could be killed"
         time.sleep(0.001)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.shards import MANIFEST, Manifest, Shard, TokenShards, describe_tokenizer, read_manifest, write_json
+from data.shards import MANIFEST, Manifest, Shard, TokenShards, describe_tokenizer, read_manifest, write_manifest
 from data.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -23,7 +23,7 @@ def write(directory: Path, shards: list[list[int]], vocabulary: int = 257) -> Ma
         (directory / f"{number}.bin").write_bytes(content)
         found.append(Shard(f"{number}.bin", len(tokens), hashlib.sha256(content).hexdigest()))
     manifest = Manifest(2, "made-up", 9, sum(map(len, shards)), 1, "0" * 64, "f", 1, entry, found)
-    write_json(directory / MANIFEST, manifest)
+    write_manifest(directory / MANIFEST, manifest)
     return manifest
 
 
@@ -68,6 +68,8 @@ def test_damaged_shards_are_named_with_a_remedy(tmp_path, damage, message):
     [
         {"format": 1},
         {"bytes": -1},
+        {"bytes": 0},
+        {"documents": 0},
         {"tokens": True},
         {"documents": "1"},
         {"name": 1},
@@ -109,7 +111,7 @@ def test_writing_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
     before = write(tmp_path, [[1]])
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        write_json(tmp_path / MANIFEST, before)
+        write_manifest(tmp_path / MANIFEST, before)
     monkeypatch.undo()
     assert read_manifest(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.bin", MANIFEST]
