@@ -39,30 +39,22 @@ def split_names(text: str) -> Any:
     return yaml.load(text, yaml.BaseLoader) if text.startswith("[") else re.findall(r"[^\s,]+", text)
 
 
-def refuse_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("text with a NUL is no name of anything; leave it out")
-    return text
+def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if wrong(value):
+            raise ValueError(remedy, value)
+        return value
 
-
-def refuse_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("give it a value, or leave it out to take its default")
-    return text
-
-
-def refuse_repeats(numbers: list[int]) -> list[int]:
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(numbers)
-    return numbers
+    return AfterValidator(check)
 
 
 WHOLE, NUMBER = from_text(int, int), from_text(float, int, float)
 LIST = from_text(lambda text: yaml.load(text, yaml.BaseLoader), list)
+DIFFERENT = refuse(lambda numbers: len(set(numbers)) < len(numbers), "give different ones")
+NOT_BLANK = refuse(lambda text: not text.strip(), "give it a value, or leave it out to take its default")
 Flag = Annotated[bool, from_text(lambda text: {"true": True, "false": False}[text.lower()], bool)]
-Text = Annotated[str, AfterValidator(refuse_nul)]
-Name = Annotated[Text, AfterValidator(refuse_blank), Field(json_schema_extra={"minLength": 1})]
-DIFFERENT = AfterValidator(refuse_repeats)
+Text = Annotated[str, refuse(lambda text: "\0" in text, "text with a NUL is no name of anything; leave it out")]
+Name = Annotated[Text, NOT_BLANK, Field(json_schema_extra={"minLength": 1})]
 Orders = Annotated[list[Annotated[int, Field(ge=1, le=64), WHOLE]], DIFFERENT, LIST]
 OrdersAndWords = Annotated[list[Annotated[int, Field(ge=0, le=64), WHOLE]], DIFFERENT, LIST]
 Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]

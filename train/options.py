@@ -87,11 +87,12 @@ def complaint(errors: ValidationError, tree: Any) -> str:
     schema = OPTIONS[name]
     if given is None:
         return f"{name} is null: give it a value, or leave it out to take its default"
+    remedy, wrong = error["ctx"]["error"].args if kind == "value_error" else ("", value)
     if schema["type"] == "array" and kind in (*OUTSIDE, "too_short", "value_error"):
-        wrong = error["ctx"]["error"].args[0] if kind == "value_error" else value if kind == "too_short" else given
-        return f"{name} {SHORT.repr(wrong)} must be different numbers from {range_text(schema)}"
+        numbers = SHORT.repr(given if kind in OUTSIDE else wrong)
+        return f"{name} {numbers} must be different numbers from {range_text(schema)}"
     if kind == "value_error":
-        return f"{name} is {value!r}: {error['ctx']['error']}"
+        return f"{name} is {wrong!r}: {remedy}"
     if kind in OUTSIDE:
         return f"{name} is {value}: take {range_text(schema)}"
     guess = did_you_mean(given, map(str, schema.get("enum", [])))
