@@ -11,22 +11,21 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.errors import UsageError
 from data.files import file_sha256, write_file
 from train.hosts import about_peers
 from train.ledger import Ledger
 from train.loop import Learner
-from train.regrouping import load_regrouped_engine, regroup
-from train.saved_engine import load_engine, load_saved
+from train.saved_engine import load_engine, load_regrouped_engine, load_saved
 
 POINTER = "latest.json"
 MAX_POINTER_BYTES = 1 << 20
@@ -48,9 +47,10 @@ def save_checkpoint(
         shutil.rmtree(folder / tag, ignore_errors=True)
         (folder / tag).mkdir(parents=True)
     dist.barrier()
+    _, tokens, coded_bytes = ledger.totals()
     try:
         learner.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        torch.save(held(learner, ledger) | {"source": source}, folder / tag / f"rank-{place.rank:05d}.pt")
+        torch.save(lane_tensors(learner, ledger) | {"source": source}, folder / tag / f"rank-{place.rank:05d}.pt")
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and about_peers(error):
             raise
@@ -65,14 +65,15 @@ def save_checkpoint(
         files = sorted(path for path in (folder / tag).rglob("*") if path.is_file())
         sums = {str(path.relative_to(folder / tag)): synced_sha256(path) for path in files}
         pointer = {"tag": tag, "step": step, "world_size": place.world_size, "elapsed_secs": elapsed_secs}
-        write_file(folder / POINTER, json.dumps(pointer | {"files": sums}, indent=1).encode())
+        pointer |= {"tokens": tokens, "bytes": coded_bytes, "files": sums}
+        write_file(folder / POINTER, json.dumps(pointer, indent=1).encode())
         for old in sorted(folder.glob("step-*"))[:-keep]:
             shutil.rmtree(old)
 
 
-def sound(learner: Learner) -> bool:
-    """Whether everything that this rank would save can be gone on with: finite parameters and lane states, and moments
-    that are numbers."""
+def is_sound(learner: Learner) -> bool:
+    """Whether a run can go on from what this rank would save: its parameters and lane states are finite, its moments
+    are numbers."""
     optimizer = learner.engine.optimizer
     values = [*learner.model.parameters(), *tree_leaves(learner.states)]
     moments = tree_leaves([list(one.values()) for one in optimizer.state.values()])
@@ -93,16 +94,35 @@ def drop_torn(folder: Path, tag: str) -> None:
             shutil.rmtree(torn, ignore_errors=True)
 
 
-def held(learner: Learner, ledger: Ledger) -> dict[str, Any]:
-    """What a rank has to keep beside model and optimiser."""
-    return {
-        "states": learner.states,
-        "recent": learner.recent,
-        "lane_nats": ledger.lane_nats,
-        "tokens": ledger.tokens,
-        "bytes": ledger.bytes,
-        "rng": torch.get_rng_state(),
-    }
+def lane_tensors(learner: Learner, ledger: Ledger) -> dict[str, Any]:
+    """What a rank keeps beside model and optimiser. The first dimension of tensors is its lanes, but of `rng`."""
+    batches = zip(*(tree_leaves(state) for state in learner.states), strict=True)
+    states = [
+        leaves[0] if dim is None else torch.cat([leaf.movedim(dim, 0) for leaf in leaves])
+        for leaves, dim in zip(batches, lane_dims(learner), strict=True)
+    ]
+    return {"states": states, "recent": learner.recent, "lane_nats": ledger.lane_nats, "rng": torch.get_rng_state()}
+
+
+def put_states(learner: Learner, states: list[Any]) -> None:
+    """Put back the `states` of lane_tensors."""
+    number, tree = len(learner.states), tree_flatten(learner.states[0])[1]
+    leaves = [
+        [one] * number
+        if dim is None
+        else [part.movedim(0, dim).clone(memory_format=torch.contiguous_format) for part in one.chunk(number)]
+        for one, dim in zip(states, lane_dims(learner), strict=True)
+    ]
+    learner.states = [tree_unflatten(list(batch), tree) for batch in zip(*leaves, strict=True)]
+
+
+def lane_dims(learner: Learner) -> list[int | None]:
+    """The dimension of each leaf of a state that counts lanes; None for what all lanes share."""
+    one, two = (tree_leaves(learner.model.init_state(rows)) for rows in (1, 2))
+    return [
+        next(dim for dim in range(a.dim()) if a.shape[dim] != b.shape[dim]) if isinstance(a, Tensor) else None
+        for a, b in zip(one, two, strict=True)
+    ]
 
 
 def synced_sha256(path: Path) -> str:
@@ -126,7 +146,7 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
         for name, expected in pointer["files"].items():
             if file_sha256(folder / Path(pointer["tag"]).name / name) != expected:
                 raise UsageError(f"{name} does not match its SHA-256")
-        kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float}
+        kinds = {"tag": str, "step": int, "world_size": int, "elapsed_secs": float, "tokens": int, "bytes": int}
         return {name: kind(pointer[name]) for name, kind in kinds.items()}
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(f"the checkpoint of {path} is damaged ({error}): restore it or start a new run") from None
@@ -159,28 +179,50 @@ def load_checkpoint(
     if pointer is None:
         return 0, 0.0, {}
     tag, world_size = pointer["tag"], pointer["world_size"]
-
-    def part(rank: int) -> dict[str, Any]:
-        return torch.load(folder / tag / f"rank-{rank:05d}.pt", map_location=place.device, weights_only=True)
-
     if world_size != place.world_size and not any_world:
         raise UsageError(
             f"{folder} was saved by {world_size} ranks and this run has {place.world_size}: an archive is written and "
             "read by one number of ranks; resume with that"
         )
     with fitting(folder / tag):
-        now = held(learner, ledger)
         if world_size == place.world_size:
             load_engine(learner.engine, str(folder), tag)
-            saved = part(place.rank)
         else:
             load_regrouped_engine(learner, folder, tag)
-            saved = regroup([part(rank) for rank in range(world_size)], learner)
-        refuse_misfit(saved, now)
-        learner.states, learner.recent = saved["states"], saved["recent"]
-        ledger.lane_nats, ledger.tokens, ledger.bytes = saved["lane_nats"], saved["tokens"], saved["bytes"]
+        # Files of the ranks that had this rank's lanes, the first of which is `skipped` lanes into the first file.
+        first, rows_then = place.rank * learner.rows, place.world_size * learner.rows // world_size
+        ranks, skipped = range(first // rows_then, -(-(first + learner.rows) // rows_then)), first % rows_then
+        files = [folder / tag / f"rank-{rank:05d}.pt" for rank in ranks]
+        parts = [torch.load(file, map_location=place.device, weights_only=True) for file in files]
+        saved = {
+            name: pick_lanes(name, [part[name] for part in parts], value, 0 if name == "rng" else skipped)
+            for name, value in lane_tensors(learner, ledger).items()
+        }
+        put_states(learner, saved["states"])
+        learner.recent, ledger.lane_nats = saved["recent"], saved["lane_nats"]
+        ledger.tokens, ledger.bytes = (pointer["tokens"], pointer["bytes"]) if place.rank == 0 else (0, 0)
         torch.set_rng_state(saved["rng"].cpu())
-        return pointer["step"], pointer["elapsed_secs"], saved["source"]
+        return pointer["step"], pointer["elapsed_secs"], parts[0]["source"]
+
+
+def pick_lanes(name: str, parts: list[Any], now: Any, skipped: int) -> Any:
+    """As many lanes as `now` has of `parts`, after the first `skipped`: of a tensor, or of each in a list.
+
+    Raises UsageError if they have another shape. Only attention's memory of a lane may differ from `now`, in length.
+    """
+    picked: Any = None
+    with suppress(RuntimeError, TypeError, ValueError):
+        if isinstance(now, list):
+            return [pick_lanes(name, list(one), wanted, skipped) for *one, wanted in zip(*parts, now, strict=True)]
+        picked = torch.cat(parts)[skipped : skipped + len(now)] if isinstance(now, Tensor) else parts[0]
+    if type(picked) is type(now):
+        if not isinstance(now, Tensor):
+            return picked
+        differing = sum(x != y for x, y in zip(picked.shape[1:], now.shape[1:], strict=False))
+        kinds = [(x.dim(), len(x), x.is_complex()) for x in (picked, now)]
+        if kinds[0] == kinds[1] and differing <= int(name == "states"):
+            return picked
+    raise UsageError(f"{name} is not what this run holds: start a new run")
 
 
 @contextmanager
@@ -197,21 +239,3 @@ def fitting(path: Path) -> Iterator[None]:
         lines = str(error).splitlines() or [""]
         reason = lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
         raise UsageError(f"the checkpoint {path} does not fit: {reason}") from error
-
-
-def refuse_misfit(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UsageError unless `saved` has the tensors and numbers that a rank holds `now`."""
-    for name, value in now.items():
-        (found, found_tree), (wanted, wanted_tree) = tree_flatten(saved[name]), tree_flatten(value)
-        # Attention's memory of a lane grows.
-        grown = int(name == "states")
-        if found_tree != wanted_tree or not all(alike(a, b, grown) for a, b in zip(found, wanted, strict=True)):
-            raise UsageError(f"{name} is not what this run holds: start a new run")
-
-
-def alike(a: Any, b: Any, grown: int) -> bool:
-    """Whether two values are of one type and, as tensors, of one shape but for `grown` dimensions."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return type(a) is type(b)
-    differing = sum(x != y for x, y in zip(a.shape, b.shape, strict=False))
-    return a.dim() == b.dim() and differing <= grown and a.is_complex() == b.is_complex()

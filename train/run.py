@@ -19,7 +19,7 @@ from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
-from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint, sound
+from train.checkpoint import POINTER, fitting, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
 from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
@@ -185,7 +185,7 @@ class Run:
 
     def save(self, step: int) -> None:
         """Checkpoint the state after `step` steps. Raises RunFailed if it is not sound: the last one stays good."""
-        if self.place.sum([not sound(self.learner)])[0]:
+        if self.place.sum([not is_sound(self.learner)])[0]:
             self.refuse_unsound(step)
             return
         keep = self.config.keep_checkpoints
