@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.errors import UsageError
 from data.files import file_sha256, write_file
-from train.hosts import about_peers
 from train.ledger import Ledger
 from train.loop import Learner
+from train.ranks import about_peers
 from train.saved_engine import load_engine, load_regrouped_engine, load_saved
 
 POINTER = "latest.json"

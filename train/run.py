@@ -25,13 +25,22 @@ from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
 from train.engine import Place
-from train.hosts import Seat, about_peers, hosts_without, join, naming_lost, refuse_unshared
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
 from train.progress import Progress
-from train.ranks import after_rank_0, from_rank_0, meet_apart
+from train.ranks import (
+    Seat,
+    about_peers,
+    after_rank_0,
+    from_rank_0,
+    hosts_without,
+    join,
+    meet_apart,
+    naming_lost,
+    refuse_unshared,
+)
 from train.run_dir import CHECKPOINTS, claim, last_good
 
 
