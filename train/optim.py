@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.optim.adam import adam
 
 if TYPE_CHECKING:
     from train.config import TrainConfig
@@ -72,7 +73,7 @@ class Muon(torch.optim.Optimizer):
     """Muon for groups of role `matrix` (all of one shape, orthogonalised in one batch), Adam for the other roles."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float, beta2: float, weight_decay: float):
-        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay, "updates": 0})
+        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -80,16 +81,16 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
-            group["updates"] += 1
             if not parameters:
                 continue
             for p in parameters:
                 if not self.state[p]:
                     self.state[p] = {"mean": torch.zeros_like(p)}
                     if group["role"] != "matrix":
-                        self.state[p]["square"] = torch.zeros_like(p)
+                        self.state[p] |= {"square": torch.zeros_like(p), "updates": torch.zeros((), device=p.device)}
             means = [self.state[p]["mean"] for p in parameters]
             if group["role"] == "matrix":
+                # PyTorch has no other names for updates of several tensors at once than _foreach_.
                 # Nesterov momentum; more outputs than inputs make a step longer, so that the outputs move as much.
                 torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
@@ -100,12 +101,12 @@ class Muon(torch.optim.Optimizer):
                 before += len(parameters)
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, in one pass over memory.
-                squares = [self.state[p]["square"] for p in parameters]
-                updates = [torch.full((), group["updates"], dtype=torch.float32, device=means[0].device)] * len(means)
+                squares, updates = ([self.state[p][name] for p in parameters] for name in ("square", "updates"))
                 rates = {"lr": group["lr"], "beta1": 0.9, "beta2": group["beta2"], "eps": 1e-8, "weight_decay": 0.0}
-                torch._fused_adam_(
-                    parameters, gradients, means, squares, [], updates, **rates, amsgrad=False, maximize=False
-                )
+                adam(
+                    parameters, gradients, means, squares, [], updates,
+                    fused=True, **rates, amsgrad=False, maximize=False,
+                )  # fmt: skip
         # At the end, so that no rank waits for another after each shape.
         for parameters, step_length, directions, sent in pending:
             for work in sent:

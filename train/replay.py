@@ -36,14 +36,14 @@ class Replay:
     def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
         """Weighed nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed
         makes of ranks and micro-batches; 0 while nothing can be."""
-        drawn = self.drawn(learner.recent, step)
+        drawn = self.draw(learner.recent, step)
         if drawn is None:
             return 0.0
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
         return WEIGHT * nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
 
-    def drawn(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
+    def draw(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
         `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None while that is too short."""
         before = self.context - 1
