@@ -50,7 +50,7 @@ def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[t
 @pytest.mark.parametrize("vocabulary", [2, 3, 20, 50, 64, 100, 257, 300])
 def test_it_is_a_distribution_that_starts_uniform_and_learns_what_follows(vocabulary: int) -> None:
     model = mixing(vocabulary, (1, 2))
-    history = torch.tensor([[1] * model.mixing.length])
+    history = torch.tensor([[1] * model.contexts.length])
     uniform = predict(model, history)
     assert (uniform - 1 / vocabulary).abs().max() < 1e-6
     model.learn(history.expand(3, -1), torch.tensor([[0], [0], [1]]))
@@ -130,8 +130,8 @@ def test_longer_contexts_say_more() -> None:
 
 
 def hashes(model: ContextMixing, text: bytes) -> list[int]:
-    history = [256] * model.mixing.length + list(text)
-    return model.mixing.hashes(torch.tensor([history[-model.mixing.length :]]))[:, 0, 0].tolist()
+    history = [256] * model.contexts.length + list(text)
+    return model.contexts.hashes(torch.tensor([history[-model.contexts.length :]]))[:, 0, 0].tolist()
 
 
 def test_contexts_of_words() -> None:
@@ -162,17 +162,17 @@ def test_contexts_of_three_words_and_of_the_second_before() -> None:
 
 def test_contexts_at_distances_see_these_tokens_alone() -> None:
     model = mixing(300, (1,), lags=([2], [1, 3], [40]))
-    assert model.mixing.length == 40
+    assert model.contexts.length == 40
     history = torch.randint(300, (1, 40))
-    before = model.mixing.hashes(history)[2:, 0, 0]
+    before = model.contexts.hashes(history)[2:, 0, 0]
     for lag in range(1, 41):
         other = history.clone()
         other[0, -lag] += 1
-        assert (model.mixing.hashes(other)[2:, 0, 0] != before).tolist() == [lag == 2, lag in (1, 3), lag == 40]
+        assert (model.contexts.hashes(other)[2:, 0, 0] != before).tolist() == [lag == 2, lag in (1, 3), lag == 40]
     # Parallel or one by one: the same.
     longer = torch.randint(300, (2, 39 + 7))
-    single = [model.mixing.hashes(longer[:, t : t + 40]) for t in range(7)]
-    assert torch.equal(model.mixing.hashes(longer), torch.cat(single, -1))
+    single = [model.contexts.hashes(longer[:, t : t + 40]) for t in range(7)]
+    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
 
 
 def test_gradients_reach_the_network_and_every_parameter() -> None:
@@ -184,7 +184,7 @@ def test_gradients_reach_the_network_and_every_parameter() -> None:
         model.weigh.add_(0.1)
         model.gate.add_(0.1)
     logits, x = (torch.randn(2, 10, size, requires_grad=True) for size in (50, 4))
-    model.nats(model.see(model.mixing.hashes(history), logits, x), torch.randint(50, (2, 10))).sum().backward()
+    model.nats(model.see(model.contexts.hashes(history), logits, x), torch.randint(50, (2, 10))).sum().backward()
     for tensor in (logits, x, *model.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() > 0

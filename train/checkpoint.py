@@ -1,9 +1,8 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped, and nothing else: only what is sound
-counts as one.
+"""Checkpoints: all that a run needs to go on as if it had never stopped.
 
-A checkpoint is a folder of its own, checkpoints/step-N; `latest.json` names the newest whole one and the SHA-256 of its
-files. It is replaced atomically once every rank has written, so a run that dies while saving keeps the previous one.
-(DeepSpeed's own `latest` file is written before the other ranks are done, and a tag that is used twice can mix states.)
+A checkpoint is a folder, checkpoints/step-N. `latest.json` names the newest complete one, with the SHA-256 of its
+files. It is replaced atomically after every rank has written, so a run that dies while saving keeps the previous one.
+(DeepSpeed writes its own `latest` file before the other ranks are done, and a tag that is used twice can mix states.)
 """
 
 import errno
@@ -30,20 +29,18 @@ from train.saved_engine import load_engine, load_regrouped_engine, load_saved
 POINTER = "latest.json"
 MAX_POINTER_BYTES = 1 << 20
 
-# Of a file that is cut off, torch's reader says that an argument is invalid. Other errors are the machine's.
+# Errors that a damaged checkpoint causes: a truncated file is an invalid argument. Others are the machine's.
 MISFITS = {errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
 
 
 def save_checkpoint(
     folder: Path, learner: Learner, ledger: Ledger, source: dict[str, Any], step: int, elapsed_secs: float, keep: int
 ) -> None:
-    """Save the state after `step` steps, that of the token source too, and drop all but the `keep` newest checkpoints.
-
-    Every rank must call it.
-    """
+    """Save the state after `step` steps, with that of the token source, and remove all but the `keep` newest
+    checkpoints. Every rank must call it."""
     place, tag = learner.place, f"step-{step:09d}"
     if place.rank == 0:
-        # Left by a run that died while saving; its parts must not mix with ours.
+        # A run that died while saving may have left parts, which must not mix with ours.
         shutil.rmtree(folder / tag, ignore_errors=True)
         (folder / tag).mkdir(parents=True)
     dist.barrier()
@@ -79,7 +76,7 @@ def is_sound(learner: Learner) -> bool:
     moments = tree_leaves([list(one.values()) for one in optimizer.state.values()])
     pieces = [p for p in values if hasattr(p, "ds_tensor")]
     if pieces:
-        # ZeRO stage 3: this rank's piece of each, without the padding, which DeepSpeed leaves as it finds it.
+        # ZeRO stage 3: this rank's piece of each, without the padding, which DeepSpeed does not initialise.
         rank, moments = learner.place.rank, []
         values += [p.ds_tensor.flatten()[: max(0, p.ds_numel - rank * p.ds_tensor.numel())] for p in pieces]
     finite = all(bool(x.isfinite().all()) for x in values if isinstance(x, Tensor))
@@ -87,15 +84,15 @@ def is_sound(learner: Learner) -> bool:
 
 
 def drop_torn(folder: Path, tag: str) -> None:
-    """Remove what runs that died while saving left beyond `tag`, the last whole checkpoint: it must not count among
-    those that are kept."""
+    """Remove what runs that died while saving left after `tag`, the last complete checkpoint: it would count as one of
+    those to keep."""
     for torn in folder.glob("step-*"):
         if torn.name > tag:
             shutil.rmtree(torn, ignore_errors=True)
 
 
 def lane_tensors(learner: Learner, ledger: Ledger) -> dict[str, Any]:
-    """What a rank keeps beside model and optimiser. The first dimension of tensors is its lanes, but of `rng`."""
+    """What a rank saves beside model and optimiser: tensors whose first dimension is its lanes, and `rng`."""
     batches = zip(*(tree_leaves(state) for state in learner.states), strict=True)
     states = [
         leaves[0] if dim is None else torch.cat([leaf.movedim(dim, 0) for leaf in leaves])
@@ -105,7 +102,7 @@ def lane_tensors(learner: Learner, ledger: Ledger) -> dict[str, Any]:
 
 
 def put_states(learner: Learner, states: list[Any]) -> None:
-    """Put back the `states` of lane_tensors."""
+    """Put back `states`, as lane_tensors returned them."""
     number, tree = len(learner.states), tree_flatten(learner.states[0])[1]
     leaves = [
         [one] * number
@@ -126,14 +123,14 @@ def lane_dims(learner: Learner) -> list[int | None]:
 
 
 def synced_sha256(path: Path) -> str:
-    """SHA-256 of a file that is on disk for certain."""
+    """SHA-256 of a file, after it has been written to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return file_sha256(path)
 
 
 def read_pointer(folder: Path) -> dict[str, Any] | None:
-    """What latest.json says, or None if nothing was ever saved.
+    """What latest.json says, or None if there is none.
 
     Raises UsageError if it, or a file that it names, is damaged.
     """
@@ -153,7 +150,7 @@ def read_pointer(folder: Path) -> dict[str, Any] | None:
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The model's tensors as the latest checkpoint has them, without optimiser or engine.
+    """The model's tensors in the latest checkpoint, without optimiser or engine.
 
     Raises UsageError if there is none, or it is damaged.
     """
@@ -168,8 +165,8 @@ def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def load_checkpoint(
     folder: Path, learner: Learner, ledger: Ledger, any_world: bool
 ) -> tuple[int, float, dict[str, Any]]:
-    """Put the latest checkpoint back. Returns the steps done, the seconds they took and the token source's state; zeros
-    and nothing if nothing was saved yet.
+    """Put back the latest checkpoint. Returns the steps done, the seconds they took, and the token source's state; 0,
+    0.0 and {} if nothing was saved yet.
 
     Raises UsageError if the checkpoint is damaged, not this run's, or, unless `any_world`, of another world size.
     """
@@ -227,8 +224,8 @@ def pick_lanes(name: str, parts: list[Any], now: Any, skipped: int) -> Any:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Within it, whatever goes wrong, but for a lost peer or a full disk, is a UsageError of one line about the
-    checkpoint `path`."""
+    """Within it, every error is a UsageError of one line about the checkpoint `path`, except a lost peer or a full
+    disk."""
     try:
         yield
     except Exception as error:

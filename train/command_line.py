@@ -31,9 +31,9 @@ from train.options import (
 
 CONFIG_FILE = "config.yaml"
 MAX_CONFIG_BYTES = 1 << 20
-# What a resumed run may have otherwise than it began: neither bits nor code depend on it.
+# What may change when a run is resumed: neither bits nor code depend on it.
 MAY_CHANGE = ("data.cache_dir", "data.workers", "engine.timeout_secs")
-# Of section run, what it may not.
+# What may not change of section run.
 BEGUN_WITH = ("run.warm_start", "run.reference_packages")
 
 OWNED_KEYS = {
@@ -74,8 +74,8 @@ class Given:
 
 
 def take_apart(arguments: list[str], several: bool) -> Given:
-    """Raises UsageError for an option that there is not, or that lacks its value. `several` says that a list of names
-    goes on to the next option, as `--run.reference_packages a b`."""
+    """Raises UsageError for an unknown option, or one without its value. With `several`, a list of names goes on to the
+    next option, as in `--run.reference_packages a b`."""
     found, rest = Given(), [*arguments]
     while rest:
         argument = rest.pop(0)
@@ -88,7 +88,7 @@ def take_apart(arguments: list[str], several: bool) -> Given:
         name, equals, value = argument[2:].partition("=")
         kind = kind_text(OPTIONS[name]) if name in OPTIONS else OTHER_VALUES.get(name)
         if kind is None:
-            # Often it is the section alone that is missing or wrong.
+            # Often only the section is missing or wrong.
             words = [f"--{other}" for other in (*OPTIONS, "config", "print_config", "help")]
             guess = same_name(name.rpartition(".")[2], "--") or did_you_mean(f"--{name}", words)
             raise UsageError(f"unknown option --{name}{guess or ': --help lists all'}")
@@ -155,7 +155,7 @@ def parse_named(
 
 
 def merge(*trees: Tree) -> Tree:
-    """Fields by section, of which later trees stand over earlier ones."""
+    """The fields of all trees, by section; those of later trees replace those of earlier ones."""
     merged: Tree = {section: {} for section in SECTIONS}
     for tree in trees:
         for section, fields in tree.items():
@@ -190,7 +190,7 @@ def read_text(content: bytes | str) -> Tree:
 
 
 def help_text(description: str, positionals: dict[str, str]) -> str:
-    """All that can be asked for, as wide as the terminal."""
+    """All options, as wide as the terminal."""
     width = min(shutil.get_terminal_size().columns, 120)
 
     def entry(name: str, text: str) -> str:
@@ -222,7 +222,7 @@ def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
 
 
 def refuse_text(extra: Any) -> None:
-    """Raise UsageError if DeepSpeed keys hold text: it could name files, which is not for an archive to do."""
+    """Raise UsageError if DeepSpeed keys hold text: it could name files, which an archive must not."""
     if isinstance(extra, dict):
         for value in extra.values():
             refuse_text(value)
@@ -302,7 +302,7 @@ def contradictions(config: Config) -> Iterator[str]:
     """What is wrong with values that are each in their range, in a line each."""
     model, train, stage = config.model, config.train, config.engine.zero_stage
     for block in model.block.split():
-        # What has a colon is somebody else's.
+        # PACKAGE.MODULE:CLASS.
         if block not in BLOCKS and ":" not in block:
             guess = did_you_mean(block, BLOCKS)
             yield f"model.block {block!r} is unknown: take names from {', '.join(sorted(BLOCKS))}{guess}"

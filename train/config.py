@@ -75,22 +75,22 @@ class DataConfig:
     split: Name = "train"
     """Split of a Hugging Face dataset."""
     tokenizer: Literal["bytes", "bpe"] = "bpe"
-    """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
+    """`bytes`: 256 symbols and an end-of-document, at no cost. `bpe`: sentencepiece pieces, which are charged."""
     vocabulary: Annotated[int, Field(ge=258, le=1 << 17), WHOLE] = 2048
-    """Symbols of the bpe tokenizer, bytes and end-of-document included; fewer where the corpus does not give as many.
-    `bytes` has 257."""
+    """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
+    257."""
     tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
     cache_dir: Name = "~/.cache/onepass"
-    """Where prepared token shards are kept, one folder a corpus and tokenizer."""
+    """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
-    """Processes that tokenise; 0 means one a core."""
+    """Processes that tokenise; 0 means one per core."""
 
 
 @DECLARED
 @dataclass
 class ModelConfig:
-    """The network. A depth pattern names one block a layer and is repeated until `depth` layers stand."""
+    """The network. A pattern of blocks, one for each layer, is repeated up to `depth` layers."""
 
     block: Name = "gru attention"
     """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
@@ -103,28 +103,27 @@ class ModelConfig:
     expand: Annotated[float, Field(gt=0, le=1024), NUMBER] = 1.0
     """Channels inside recurrent blocks, as a multiple of width. Attention ignores it."""
     state: Annotated[int, Field(ge=0, le=4096), WHOLE] = 0
-    """Size of the state that state-space blocks keep for each channel; 0 takes what the block's paper does."""
+    """Size of the state that state-space blocks keep for each channel; 0 takes the size in the block's paper."""
     conv: Annotated[int, Field(ge=1, le=4096), WHOLE] = 4
-    """Taps of the short causal convolution in front of recurrent blocks whose papers have one."""
+    """Taps of the short causal convolution before recurrent blocks whose papers have one."""
     expansion: Annotated[float, Field(ge=0, le=1024), NUMBER] = 4.0
-    """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as Mamba is often used."""
+    """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as is usual with Mamba."""
     window: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 64
-    """Tokens of the past that attention sees, its own segment's included."""
+    """Past tokens that attention sees, those of its own segment included."""
     logit_cap: Annotated[float, Field(ge=0, le=10_000), NUMBER] = 15.0
-    """Logits are squashed to +-this by tanh; 0 leaves them free."""
+    """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
     ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])
-    """Context lengths, in tokens, of the context mixing beside the network: counts of what followed before, mixed into
-    the network's prediction. Empty turns it off, as architecture comparisons do."""
+    """Context lengths, in tokens, of the context mixing beside the network: counts of what followed them before, mixed
+    into the network's prediction. An empty list turns it off, as comparisons of architectures do."""
     ngram_lags: Annotated[list[Lags], LIST] = field(default_factory=list)
-    """Contexts of tokens at given distances beside these: [[3], [1, 2, 6]] takes the third last, and the last, second
-    last and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an
-    image."""
+    """More contexts: tokens at given distances. [[3], [1, 2, 6]] takes the third last token, and the last, second last
+    and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an image."""
     ngram_words: Annotated[int, Field(ge=0, le=4), WHOLE] = 2
-    """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
-    before, 3 with the two before, 4 with the second before alone, too."""
+    """More contexts: whole words, with the bytes tokenizer only. 1 takes the word so far; 2 adds it with the word
+    before; 3 adds it with the two words before; 4 adds it with the second word before."""
     ngram_embeddings: OrdersAndWords = field(default_factory=list)
-    """Which of these contexts the network has embeddings of, too: by their orders, and 0 for the word so far, which is
-    left out where there are no words."""
+    """Contexts that the network has embeddings of, too: some of ngram_orders, and 0 for the word so far, if there are
+    contexts of words."""
     ngram_rows_log2: Annotated[int, Field(ge=2, le=30), WHOLE] = 20
     """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
 
@@ -132,25 +131,25 @@ class ModelConfig:
 @DECLARED
 @dataclass
 class TrainConfig:
-    """How the one epoch is run."""
+    """How the epoch is run."""
 
     lanes: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 16
     """Slices of the corpus that are read side by side: the rows of the global batch."""
     segment_tokens: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 32
-    """Tokens that each lane advances in one step."""
+    """Tokens by which each lane advances in a step."""
     accumulation: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 1
-    """Micro-batches that each rank's lanes are split into; the same bits in less memory."""
+    """Micro-batches into which each rank's lanes are split: the same bits in less memory."""
     replay: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
-    """Segments of what each lane has already coded, twice segment_tokens long, from which every step learns once more.
-    A decoder has these tokens, too: it costs time, not truth. 1 about doubles the time of a step."""
+    """Segments of already coded tokens, twice segment_tokens long, from which each lane learns again in every step. A
+    decoder has these tokens, too, so the number stays exact. 1 about doubles the time of a step."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
     matrix_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
-    """Peak learning rate of matrices under muon; adamw scales it by 6.4 / width."""
+    """Peak learning rate of matrices with muon; adamw takes it times 20 / width."""
     table_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
     """Peak learning rate of embedding and output tables."""
     vector_lr: Annotated[float, Field(ge=0), NUMBER] = 0.01
-    """Peak learning rate of gains, gates and escape probabilities."""
+    """Peak learning rate of all other parameters, such as gains, biases and the weights of context mixing."""
     momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.8
     """Momentum of muon."""
     beta2: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.99
@@ -158,7 +157,7 @@ class TrainConfig:
     weight_decay: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Decoupled decay of matrices, as a fraction of the learning rate."""
     flat_fraction: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.3
-    """Part of the epoch at the peak learning rate; after it, the rate falls in a straight line."""
+    """Fraction of the epoch at the peak learning rate; then the rate falls linearly."""
     final_fraction: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.1
     """Learning rate at the end of the epoch, as a fraction of the peak."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1), WHOLE] = 0
@@ -171,14 +170,14 @@ class EngineConfig:
     """DeepSpeed, devices and determinism."""
 
     zero_stage: Annotated[Literal[0, 1, 2, 3], WHOLE] = 0
-    """ZeRO stage: what the ranks shard. 0 nothing, 1 optimiser states, 2 and gradients, 3 and parameters."""
+    """ZeRO stage: what the ranks shard. 0 nothing, 1 optimiser states, 2 also gradients, 3 also parameters."""
     gradient_clipping: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Largest global gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU, where bf16 is
-    faster if there is AMX, and far slower without."""
+    """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
+    bf16 is faster with AMX and far slower without."""
     threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
-    """CPU threads a rank; 0 shares the cores among the ranks of this host. Part of what makes bits repeatable."""
+    """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
     portable: Flag = False
     """Use only instructions that every x86-64 CPU has (sets ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA), so that
     other CPUs can get the same bits; slower."""
@@ -196,9 +195,9 @@ class RunConfig:
     dir: Text = ""
     """Run directory; must be new unless resumed. Empty: runs/CORPUS-BLOCK-WIDTH-TIME."""
     resume: Flag = False
-    """Go on from the latest checkpoint in run.dir, with the configuration saved there."""
+    """Go on from the latest checkpoint in run.dir, with the configuration that is saved there."""
     checkpoint_secs: Annotated[float, Field(ge=0), NUMBER] = 600.0
-    """Seconds between checkpoints; a last one is written at the end. 0 writes none at all."""
+    """Seconds between checkpoints; one more is written at the end. 0 writes no checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1), WHOLE] = 2
     """Checkpoints that are kept."""
     log_steps: Annotated[int, Field(ge=1), WHOLE] = 10
@@ -206,13 +205,13 @@ class RunConfig:
     baselines: Flag = True
     """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
     stop_after_steps: Annotated[int, Field(ge=0), WHOLE] = 0
-    """Checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
+    """Save a checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
     reference_packages: Annotated[list[Text], from_text(split_names, list)] = field(default_factory=list)
-    """Packages, or modules that no package brought, that a decoder takes for granted beside Python, torch, deepspeed,
-    numpy and what these require. Their code is not charged; the report and an archive name them with their versions."""
+    """Packages, or modules outside of packages, that a decoder may assume besides Python, torch, deepspeed, numpy and
+    what these require. Their code is not charged; the report and an archive name them with their versions."""
     warm_start: Text = ""
-    """Run directory of a finished run whose parameters this one begins with, of the same model and tokenizer. They are
-    charged in full to the side information. Empty: random ones, which are free."""
+    """Run directory of a finished run, of the same model and tokenizer, with whose parameters this one begins. They are
+    charged in full as side information. Empty: random parameters, which cost nothing."""
 
 
 @DECLARED

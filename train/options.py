@@ -1,5 +1,5 @@
-"""Every option that a configuration has: what it may hold, and how a person is told so. All of it comes from the JSON
-schema that pydantic makes of train/config.py.
+"""Every option of a configuration: what it may hold, in words, and what is wrong with a value that it may not hold. All
+of it comes from the JSON schema that pydantic derives from train/config.py.
 
 `python -m train.options > docs/options.md` writes the reference.
 """
@@ -28,7 +28,7 @@ OPTIONS: dict[str, Schema] = {
     f"{section}.{name}": field for section, part in SECTIONS.items() for name, field in part["properties"].items()
 }
 DEFAULTS = flatten(Config().to_dict())
-# What bounds there are, and what is said of them.
+# Bounds in a schema, and their words.
 RANGES = {
     "": "",
     "minimum": "{:,} or more",
@@ -42,7 +42,7 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, 200, 200
 
 
 class Texts(yaml.BaseLoader):
-    """YAML whose values stay the text that stands there, and null: what a text means depends on the field."""
+    """YAML whose values stay text, or null: what a text means depends on the field."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -56,16 +56,16 @@ Texts.add_constructor("tag:yaml.org,2002:null", lambda *_: None)
 
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
-    """A question to put behind a message, if one of the `known` words looks like the wrong one; else nothing."""
+    """A question to add to a message if one of the `known` words is similar to the wrong one; otherwise empty."""
     found = difflib.get_close_matches(str(wrong), known, 1)
     return f". Did you mean {found[0]}?" if found else ""
 
 
 def read_tree(tree: Any) -> Config:
-    """The configuration of these sections of fields, and of defaults. A field is given as a plain value, or as the text
-    that stands for it on a command line or in a YAML file.
+    """The configuration of these sections of fields, and of defaults. A value may be text, as it stands on a command
+    line or in a YAML file.
 
-    Raises UsageError for what there is not, and for what is not of a field's kind or in its range.
+    Raises UsageError for an unknown section or field, and for a value of another kind or outside its range.
     """
     try:
         return CONFIG.validate_python(tree)
@@ -100,7 +100,7 @@ def complaint(errors: ValidationError, tree: Any) -> str:
 
 
 def unknown_key(section: str, name: str | None = None) -> str:
-    """What is said of a section, or of a field in one, that there is not."""
+    """The message for an unknown section, or an unknown field of a section."""
     if name is None:
         return f"unknown section {section!r}{did_you_mean(section, SECTIONS) or ': take ' + ', '.join(SECTIONS)}"
     here = SECTIONS[section]["properties"]
@@ -109,7 +109,7 @@ def unknown_key(section: str, name: str | None = None) -> str:
 
 
 def same_name(name: str, prefix: str = "") -> str:
-    """The question of did_you_mean about the field that has this name in another section, if there is one."""
+    """The question of did_you_mean, for a field of this name in another section, if there is one."""
     found = [other for other in OPTIONS if other.partition(".")[2] == name]
     return f". Did you mean {prefix}{found[0]}?" if found else ""
 
@@ -126,7 +126,7 @@ def kind_text(schema: Schema) -> str:
 
 
 def range_text(schema: Schema) -> str:
-    """The numbers that a field may hold, or each number of a list, in words; nothing if any may stand there."""
+    """The numbers that a field, or each entry of a list, may hold, in words; empty if all."""
     if "items" in schema:
         return range_text(schema["items"])
     bounds = [name for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum") if name in schema]
@@ -140,7 +140,7 @@ def takes_text(schema: Schema) -> str:
 
 
 def default_text(name: str) -> str:
-    """A default as it would stand on a command line."""
+    """A default, as on a command line."""
     value = DEFAULTS[name]
     if isinstance(value, str):
         return f"'{value}'" if not value or " " in value else value

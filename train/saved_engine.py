@@ -1,4 +1,4 @@
-"""What DeepSpeed saved, read back. A decoder needs none of it, and would be charged for it in train/engine.py."""
+"""What DeepSpeed saved, read back, by as many ranks or by another number. A decoder does not need this file."""
 
 import contextlib
 import io
@@ -42,24 +42,25 @@ def load_saved(path: str) -> dict[str, Any]:
 
 
 def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
-    """Put back model and optimiser as another number of ranks saved them. Every rank must call it."""
+    """Put back model and optimiser, which another number of ranks saved. Every rank must call it."""
     if not learner.engine.zero_optimization():
-        # Every rank had all of it.
+        # Every rank saved all of it.
         load_engine(learner.engine, str(folder), tag)
         return
     universal = folder / f"universal-{tag}"
     after_rank_0(learner.place, str(universal), lambda: convert(folder / tag, universal))
     optimizer = learner.engine.optimizer.optimizer
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    # DeepSpeed 0.19 has no public setter: its configuration says so at the start, before there is a checkpoint to see.
     learner.engine._config.load_universal_checkpoint = True
     load_engine(learner.engine, str(folder), universal.name)
     learner.engine._config.load_universal_checkpoint = False
-    # Stage 3 gives all groups the rates of the first, and all parameters one count of steps, which each would raise.
+    # Stage 3 gives all groups the settings of the first group, and all parameters one shared count of steps.
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
         group.update(settings)
     for state in optimizer.state.values():
         state["step"] = state["step"].clone()
-    # It holds parameters alone: buffers, the tables of the context mixing, are in the model's file as ever.
+    # The universal checkpoint has parameters only. Buffers, the tables of context mixing, are in the model's file.
     buffers = load_saved(str(min(universal.glob("*model_states.pt"))))["module"]
     for name, buffer in learner.model.named_buffers():
         if name in buffers:
@@ -70,7 +71,7 @@ def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
 
 
 def convert(saved: Path, universal: Path) -> None:
-    """Write the checkpoint of one step as DeepSpeed's universal one, whole or not at all."""
+    """Write a checkpoint, of ZeRO stage 1 to 3, as one that any number of ranks can load: complete, or not at all."""
     if universal.exists():
         return
     partial = universal.with_name(f"{universal.name}.partial")
@@ -81,5 +82,5 @@ def convert(saved: Path, universal: Path) -> None:
             Namespace(input_folder=str(saved), output_folder=str(partial), inject_missing_state=True, **options)
         )
     partial.rename(universal)
-    # DeepSpeed's own pointer; ours is latest.json.
+    # DeepSpeed's own pointer, which we do not use.
     (saved.parent / "latest_universal").unlink(missing_ok=True)
