@@ -54,10 +54,10 @@ def other(name: str, value: Any) -> Any:
     return value + ("x" if isinstance(value, str) else 1)
 
 
-told_fields = [name for name in OPTIONS if name.split(".")[0] in ("model", "train", "engine")]
+decoder_fields = [name for name in OPTIONS if name.split(".")[0] in ("model", "train", "engine")]
 
 
-@pytest.mark.parametrize("name", [*told_fields, "data.tokenizer"])
+@pytest.mark.parametrize("name", [*decoder_fields, "data.tokenizer"])
 def test_whatever_a_decoder_is_told_must_be_what_the_run_began_with(name: str, tmp_path: Path) -> None:
     begin(tmp_path, Config())
     config = Config()

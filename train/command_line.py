@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +59,24 @@ OTHER_VALUES = {"config": "a file's name", "local_rank": "a number"}
 Tree = dict[str, dict[str, Any]]
 
 
-@dataclass
-class Given:
-    """A command line, taken apart."""
+def take_apart(arguments: list[str], several: bool) -> tuple[Tree, list[str], list[str], set[str]]:
+    """A command line as the texts of fields by section, the files that --config names, positionals, and which of `help`
+    and `print_config` are there. With `several`, a list of names goes on to the next option, as in
+    `--run.reference_packages a b`.
 
-    tree: Tree = field(default_factory=lambda: {section: {} for section in SECTIONS})
-    """The text of each field that it names, by section."""
-    files: list[str] = field(default_factory=list)
-    """What --config names, in order."""
-    positionals: list[str] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
-    """Of `help` and `print_config`, what is there."""
-
-
-def take_apart(arguments: list[str], several: bool) -> Given:
-    """Raises UsageError for an unknown option, or one without its value. With `several`, a list of names goes on to the
-    next option, as in `--run.reference_packages a b`."""
-    found, rest = Given(), [*arguments]
+    Raises UsageError for an unknown option, or one without its value.
+    """
+    tree: Tree = {section: {} for section in SECTIONS}
+    files: list[str] = []
+    positionals: list[str] = []
+    asked, rest = set(), [*arguments]
     while rest:
         argument = rest.pop(0)
         if argument in ("-h", "--help", "--print_config"):
-            found.asked.add("print_config" if argument == "--print_config" else "help")
+            asked.add("print_config" if argument == "--print_config" else "help")
             continue
         if not argument.startswith("--"):
-            found.positionals.append(argument)
+            positionals.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
         kind = kind_text(OPTIONS[name]) if name in OPTIONS else OTHER_VALUES.get(name)
@@ -97,18 +90,17 @@ def take_apart(arguments: list[str], several: bool) -> Given:
             value = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
         elif not equals:
             if not rest or rest[0].startswith("--"):
-                raise UsageError(
-                    f"--{name} lacks its value: give {takes_text(OPTIONS[name]) if name in OPTIONS else kind}"
-                )
+                takes = takes_text(OPTIONS[name]) if name in OPTIONS else kind
+                raise UsageError(f"--{name} lacks its value: give {takes}")
             value = rest.pop(0)
             while several and kind == "a list of text" and rest and not rest[0].startswith("--"):
                 value += f",{rest.pop(0)}"
         if name in OPTIONS:
             section, _, entry = name.partition(".")
-            found.tree[section][entry] = value
+            tree[section][entry] = value
         elif name == "config":
-            found.files.append(value)
-    return found
+            files.append(value)
+    return tree, files, positionals, asked
 
 
 def parse_config(description: str, arguments: list[str]) -> Config:
@@ -125,20 +117,20 @@ def parse_named(
 ) -> tuple[Config, dict[str, str]]:
     """The same for a command with `positionals`, names with their help, and their values, from which `default_dir`
     makes run.dir if it is not given."""
-    given = take_apart(arguments, several=not positionals)
-    if "help" in given.asked:
+    given, files, words, asked = take_apart(arguments, several=not positionals)
+    if "help" in asked:
         print(help_text(description, positionals))
         raise SystemExit(0)
-    if len(given.positionals) > len(positionals):
-        raise UsageError(f"unexpected argument {given.positionals[len(positionals)]!r}: options begin with --")
-    named = dict(zip(positionals, given.positionals, strict=False))
+    if len(words) > len(positionals):
+        raise UsageError(f"unexpected argument {words[len(positionals)]!r}: options begin with --")
+    named = dict(zip(positionals, words, strict=False))
     if missing := [name for name in positionals if name not in named]:
-        if "print_config" not in given.asked:
+        if "print_config" not in asked:
             raise UsageError(f"{missing[0].upper()} is missing: {positionals[missing[0]]}")
         named |= dict.fromkeys(missing, "")
-    tree = merge(*(read_file(Path(file)) for file in given.files), given.tree)
+    tree = merge(*(read_file(Path(file)) for file in files), given)
     config = read_tree(tree)
-    run_dir = config.run.dir or (default_dir(named) if given.positionals else "")
+    run_dir = config.run.dir or (default_dir(named) if words else "")
     if config.run.resume:
         saved = Path(run_dir) / CONFIG_FILE
         if not run_dir or not saved.exists():
@@ -148,7 +140,7 @@ def parse_named(
     config.run.dir = run_dir
     check(config)
     text = config_text(config)
-    if "print_config" in given.asked:
+    if "print_config" in asked:
         print(text, end="")
         raise SystemExit(0)
     return config, named

@@ -40,6 +40,8 @@ def split_names(text: str) -> Any:
 
 
 def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
+    """Values that are `wrong` are a ValueError of the remedy and the value."""
+
     def check(value: Any) -> Any:
         if wrong(value):
             raise ValueError(remedy, value)
