@@ -50,7 +50,7 @@ OWNED_KEYS = {
 JSON_OBJECT = TypeAdapter(dict[str, JsonValue])
 
 OTHER_OPTIONS = {
-    "--config FILE": "YAML file of sections data, model, train, engine and run; options stand over it.",
+    "--config FILE": "YAML file of sections data, model, train, engine and run; options override it.",
     "--print_config": "Print the resolved configuration, as --config takes it, and stop.",
     "--help": "Print this, and stop.",
 }

@@ -20,7 +20,7 @@ DECLARED = with_config(ConfigDict(extra="forbid", allow_inf_nan=False, use_attri
 
 
 def from_text(read: Callable[[str], Any], *kinds: type) -> BeforeValidator:
-    """`read` makes a value of text, as it stands on a command line or in a YAML file. It is of one of these `kinds`."""
+    """`read` turns text of a command line or a YAML file into a value. Others than of these `kinds` are refused."""
 
     def value(raw: Any) -> Any:
         try:

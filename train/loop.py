@@ -27,7 +27,7 @@ class Learner:
     """The model, its optimiser and the carried state of this rank's lanes."""
 
     def __init__(self, config: Config, vocabulary: int, start: int, place: Place, extra: dict[str, Any] | None = None):
-        """`start` is the token that stands before every lane; `extra` are the user's own DeepSpeed keys."""
+        """`start` is the token before every lane; `extra` are the user's own DeepSpeed keys."""
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
         model = LanguageModel(config.model, vocabulary)

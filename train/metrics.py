@@ -18,7 +18,7 @@ from train.config import flatten
 
 HEADER = ("step", "coded_bytes", "coded_tokens", "data_bits", "total_bits", "elapsed_secs", "tokens_per_sec",
           "learning_rate")  # fmt: skip
-# What TensorBoard's HPARAMS page shows of a run, beside its configuration.
+# What TensorBoard's HPARAMS page shows of a run, besides its configuration.
 RUN_METRICS = ("description_length/total_bytes", "description_length/bits_per_byte", "compression/ratio",
                "cost/elapsed_secs")  # fmt: skip
 LAYOUT = {

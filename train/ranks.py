@@ -46,16 +46,16 @@ class Seat:
 
 
 def meet_apart() -> None:
-    """Let the ranks that one `deepspeed` started on this host alone meet at a port of their own.
+    """Give the ranks that one `deepspeed` started, on this host only, a port of their own to meet at.
 
-    The launcher names the same port every time, so that two runs on one host would get into each other's way.
+    The launcher names the same port every time: two runs on one host would collide there.
     """
     env, parent = os.environ, Path(f"/proc/{os.getppid()}/stat")
     chosen = env.get("MASTER_PORT") != LAUNCHERS_PORT
     if chosen or env.get("CROSS_SIZE") != "1" or env["WORLD_SIZE"] == "1" or not parent.exists():
         return
-    # The ranks share their parent, the launcher, which its number and its start (field 22) tell from any other. Rank 0
-    # leaves the port where the others look.
+    # The ranks share their parent, the launcher, which its process number and its start (field 22) identify. Rank 0
+    # writes the port to a file that the others know.
     start = parent.read_text().rpartition(")")[2].split()[19]
     note = Path(tempfile.gettempdir()) / f"onepass-{os.getppid()}-{start}"
     if env["RANK"] == "0":
@@ -156,7 +156,7 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
     """
     if len({seat.host for seat in seats}) == 1:
         return
-    # A name that nobody has looked up before: a network file system could remember that it was not there.
+    # A new name: a network file system may remember that a file did not exist.
     probe = folder / from_rank_0(place, "probe of run.dir", f".shared-{secrets.token_hex(8)}")
     if place.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def from_rank_0(place: Place, name: str, value: str) -> str:
 
 
 def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
-    """`work()` on rank 0, and then, on the other ranks, which by then find it done and cached.
+    """Run `work()` on rank 0, and then on the other ranks, which find in a cache what rank 0 has done.
 
     They wait without a collective, which would time out. Raises ChildProcessError there if rank 0 failed.
     """

@@ -1,4 +1,4 @@
-"""Replay: beside each step, learn again from what is already coded (Bornschein, Li & Hutter 2022, arXiv:2210.07931).
+"""Replay: in each step, learn again from what is already coded (Bornschein, Li & Hutter 2022, arXiv:2210.07931).
 
 Every token is coded once, by parameters that have not seen it. But a decoder has all tokens before it, too, and may
 train on them as often as it likes. From the tokens that each lane coded last, we draw segments of twice a step's
