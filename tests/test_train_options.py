@@ -1,6 +1,8 @@
 """Options: what each may hold, how a person is told, and what comes back from a file that they were saved in."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, parse_named, save_config
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, RunConfig
-from train.options import OPTIONS, SECTIONS, range_text, reference, takes_text
+from train.options import OPTIONS, SECTIONS, range_text, read_tree, reference, takes_text
 
 
 def refusal(*arguments: str) -> str:
@@ -113,6 +115,27 @@ def test_what_is_wrong_in_a_file_is_said_with_its_name(text: str, message: str, 
     said = refusal(f"--config={tmp_path / 'my.yaml'}")
     assert message in said
     assert "my.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.width", 3.0),
+        ("model.width", True),
+        ("model.ngram_orders", [2.0]),
+        ("model.ngram_orders", {"a": 1}),
+        ("train.momentum", False),
+        ("train.matrix_lr", math.inf),
+        ("engine.portable", 1),
+        ("engine.zero_stage", True),
+        ("data.source", 1),
+    ],
+)
+def test_a_plain_value_of_another_kind_is_refused(name: str, value: Any) -> None:
+    """As an archive may hold it."""
+    section, field = name.split(".")
+    with pytest.raises(ValueError, match=rf"{name} is .*: it must be"):
+        read_tree({section: {field: value}})
 
 
 def test_options_stand_over_files_and_later_ones_over_earlier_ones(tmp_path: Path) -> None:
