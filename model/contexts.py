@@ -1,4 +1,4 @@
-"""Contexts: what stands before a token, as numbers. Tables of counts and of embeddings are looked up by them.
+"""Contexts: what precedes a token, as hashes. They choose rows in the tables of counts and of embeddings.
 
 Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context needs, `K` contexts.
 """
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 ODD = 0x2545F4914F6CDD1D
-# Of the `bytes` tokenizer, whose words we can tell.
+# Vocabulary of the `bytes` tokenizer, the only one in whose tokens we recognise letters.
 BYTE_SYMBOLS = 257
 
 
 class Contexts(nn.Module):
-    """None, as many of the latest tokens as each of `orders` says, tokens at the distances of each of `lags`, and the
-    latest words in so many ways. `number` is K, `length` C."""
+    """The empty context, the latest tokens (as many as each of `orders`), tokens at distances (each of `lags`), and the
+    first `words` of WORDS (model/words.py). `number` is K, `length` C."""
 
     powers: Tensor
 
@@ -30,12 +30,12 @@ class Contexts(nn.Module):
                 self.number + words,
                 max(self.length, WORD_TOKENS),
             )
-        # Of an odd number, modulo 2^64: the upper bits of sums of their multiples depend on all of them.
+        # Powers of an odd number modulo 2^64: the upper bits of a sum of multiples of them depend on every term.
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.length)]
         self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
 
     def hashes(self, history: Tensor) -> Tensor:
-        """Of the contexts [K, B, T] that end at the last T tokens of `history` [B, C - 1 + T]."""
+        """Hashes [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
         latest = history.unfold(1, self.length, 1).flip(-1)  # [B, T, C], latest first
         longest = max(self.orders)
         sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
@@ -48,6 +48,6 @@ class Contexts(nn.Module):
         return torch.stack(hashes)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
-        """Of contexts, by their orders and 0 for the word so far, numbers below `count`, a power of two: [E, B, T]."""
+        """Numbers [E, B, T] below `count`, a power of two, for the contexts of `orders`; 0 is the word so far."""
         which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
         return hashes[which] * ODD >> 40 & count - 1

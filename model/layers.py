@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def parameter(value: Tensor, role: str, lr: float = 1.0) -> nn.Parameter:
-    """A trainable tensor that says how it wants to be optimised.
+    """A trainable tensor that says how it is to be optimised.
 
     Roles: `matrix` (a linear map between feature spaces: orthogonalised updates), `table` (one row a symbol: Adam),
     `vector` (gains, biases, decays: Adam without weight decay). `lr` multiplies the role's learning rate.
@@ -19,32 +19,32 @@ def parameter(value: Tensor, role: str, lr: float = 1.0) -> nn.Parameter:
 
 
 def rows(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] of a table [rows, columns]. CUDA adds up the gradients of indexing one by one, in a fixed order,
-    where many want one row; those of an embedding in parallel, in a fixed order, too. On a CPU indexing is quicker."""
+    """table[index] of a table [rows, columns], with gradients summed in a fixed order. On CUDA that is fast for an
+    embedding, and slow for indexing, where many indices are equal. On a CPU indexing is faster."""
     return F.embedding(index, table) if table.is_cuda else table[index]
 
 
 def one_chunk(weights: list[Tensor]) -> list[Tensor]:
-    """Copies of matrices and biases, one behind the other in memory, where cuDNN's kernels for recurrent networks would
-    put copies of their own at every call, with a warning."""
+    """Copies of matrices and biases in one piece of memory. Otherwise cuDNN's recurrent kernels make such a copy at
+    every call, with a warning."""
     flat = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
     return [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]
 
 
 def precise(x: Tensor) -> Tensor:
-    """x in fp32, or better if it is: for normalisers, gates and losses, which autocast would spoil."""
+    """x in fp32, or in its own precision if that is higher: for normalisers, gates and losses under autocast."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def coded(nats: Tensor, digits: Tensor) -> Tensor:
-    """`nats` [...] of symbols as an entropy coder takes them, of nats [..., S] of their digits: it gives every digit
-    2^-48 more of the whole than its probability (archive/coder.py). The gradient is that of `nats`."""
+def coder_nats(nats: Tensor, digits: Tensor) -> Tensor:
+    """What the entropy coder needs for symbols of `nats` [...], whose `digits` have nats [..., S]: it adds 2^-48 to the
+    probability of every digit (archive/coder.py). The gradient is that of `nats`."""
     least = digits.new_tensor(48 * log(2))
     return nats - (F.softplus(digits.detach() - least) - F.softplus(-least)).sum(-1)
 
 
 class Linear(nn.Module):
-    """y = x W without bias, W [inputs, outputs]: this layout is the faster one for a few rows on CPU. W starts
+    """y = x W without bias, W [inputs, outputs]: this layout is faster for a few rows on CPU. W starts
     uniform with variance `gain`^2 / inputs, so that outputs keep the scale of inputs at any width (LeCun et al. 1998,
     "Efficient BackProp", eq. 16)."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import MLP, RMSNorm, coded, parameter, precise, rows
+from model.layers import MLP, RMSNorm, coder_nats, parameter, precise, rows
 from model.registry import load_block
 
 # Rows of the table of embedded contexts.
@@ -29,14 +29,13 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`; without targets, the
-    first of the pair is what `following` needs. A token is chosen in one step among `radices` = [V], or digit by digit.
+    """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`. Without targets, the
+    first result is what `following` needs. A token is predicted at once, `radices` = [V], or digit by digit.
 
-    The last T tokens of `history` are the inputs; the C - 1 before them, C = `context`, are for contexts of several
-    tokens. Some of these may have an embedding, too, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
-    Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The state
-    returned is detached: gradients end at a segment's start. `alone` leaves context mixing out. `config` is a
-    ModelConfig.
+    The last T tokens of `history` are the inputs. The C - 1 tokens before them, C = `context`, complete the contexts of
+    several tokens; some contexts may have embeddings, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
+    Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The new state
+    is detached: gradients end where a segment starts. `alone` leaves context mixing out. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -49,8 +48,8 @@ class LanguageModel(nn.Module):
             for depth in range(config.depth)
         )
         self.norm = RMSNorm()
-        # Zero: an untrained model codes every token with log2 V bits. Updates of the table's rows add up over the
-        # width, so their rate falls with it (Yang et al. 2022, arXiv:2203.03466, table 3).
+        # From zero, so that an untrained model codes every token with log2 V bits. A logit sums over the width, so the
+        # learning rate falls with the width (Yang et al. 2022, arXiv:2203.03466, table 3).
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
         self.mixing, self.context, self.radices, self.embedded = None, 1, [vocabulary], []
         if config.ngram_orders:
@@ -83,7 +82,7 @@ class LanguageModel(nn.Module):
             x, then = layer(x, before)
             after.append(tuple(part.detach() if isinstance(part, Tensor) else part for part in then))
         x = self.norm(x)
-        # cap tanh(logits / cap), but for a constant that softmax does not see; the sigmoid is several times faster.
+        # cap tanh(logits / cap) plus a constant, which softmax ignores: sigmoid is several times faster than tanh.
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
@@ -93,10 +92,9 @@ class LanguageModel(nn.Module):
         if targets is None:
             return logits, after
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return coded(nats, nats.unsqueeze(-1)).view_as(targets), after
+        return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets), after
 
     def following(self, seen: Any, node: Tensor, digit: int) -> Tensor:
-        """Probabilities [B, P, radices[digit]] of a token's digit, of what `forward` saw of histories of C tokens.
-        `node` [B, P] holds the P ways through the digits before it that are asked for, each as a number that begins
-        with a 1."""
+        """Probabilities [B, P, radices[digit]] of a token's digit, from what `forward` returned for histories of C
+        tokens. `node` [B, P] are P paths through the digits before it, each written as a number after a leading 1."""
         return seen.softmax(-1) if self.mixing is None else self.mixing.digit(seen, node, digit)

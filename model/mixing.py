@@ -1,28 +1,30 @@
-"""Context mixing beside the network: what followed this context before, weighed by a network that sees how often.
+"""Context mixing beside the network: counts of what followed each context before, mixed by a small network.
 
-A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1 as in a
-heap. Three bits are a digit; the first one may have fewer. For every context (none, the k latest tokens, tokens at
-given distances, the words so far) and every node, a table keeps how many zeros and ones followed; of counts that are
-contradicted, what is above two is halved, as in PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless
-data compression"). At a node,
+A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1, as in a
+heap. Three bits make a digit; the first digit may have fewer. For every context (the empty one, the k latest tokens,
+tokens at given distances, the words so far) and every node, a table counts how many zeros and ones followed. A bit adds
+one to its own count, and halves what the other count has above two, as in PAQ (Mahoney 2005, "Adaptive weighing of
+context models for lossless data compression"). At a node,
 
     s_k = gain[n_0, n_1] log((n_1 + 0.4) / (n_0 + 0.4)) + offset[n_0, n_1]        of context k, counts in 15 levels
     s_K = log-odds of the node by the network's softmax
     P(1) = sigmoid(sum_k w_k s_k + b)
 
-which is PAQ's logistic mixing, but that the weights w come from a small network (Ha et al. 2016, arXiv:1609.09106) of
-the s_k, the counts, the node and the language model's last layer, and that all of it learns by gradient in one step
-with the model. A known token needs the D nodes of its path alone. A decoder goes digit by digit, and needs the seven
-nodes below the one that it has come to.
+This is PAQ's logistic mixing with two changes. The weights w are the output of a small network (Ha et al. 2016,
+arXiv:1609.09106), whose inputs are the s_k, the counts, the node and the language model's last layer. And all
+parameters learn by gradient, together with the model's. A known token needs the D nodes of its path. A decoder goes
+digit by digit: it needs the seven nodes below the node that it has reached.
 
-Tables take in only tokens that are already coded, after each step, from all lanes of all ranks: every rank holds the
-same tables. A row of 16 bytes has the counts of seven nodes, those of three levels of the tree below one of them, and
-16 more bits of the context's hash, to tell whose they are. Four rows lie together in a line of the processor's cache. A
-context that finds none of its own there takes that of the least counts, as in PAQ. K 2^(rows_log2 + 4) bytes in all,
-however long the corpus.
+`Contexts` (model/contexts.py) hashes what precedes a token. The hashes choose rows in the tables of counts.
+
+Tables take in only tokens that are already coded, after each step, from all lanes of all ranks, so that every rank has
+the same tables. A row of 16 bytes has the counts of seven nodes, which are three levels of the tree below one node, and
+16 more bits of the context's hash, which say whose row it is. Four rows fill a line of the processor's cache. A context
+that has no row in its line takes the place of the row with the smallest counts, as in PAQ. All tables together have
+K 2^(rows_log2 + 4) bytes, however long the corpus is.
 
 Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
-vocabulary, `R` = 8 ways of a digit.
+vocabulary, `R` = 8 values of a digit.
 """
 
 import torch
@@ -30,22 +32,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.contexts import ODD, Contexts
-from model.layers import coded, parameter, precise, rows
+from model.layers import coder_nats, parameter, precise, rows
 
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
-# Levels of counts: the smallest count of each but the first.
+# Counts are grouped in levels. These are the smallest counts of all levels after the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Levels of the tree in a digit, whose nodes have a row of counts, and the ways through them.
+# Levels of the tree in a digit, and paths through them. A row has the counts of a digit's nodes.
 STRIDE, RADIX = 3, 8
-# 16-bit words of a row: seven pairs of counts and a mark. Rows of a line.
+# 16-bit words in a row, seven pairs of counts and a mark of its context, and rows in a cache line.
 ROW, WAYS = RADIX, 4
 
 
 class ContextMixing(nn.Module):
-    """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` is what `nats` and `digit` make
-    costs of tokens and probabilities of digits of. `learn(history, targets)` counts what followed."""
+    """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` returns what `nats` needs for the
+    costs of tokens, and `digit` for the probabilities of a digit. `learn(history, targets)` counts what followed."""
 
     counts: Tensor
     level: Tensor
@@ -54,7 +56,7 @@ class ContextMixing(nn.Module):
     row: Tensor
     sides: Tensor
     slot: Tensor
-    lonely: Tensor
+    certain: Tensor
 
     def __init__(
         self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
@@ -68,14 +70,14 @@ class ContextMixing(nn.Module):
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
         fixed = {
             "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
-            # Of a digit's ways, those to the left and to the right of each of its nodes: [R, 2 (R - 1)].
+            # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 (R - 1)].
             "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
             "shifts": torch.arange(self.bits, 0, -1),
             "row": torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE,
             "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
-            "slot": torch.tensor([self.within(node) for node in range(nodes)]),
-            # Nodes that no token passes to the right.
-            "lonely": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
+            "slot": torch.tensor([self.slot_of(node) for node in range(nodes)]),
+            # Nodes below which no token has a one: the bit there is certainly zero.
+            "certain": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
         }
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
@@ -92,75 +94,75 @@ class ContextMixing(nn.Module):
         """The first token below a node."""
         return (node << self.bits + 1 - node.bit_length()) - (1 << self.bits)
 
-    def within(self, node: int) -> int:
-        """A node's place in its row."""
+    def slot_of(self, node: int) -> int:
+        """The place of a node in its row."""
         depth, first = max(node.bit_length() - 1, 0), self.radices[0].bit_length() - 1
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
     def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        """Lines of the tables, and the marks of rows in them, [K, B, T, S], of hashes [K, B, T] at roots [B, T, S]."""
+        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S]."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
         table = torch.arange(self.tables, device=roots.device).view(-1, 1, 1, 1)
         return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
 
     def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of lines and marks [...]: what is in the lines [..., WAYS, ROW], whether the marked row is, and which."""
+        """For lines and marks [...]: the rows of the line [..., WAYS, ROW], whether one has the mark, and which."""
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """To each token: where its digits begin [B, T, S], its nodes [B, T, D], and the bits that are taken there."""
+        """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
     def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """What `forward` looks at: hashes of the contexts [K, B, T], of each digit the network's probabilities of its
-        ways after all digits before it [B, T, .., R], and the network's last layer."""
+        """Hashes of the contexts [K, B, T]; for each digit, the network's probabilities of its values after every path
+        through the digits before it [B, T, .., R]; and the network's last layer."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
         ways = F.pad(ways, (0, lacking)) if lacking else ways
         levels: list[Tensor] = []
         for radix in self.radices[::-1]:
             levels.insert(0, ways.unflatten(-1, (-1, radix)))
             ways = levels[0].sum(-1)
-        # The first digit's, in as many places as others have, so that as many bits are before them.
+        # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
         return hashes, levels, x
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
-        """The network's probabilities [B, T, P, R] of the ways of a digit at its `node` [B, T, P]."""
+        """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
         place = node % levels[digit].shape[2]
         return levels[digit].gather(2, place.unsqueeze(-1).expand(-1, -1, -1, RADIX))
 
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
-        """What targets [B, T] cost, [B, T]: 0 where they are negative."""
+        """Nats [B, T] of targets [B, T]; 0 where a target is negative."""
         hashes, levels, x = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
         odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
-        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.lonely[nodes], 0.0)
+        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
-        whole = coded(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
+        whole = coder_nats(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
         return whole.masked_fill(targets < 0, 0.0)
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
-        """Probabilities [B, P, radices[digit]] of a digit at its `node` [B, P], seen after one token."""
+        """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
         hashes, levels, x = seen
         roots = node.unsqueeze(1)
         radix = self.radices[digit]
-        # As the nodes of a tree of their own are numbered; of eight ways it has the first three levels.
+        # Nodes of the digit, numbered as in a tree of their own, and then as in the whole tree.
         own = torch.arange(1, radix, device=node.device)
         nodes = (roots.unsqueeze(-1) - 1 << (own > 1).long() + (own > 3)) + own
         row = torch.arange(node.shape[1], device=node.device).repeat_interleave(radix - 1)
         odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row).view_as(nodes)[:, 0]
-        odds = odds.masked_fill(self.lonely[nodes[:, 0]], -1e9)
+        odds = odds.masked_fill(self.certain[nodes[:, 0]], -1e9)
         sides = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
         return (sides @ self.sides[:: RADIX // radix, : 2 * radix - 2].T).exp()
 
     def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] says in which of the rows that begin with
-        `roots` [B, T, S] each of them is; `ways` [B, T, S, R] are the network's probabilities there."""
+        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] is the index, in `roots` [B, T, S], of the
+        row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities below the roots."""
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2)
@@ -185,14 +187,14 @@ class ContextMixing(nn.Module):
 
     @torch.no_grad()
     def learn(self, history: Tensor, targets: Tensor) -> None:
-        """Count `targets` [B, T] at the contexts before them; -1 stands for no token."""
+        """Count `targets` [B, T] in the rows of the contexts before them; -1 stands for no token."""
         coded = targets >= 0
         roots, nodes, bits = self.path(targets.clamp(min=0))
         lines, marks = self.lines(self.contexts.hashes(history), roots)
         keys, key = (lines << 16 | marks)[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
         lines = keys >> 16
         line, found, way = self.find(lines, keys)
-        # Of rows with the same count at their root, any.
+        # Ties between rows with the same count at their root are broken by the key.
         any_one = (torch.arange(WAYS, device=keys.device) + keys.unsqueeze(-1)) & WAYS - 1
         first = line[..., 0]
         least = (((first & 255) + (first >> 8 & 255)) * WAYS + any_one).argmin(-1)
@@ -202,11 +204,11 @@ class ContextMixing(nn.Module):
         at = key[..., self.row] * ROW + self.slot[nodes][coded]
         new = (2 * at + bits[coded]).flatten().bincount(minlength=2 * ROW * len(keys)).int().view_as(old)
         counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
-        # In floating point, which is faster, and too close to the quotient of such small numbers to fall short of it.
+        # Floating point is faster than integers, and whole quotients of such small numbers come out exact.
         counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
         row = counts.to(torch.uint8).flatten(1).view(torch.int16)
         row[:, -1] = keys
-        # Of contexts that want one row in one step, the highest mark gets it: the outcome is deterministic.
+        # Where several contexts write to one row in the same step, the one with the highest key does: deterministic.
         wish = (lines.diff(prepend=lines[:1]) > 0).cumsum(0) * WAYS + way
         rank = torch.arange(len(keys), device=keys.device)
         won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish] == rank

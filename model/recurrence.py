@@ -23,15 +23,15 @@ def causal_conv(x: Tensor, taps: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conv_taps(channels: int, taps: int) -> nn.Parameter:
-    """Taps [D, K] for `causal_conv`, uniform with variance 1 / 3K as the state-space papers' codes have them."""
+    """Taps [D, K] for `causal_conv`, uniform with variance 1 / 3K, as in the code of the state-space papers."""
     return parameter(torch.empty(channels, taps).uniform_(-(taps**-0.5), taps**-0.5), "vector")
 
 
 def step_bias(channels: int) -> nn.Parameter:
-    """What softplus takes to step sizes log-uniform in [0.001, 0.1]: the range is that of Gu & Dao 2023
-    (arXiv:2312.00752), section 3.6, and the logarithm that of their code.
+    """Biases whose softplus is a step size, log-uniform in [0.001, 0.1]: the range is in Gu & Dao 2023
+    (arXiv:2312.00752), section 3.6, the logarithm in their code.
 
-    Its learning rate is small: a time scale is exponential in it.
+    Their learning rate is small, because time scales are exponential in them.
     """
     step = torch.empty(channels).uniform_(math.log(0.001), math.log(0.1)).exp()
     return parameter(step.expm1().log(), "vector", lr=0.1)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Words count as far as they stand within so many of the last bytes.
+# A hash of words covers at most so many of the latest bytes.
 WORD_TOKENS = 32
-# In the order in which they are taken: 0 is the word so far, 1 the one before it.
+# Words that a context takes: 0 is the word so far, 1 the word before it. `words` contexts take the first of these.
 WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
 
 
 def lower_case(symbol: int) -> int:
-    """A letter in lower case, 0 for what is none. Bytes above 127 are parts of letters, as a rule."""
+    """A letter in lower case, 0 for other bytes. Bytes above 127 are taken for parts of letters."""
     if 65 <= symbol <= 90:
         return symbol + 32
     return symbol if 97 <= symbol <= 122 or 128 <= symbol <= 255 else 0
@@ -34,7 +34,7 @@ class Words(nn.Module):
     def forward(self, latest: Tensor, powers: Tensor) -> list[Tensor]:
         lower = self.lower[latest[..., :WORD_TOKENS]]
         letter = lower > 0
-        # A letter after none, seen from the end, begins the next word; the one so far may have none.
+        # Counted backwards from the latest byte, a word begins at a letter after other bytes. The first may be empty.
         number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
         spelled, keys = [], []
         for word in range(3):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def one_pass(
     shown: bool = True,
 ) -> float:
     """One pass over `source` without learning. Returns the bits it took by the parallel form. The bar may be hidden."""
-    learner = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
+    # For the loop it is a Learner.
+    learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
     ledger = Ledger(lanes.lanes, np.array([len(piece) for piece in tokenizer.pieces]), place)
     start = time.monotonic()
     with Progress(corpus_bytes, 0, 0.0, shown) as progress:

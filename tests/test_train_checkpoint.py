@@ -21,7 +21,15 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.files import file_sha256
 from model.registry import BLOCKS
-from train.checkpoint import POINTER, checkpoint_tensors, fitting, load_checkpoint, save_checkpoint, sound
+from train.checkpoint import (
+    POINTER,
+    checkpoint_tensors,
+    fitting,
+    is_sound,
+    load_checkpoint,
+    pick_lanes,
+    save_checkpoint,
+)
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.saved_engine import load_saved
@@ -31,11 +39,14 @@ CASE = Case(300, replace(MODEL, ngram_orders=[]))
 
 class SavingEngine(PlainEngine):
     def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
-        torch.save({"module": self.module.state_dict()}, Path(folder, tag, "mp_rank_00_model_states.pt"))
+        states = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(states, Path(folder, tag, "mp_rank_00_model_states.pt"))
 
 
 def load_plain_engine(engine: PlainEngine, folder: str, tag: str) -> None:
-    engine.module.load_state_dict(load_saved(str(Path(folder, tag, "mp_rank_00_model_states.pt")))["module"])
+    states = load_saved(str(Path(folder, tag, "mp_rank_00_model_states.pt")))
+    engine.module.load_state_dict(states["module"])
+    engine.optimizer.load_state_dict(states["optimizer"])
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +97,8 @@ def refusal(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_what_was_saved_comes_back(block: str, tmp_path: Path) -> None:
-    case = replace(CASE, model=replace(MODEL, block=block))
+def test_what_was_saved_comes_back_and_goes_on_bit_for_bit(block: str, tmp_path: Path) -> None:
+    case = replace(CASE, model=replace(MODEL, block=block), train=replace(CASE.train, accumulation=2))
     (learner, ledger), (before, ledger_before) = load(saved(case, tmp_path), case), trained(case, 3)
     for a, b in [
         (learner.states, before.states),
@@ -97,6 +108,19 @@ def test_what_was_saved_comes_back(block: str, tmp_path: Path) -> None:
     ]:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert (ledger.tokens, ledger.bytes) == (ledger_before.tokens, ledger_before.bytes) != (0, 0)
+    for one, its_ledger in ((learner, ledger), (before, ledger_before)):
+        assert list(one_epoch(one, case.lanes, corpus_source(case), its_ledger, start_step=3))[-1] == case.lanes.steps
+    assert ledger.lane_nats.tolist() == ledger_before.lane_nats.tolist()
+
+
+def test_lanes_are_picked_from_the_files_of_other_ranks() -> None:
+    """Twelve lanes of four ranks, by the third of six, and by the second of two."""
+    lanes = torch.arange(24).view(12, 2)
+    parts = list(lanes.split(3))
+    assert pick_lanes("recent", parts[1:2], lanes[:2], 1).tolist() == lanes[4:6].tolist()
+    assert pick_lanes("recent", parts[2:], lanes[:6], 0).tolist() == lanes[6:].tolist()
+    with pytest.raises(ValueError, match="recent is not what this run holds"):
+        pick_lanes("recent", parts[1:2], lanes[:4], 1)
 
 
 class Evil:
@@ -148,7 +172,7 @@ def test_parts_that_do_not_fit_are_refused_by_name(tmp_path_factory: pytest.Temp
         torch.zeros(3, 1, 4, 1, 5),
         None,
         "text",
-        [leaves[index]],
+        [leaves[index]] * 2,
         {"a": 1},
         0.5,
         torch.zeros(2, dtype=torch.cfloat),
@@ -207,7 +231,7 @@ def test_only_what_is_wrong_with_a_checkpoint_is_held_against_it(error: Exceptio
 def test_only_what_can_be_gone_on_with_is_sound(optimizer: str, value: float) -> None:
     case = replace(CASE, train=replace(CASE.train, optimizer=optimizer))  # type: ignore[arg-type]
     learner, _ = trained(case, 3)
-    assert sound(learner)
+    assert is_sound(learner)
     kept = [learner.model.embedding.data, next(t for t in tree_leaves(learner.states) if isinstance(t, torch.Tensor))]
     if value != value:
         # An infinite second moment stops its parameter, which stays a number.
@@ -215,9 +239,9 @@ def test_only_what_can_be_gone_on_with_is_sound(optimizer: str, value: float) ->
     for tensor in kept:
         place = tensor.flatten()[:1].clone()
         tensor.view(-1)[0] = value
-        assert not sound(learner)
+        assert not is_sound(learner)
         tensor.view(-1)[:1] = place
-    assert sound(learner)
+    assert is_sound(learner)
 
 
 def test_what_died_while_saving_does_not_displace_what_is_whole(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from test_launch_train import SMALL, TRAIN
 from torch import distributed as dist
 
 from train.engine import Place, free_port
-from train.hosts import Seat, about_peers, brief, lost, refuse_unshared
+from train.ranks import Seat, about_peers, name_lost, refuse_unshared, shorten
 
 CLOSED = RuntimeError(
     "[/__w/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:41131. This is "
@@ -35,12 +35,12 @@ SEATS = [Seat(f"node-{number}", f"10.0.0.{number}") for number in (1, 1, 2, 2, 2
     ],
 )
 def test_the_address_that_failed_tells_who_is_lost(error: RuntimeError, rank: int, expected: str) -> None:
-    assert lost(error, rank, SEATS) == expected
+    assert name_lost(error, rank, SEATS) == expected
 
 
 def test_messages_lose_their_source_file_and_advice() -> None:
-    assert brief(CLOSED) == "Connection closed by peer [10.0.0.2]:41131"
-    assert brief(LATE) == "Timed out waiting 20000ms for recv to complete"
+    assert shorten(CLOSED) == "Connection closed by peer [10.0.0.2]:41131"
+    assert shorten(LATE) == "Timed out waiting 20000ms for recv to complete"
 
 
 def test_other_errors_are_nobody_elses_fault() -> None:
@@ -90,7 +90,7 @@ class BesideAnother(Place):
 
 
 def test_a_folder_that_only_one_host_sees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.hosts.from_rank_0", lambda place, name, value: value)
+    monkeypatch.setattr("train.ranks.from_rank_0", lambda place, name, value: value)
     seats, place = [Seat("one", "10.0.0.1"), Seat("two", "10.0.0.2")], BesideAnother(0, 2, torch.device("cpu"))
     told = rf"run\.dir {tmp_path}/run on two is not the folder that one has: name one on a file system"
     with pytest.raises(ValueError, match=told):

@@ -11,10 +11,11 @@ import torch
 
 from model.lm import LanguageModel
 from train.command_line import OWNED_KEYS, parse_config, read_deepspeed_config, save_config
-from train.config import Config, ModelConfig, TrainConfig, from_dict
+from train.config import Config, ModelConfig, TrainConfig
 from train.engine import Place, deepspeed_config
 from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, orthogonalise, orthogonalise_together, rate_scale
+from train.options import read_tree
 
 PLACE = Place(0, 1, torch.device("cpu"))
 
@@ -175,7 +176,7 @@ def test_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
     config = parse("--model.ngram_orders", "[1,5]", "--data.source", "x y.txt", "--run.checkpoint_secs", "1.5")
     save_config(config, tmp_path / "c.yaml")
     assert parse("--config", str(tmp_path / "c.yaml")) == config
-    assert from_dict(config.to_dict()) == config
+    assert read_tree(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_unknown_key_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="widht"):
         parse("--config", str(tmp_path / "c.yaml"))
     with pytest.raises(ValueError, match="'widht'"):
-        from_dict({"model": {"widht": 96}})
+        read_tree({"model": {"widht": 96}})
 
 
 @pytest.mark.parametrize("key", sorted(OWNED_KEYS))

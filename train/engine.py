@@ -1,4 +1,4 @@
-"""Ranks, devices and DeepSpeed (else only train/saved_engine.py imports it), and where device-specific lines live."""
+"""Ranks, devices and DeepSpeed. What depends on the device is here; train/saved_engine.py reads DeepSpeed's files."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Place:
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on."""
+    """A port of this host on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def connect(threads: int, timeout_secs: int) -> Place:
-    """Join the ranks that a launcher (deepspeed, torchrun) started; alone if none did. Pins what bits depend on."""
+    """Join the ranks that a launcher (deepspeed, torchrun) started, or run alone. Fixes what the bits depend on."""
     import deepspeed
 
     env = os.environ
@@ -57,28 +57,29 @@ def connect(threads: int, timeout_secs: int) -> Place:
         env.setdefault(name, alone)
     rank, local_rank, world_size = int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
     if world_size == 1:
-        # Nobody else has to find it, so two runs on one machine need not quarrel over the launcher's default port.
+        # No other rank has to find it, so that two runs on one machine do not need the launcher's default port.
         env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(free_port())
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)
-    # Blocks of memory that a step frees are kept for the next one: to ask the system for them anew costs a tenth of the
-    # time, or more in small models. Only glibc has these settings: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    # Keep memory that a step frees for the next step: asking the system again costs a tenth of the time, or more in
+    # small models. Only glibc has these settings, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(-1, 2**31 - 1)
         mallopt(-3, 2**30)
-    # Moments of what is seldom seen fade through the numbers next to zero, with which a CPU is several times slower.
+    # Moments of rare symbols decay to denormal numbers, with which a CPU is several times slower.
     torch.set_flush_denormal(True)
     # torchrun and DeepSpeed name the ranks of this host differently.
     local_ranks = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or 1)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # No mere warnings: with them, CUDA's attention would take forms whose gradients differ from run to run.
+    # Errors, not warnings: with warnings, CUDA's attention takes forms whose gradients differ from run to run.
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Shared-memory collectives would be compiled on the spot for a minute; gloo's are as good for our few messages.
+    # Shared-memory collectives take a minute to compile; gloo's are as good for our few messages.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # DeepSpeed's own groups ignore the time-out given to init_distributed.
+    # DeepSpeed 0.19 makes groups of its own without the time-out that init_distributed gets: they have PyTorch's
+    # default, for which PyTorch 2.13 has no public setter.
     timeout = timedelta(seconds=timeout_secs)
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
     backend = "nccl" if cuda else "gloo"
@@ -93,7 +94,7 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
     return {
         "overlap_comm": False,
         "steps_per_print": 0x7FFFFFFF,
-        # Our optimisers are offloaded as they are, slower than DeepSpeed's own, to the same bits.
+        # Offload our optimisers as they are: slower than DeepSpeed's own, with the same bits.
         "zero_force_ds_cpu_optimizer": False,
         **extra,
         "train_micro_batch_size_per_gpu": rows,
@@ -115,13 +116,13 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
 
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
     if dist.get_world_size() == 1 and settings["zero_optimization"]["stage"] == 0:
-        # A rank that is alone would copy all gradients into a message to itself and back.
+        # A single rank would copy all gradients into a message to itself and back.
         engine.enable_backward_allreduce = False
     return engine
 
 
 def disconnect() -> None:
-    """Leave the ranks, all at once: a rank that goes alone makes its peers abort now and then.
+    """Leave the ranks, all at the same time: a rank that leaves alone can make its peers abort.
 
     DeepSpeed forgets its groups, so that this process can connect again."""
     import deepspeed

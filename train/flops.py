@@ -7,10 +7,10 @@
 | flops | triangular systems [n, n] with k right sides | n^2 k |
 | flops | Fourier transforms of n numbers | 5 n log2 n, half of it where one side is real |
 | elementwise | scans, norms, gates, activations, sums | 1 an element |
-| uncounted | whatever else makes floating-point numbers | unknown: the report names them |
+| uncounted | all others that compute floating-point numbers | unknown: the report names them |
 
-Complex numbers take four times the operations. What only moves numbers costs nothing. An operator that is in no other
-row of the table, such as a kernel of another library, makes MFU unknown.
+Complex numbers take four times the operations. Operators that only move numbers cost nothing. With an uncounted
+operator, such as a kernel of another library, MFU is unknown.
 """
 
 import math
@@ -40,7 +40,7 @@ def _rnn_cpu(inputs: Tensor, *weights: Any, **kwargs: Any) -> int:
 
 
 def _rnn(inputs: Tensor, weights: Any, *args: Any, **kwargs: Any) -> int:
-    """Every token meets every weight of every matrix; what is not one is a bias."""
+    """Two operations for each token and weight of a matrix; vectors are biases."""
     return 2 * inputs.shape[0] * inputs.shape[1] * sum(part.numel() for part in weights if part.ndim == 2)
 
 
@@ -50,7 +50,7 @@ def _triangular(matrix: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> i
 
 def _fourier(x: Tensor, dims: list[int], *args: Any, out_val: Tensor, **kwargs: Any) -> int:
     numbers, length = max(x.numel(), out_val.numel()), math.prod(max(x.shape[d], out_val.shape[d]) for d in dims)
-    # A quarter, as one side at least is complex and so counts four times.
+    # A quarter: at least one side is complex, for which the counter multiplies by four.
     return round((5 if x.is_complex() and out_val.is_complex() else 2.5) / 4 * numbers * math.log2(length))
 
 
@@ -67,16 +67,16 @@ FORMULAS: dict[Any, Any] = flop_registry | {
 
 
 def _operators(names: str) -> set[Any]:
-    """Those that this version of PyTorch has."""
+    """The operators of these names that this version of PyTorch has."""
     return {getattr(aten, name) for name in names.split() if hasattr(aten, name)}
 
 
-# Beside those that PyTorch tags.
+# Besides the operators that PyTorch tags as such.
 ELEMENTWISE = _operators(
     "_fused_rms_norm _log_softmax _softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell amax complex cumsum glu mean "
     "native_layer_norm nll_loss_forward polar sum"
 )
-# They move, make or choose numbers and compute none.
+# They move, make or select numbers, and compute nothing.
 MOVING = _operators(
     "_foreach_copy_ _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd copy_ embedding empty "
     "empty_like eye flip full full_like gather index index_copy_ index_put_ index_select lift_fresh new_empty new_full "
@@ -87,7 +87,7 @@ MOVING = _operators(
 
 class OperationCounter(TorchDispatchMode):
     """Counts what runs inside `with OperationCounter() as counter:`, by the table above. `uncounted` holds the number
-    of calls of each operator that no row of it covers."""
+    of calls of each operator that it does not know."""
 
     supports_higher_order_operators = True
 
@@ -139,7 +139,7 @@ class Work:
 
 
 def forward_work(model: nn.Module, time: int, device: torch.device | None = None, alone: bool = False) -> Work:
-    """What one row's forward pass over `time` tokens takes. `alone` leaves context mixing out."""
+    """The work of a forward pass of one row over `time` tokens. `alone` leaves context mixing out."""
     lm: Any = model
     history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
     with torch.no_grad(), OperationCounter() as counter:
@@ -148,5 +148,5 @@ def forward_work(model: nn.Module, time: int, device: torch.device | None = None
 
 
 def forward_flops(model: nn.Module, time: int) -> int:
-    """The same, of matrix products and all that counts beside them."""
+    """The same, in `flops` only."""
     return forward_work(model, time).flops

@@ -1,7 +1,8 @@
-"""A finished model that learns no more, behind the interface of the one that does: the loop codes with it as it is."""
+"""A finished model, with which the loop codes as it is, without learning."""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,22 +15,32 @@ from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
 from train.engine import Place
-from train.loop import Learner
 from train.run_dir import CHECKPOINTS, TOKENIZER_FILE
 
 
-class FrozenLearner(Learner):
-    """A Learner whose parameters and n-gram tables stay as they are; only the state of its lanes moves on."""
+class FrozenLearner:
+    """What the loop and code_segment ask of a Learner, by a model whose parameters and tables of counts stay as they
+    are: only the state of its lanes moves on."""
 
     def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
         self.config, self.place, self.rows = config.train, place, lanes
-        self.model = self.engine = model.to(place.device)
+        self.model = model.to(place.device)
         self.states = [model.init_state(lanes)]
         self.recent = torch.full((lanes, model.context), start, device=place.device)
 
     @torch.no_grad()
+    def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Learner.see, of one micro-batch."""
+        seen, state = self.model(recent, states[0])
+        return [seen], [state]
+
+    @torch.no_grad()
+    def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
+        return self.model.following(seen[0], node, digit)
+
+    @torch.no_grad()
     def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
-        """Nats [R, T] of targets [R, T], by the parallel form."""
+        """Nats [R, T] of targets [R, T], by the parallel form; nothing is learned."""
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]
         nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)

@@ -1,4 +1,4 @@
-"""What a launcher says to each process that it starts, in the environment. Loads nothing that looks at it."""
+"""What a launcher says to each process in its environment. Imports nothing that reads the environment."""
 
 import os
 
@@ -8,9 +8,9 @@ REMEDY = "unset RANK, LOCAL_RANK and WORLD_SIZE to run alone, or start all ranks
 
 
 def launched_rank() -> int:
-    """The number of this process among those that were started together; 0 if it is alone.
+    """The rank of this process; 0 if it runs alone.
 
-    Raises UsageError if the environment says half of what a launcher says, or what cannot be.
+    Raises UsageError if the environment has only a part of what a launcher sets, or values that cannot be right.
     """
     numbers = {}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):

@@ -27,7 +27,7 @@ class Learner:
     """The model, its optimiser and the carried state of this rank's lanes."""
 
     def __init__(self, config: Config, vocabulary: int, start: int, place: Place, extra: dict[str, Any] | None = None):
-        """`start` is the token that stands before every lane; `extra` are the user's own DeepSpeed keys."""
+        """`start` is the token before every lane; `extra` are the user's own DeepSpeed keys."""
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
         model = LanguageModel(config.model, vocabulary)
@@ -46,19 +46,19 @@ class Learner:
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The stepwise form: what `following` needs of what follows `recent` [R, C], and the states after."""
+        """The stepwise form, after `recent` [R, C]: what `following` needs, and the next states."""
         parts = zip(recent.chunk(len(states)), states, strict=True)
         seen, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
         return seen, states
 
     @torch.no_grad()
     def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
-        """Probabilities [R, P, radix] of a digit of a token at `node` [R, P]: LanguageModel.following."""
+        """Probabilities [R, P, radix] of a token's digit at `node` [R, P], as LanguageModel.following gives them."""
         parts = zip(seen, node.chunk(len(seen)), strict=True)
         return torch.cat([self.model.following(part, before, digit) for part, before in parts])
 
     def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
-        """Code targets [R, T] (-1 for none), then learn from them. Returns their nats [R, T], detached.
+        """Code targets [R, T] (-1 is no token), then learn from them. Returns their nats [R, T], detached.
 
         `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
         batch; `step` of `steps` sets the learning rate.

@@ -1,4 +1,4 @@
-"""The network of a configuration without its numbers: on PyTorch's meta device, where tensors have shapes alone."""
+"""The network of a configuration on PyTorch's meta device, where tensors have a shape and no memory."""
 
 import os
 
@@ -11,8 +11,8 @@ from train.config import ModelConfig, TrainConfig
 
 
 def meta_model(config: ModelConfig, vocabulary: int) -> LanguageModel:
-    """The model of `vocabulary` symbols, in no memory. Raises UsageError if a block refuses the configuration: model/,
-    which imports nothing of ours, says so with a ValueError that names a field, model.NAME. Any other is a bug."""
+    """The model of `vocabulary` symbols, without memory. Raises UsageError if a block refuses the configuration: for
+    that, model/ raises a ValueError that names a field, model.NAME. Other ValueErrors are bugs."""
     try:
         with torch.device("meta"):
             return LanguageModel(config, vocabulary)
@@ -23,8 +23,8 @@ def meta_model(config: ModelConfig, vocabulary: int) -> LanguageModel:
 
 
 def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world_size: int) -> None:
-    """Raise UsageError if one of `world_size` ranks alone needs more than this machine's memory, by what is certain:
-    parameters, tables, states of its lanes, and the logits of a micro-batch."""
+    """Raise UsageError if one of `world_size` ranks needs more than this machine's memory for parameters, tables, the
+    states of its lanes, and the logits of a micro-batch."""
     model, rows = meta_model(config, vocabulary), max(1, train.lanes // world_size)
     with torch.device("meta"):
         tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(rows))]

@@ -16,23 +16,11 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from data.errors import UsageError
 from train.config import flatten
 
-HEADER = (
-    "step",
-    "coded_bytes",
-    "coded_tokens",
-    "data_bits",
-    "total_bits",
-    "elapsed_secs",
-    "tokens_per_sec",
-    "learning_rate",
-)
-# What TensorBoard's HPARAMS page shows of a run, beside its configuration.
-RUN_METRICS = (
-    "description_length/total_bytes",
-    "description_length/bits_per_byte",
-    "compression/ratio",
-    "cost/elapsed_secs",
-)
+HEADER = ("step", "coded_bytes", "coded_tokens", "data_bits", "total_bits", "elapsed_secs", "tokens_per_sec",
+          "learning_rate")  # fmt: skip
+# What TensorBoard's HPARAMS page shows of a run, besides its configuration.
+RUN_METRICS = ("description_length/total_bytes", "description_length/bits_per_byte", "compression/ratio",
+               "cost/elapsed_secs")  # fmt: skip
 LAYOUT = {
     "Description length": {
         "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "baseline/.*"]],
@@ -41,10 +29,8 @@ LAYOUT = {
         "compression ratio so far": ["Multiline", ["compression/ratio"]],
     }
 }
-
-
-# TensorBoard scales a chart to the middle 90 % of its points. With one point of each flat line for so many of the
-# curve, both the highest baseline and all but the first tenth of the curve are in view.
+# Baselines, which are flat lines, get a point for so many points of the curve. TensorBoard scales a chart to the middle
+# 90 % of its points: so the highest baseline is in view, and nine tenths of the curve.
 BASELINE_RECORDS = 8
 
 
@@ -73,11 +59,11 @@ class Metrics:
         baselines: dict[str, int],
         hparams: dict[str, Any],
     ) -> None:
-        """Say what does not change. `baselines` are in bytes; `hparams` is the configuration, nested or flat."""
+        """Record what does not change. `baselines` are in bytes; `hparams` is the configuration, nested or flat."""
         self.code_bits, self.tokenizer_bits, self.side_bits = code_bits, tokenizer_bits, side_bits
         self.baselines = {f"baseline/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
         self.writer.add_custom_scalars(LAYOUT)
-        # What TensorBoard cannot show becomes text.
+        # TensorBoard shows plain values only: others become text.
         shown = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in flatten(hparams).items()
@@ -88,18 +74,12 @@ class Metrics:
         self.flush()
 
     def record(
-        self,
-        step: int,
-        coded_bytes: int,
-        coded_tokens: int,
-        data_bits: float,
-        window_bits_per_byte: float,
+        self, step: int, coded_bytes: int, coded_tokens: int, data_bits: float, bits_per_byte_now: float,
         scalars: dict[str, float],
-    ) -> None:
-        """A point of the curve, after `step` steps. Sums are over all ranks and since the start of the corpus;
-        `window_bits_per_byte` is the rate since the last point. `scalars` holds `optim/learning_rate` and
-        `cost/tokens_per_sec`, and whatever else is worth a chart.
-        """
+    ) -> None:  # fmt: skip
+        """Record a point of the curve, after `step` steps. Sums are over all ranks, from the start of the corpus;
+        `bits_per_byte_now` is the rate since the last point. `scalars` holds `optim/learning_rate`,
+        `cost/tokens_per_sec`, and what else is to be charted."""
         total_bits = data_bits + self.code_bits + self.tokenizer_bits + self.side_bits
         elapsed_secs = time.monotonic() - self.start
         rate, learning_rate = scalars["cost/tokens_per_sec"], scalars["optim/learning_rate"]
@@ -112,7 +92,7 @@ class Metrics:
             "description_length/code_bytes": self.code_bits / 8,
             "description_length/tokenizer_bytes": self.tokenizer_bits / 8,
             "description_length/bits_per_byte": total_bits / max(coded_bytes, 1),
-            "rate/bits_per_byte_now": window_bits_per_byte,
+            "rate/bits_per_byte_now": bits_per_byte_now,
             "compression/ratio": 8 * coded_bytes / total_bits,
             **scalars,
         }
@@ -123,7 +103,7 @@ class Metrics:
             self.writer.add_scalar(tag, value, coded_bytes)
 
     def end(self, report: dict[str, Any]) -> None:
-        """The finished run's `report` (report.json): what it cost, and the mark that it came to its end."""
+        """Record the cost of the finished run, from its `report` (report.json), and that it is finished."""
         cost = {name: value for name, value in report["cost"].items() if isinstance(value, int | float)}
         points = {f"cost/{name}": value for name, value in cost.items() if name != "tokens_per_sec"}
         for tag, value in (points | self.baselines).items():
@@ -143,10 +123,8 @@ class Metrics:
 
 
 def truncate_curve(path: Path, resume_from_bytes: int) -> float:
-    """Drop the rows of a curve.csv beyond `resume_from_bytes` coded bytes, and a last line cut short.
-
-    Rows are in order, so one truncation does it, all or nothing. Returns the elapsed seconds of the last row kept.
-    """
+    """Drop the rows of a curve.csv after `resume_from_bytes` coded bytes, and an incomplete last line, in one
+    truncation. Returns the elapsed seconds of the last row that is kept."""
     kept_bytes, elapsed_secs = 0, 0.0
     with path.open("r+b") as stream:
         for line in stream:

@@ -1,4 +1,4 @@
-"""Optimisers, and the learning rate as a function of progress. Parameters say how they want to be treated: see
+"""Optimisers, and the learning rate as a function of progress. Parameters say how they are to be optimised:
 model.layers.parameter."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.optim.adam import adam
 
 if TYPE_CHECKING:
     from train.config import TrainConfig
@@ -43,7 +44,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     else:
         # Half the work for wide matrices: every iteration multiplies from the left by a polynomial in one Gram matrix,
-        # so that alone is iterated. It squares the small singular values, which bf16 could not bear.
+        # so only that matrix is iterated. It has the squares of singular values: too small for bf16.
         gram = x @ x.mT
         factor = product = quintic(gram)
         for _ in range(iterations - 1):
@@ -56,9 +57,9 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def orthogonalise_together(matrices: Tensor, before: int) -> tuple[Tensor, list[dist.Work]]:
-    """The same of matrices that all ranks hold: each does its share, and gets the others' by the time that what is
-    returned with them has been waited for. `before` counts the matrices that were shared out in this step, so that
-    small groups do not all fall to the first ranks."""
+    """The same for matrices that all ranks hold: each rank computes its share and sends it to the others. The result is
+    complete after a wait for the messages that are returned with it. `before` counts the matrices of this step that
+    were shared out before, so that small groups do not all go to the first ranks."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return orthogonalise(matrices), []
     ranks = dist.get_world_size()
@@ -69,10 +70,12 @@ def orthogonalise_together(matrices: Tensor, before: int) -> tuple[Tensor, list[
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for groups of role `matrix` (all of one shape, orthogonalised in one batch), Adam for the other roles."""
+    """Muon for groups of role `matrix` (all of one shape, orthogonalised in one batch), Adam for the other roles.
+
+    PyTorch's functions for many tensors at once, which its own optimisers use, have no names without `_foreach_`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float, beta2: float, weight_decay: float):
-        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay, "updates": 0})
+        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -80,14 +83,13 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
-            group["updates"] += 1
             if not parameters:
                 continue
             for p in parameters:
                 if not self.state[p]:
                     self.state[p] = {"mean": torch.zeros_like(p)}
                     if group["role"] != "matrix":
-                        self.state[p]["square"] = torch.zeros_like(p)
+                        self.state[p] |= {"square": torch.zeros_like(p), "updates": torch.zeros((), device=p.device)}
             means = [self.state[p]["mean"] for p in parameters]
             if group["role"] == "matrix":
                 # Nesterov momentum; more outputs than inputs make a step longer, so that the outputs move as much.
@@ -100,13 +102,13 @@ class Muon(torch.optim.Optimizer):
                 before += len(parameters)
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, in one pass over memory.
-                squares = [self.state[p]["square"] for p in parameters]
-                updates = [torch.full((), group["updates"], dtype=torch.float32, device=means[0].device)] * len(means)
+                squares, updates = ([self.state[p][name] for p in parameters] for name in ("square", "updates"))
                 rates = {"lr": group["lr"], "beta1": 0.9, "beta2": group["beta2"], "eps": 1e-8, "weight_decay": 0.0}
-                torch._fused_adam_(
-                    parameters, gradients, means, squares, [], updates, **rates, amsgrad=False, maximize=False
-                )
-        # At the end, so that no rank waits for another after each shape.
+                adam(
+                    parameters, gradients, means, squares, [], updates,
+                    fused=True, **rates, amsgrad=False, maximize=False,
+                )  # fmt: skip
+        # After all shapes, so that ranks wait for each other only once.
         for parameters, step_length, directions, sent in pending:
             for work in sent:
                 work.wait()
@@ -121,7 +123,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.
     for p in parameters:
         rate = rates[p.role] * p.lr
         if config.optimizer == "adamw" and p.role == "matrix":
-            # Adam moves every entry alike, so a matrix' output moves with its width (arXiv:2203.03466, table 3).
+            # Adam moves every entry by the same step, so outputs move with the width (arXiv:2203.03466, table 3).
             rate *= 20 / width
         key = (p.role, rate, p.shape if p.role == "matrix" else None)
         decay = config.weight_decay if p.role == "matrix" else 0.0
@@ -133,6 +135,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.
 
 
 def rate_scale(progress: float, config: TrainConfig) -> float:
-    """Learning rate as a part of its peak, at `progress` in [0, 1] through the epoch: flat, then falling in a line."""
+    """Learning rate as a fraction of its peak, at `progress` in [0, 1] of the epoch: constant, then linear."""
     fall = max(0.0, progress - config.flat_fraction) / (1 - config.flat_fraction)
     return 1 - (1 - config.final_fraction) * fall

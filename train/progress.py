@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 class Progress(tqdm):
-    """A bar over corpus bytes. On a terminal it moves all the time; in a log file it leaves a line now and then."""
+    """A bar over corpus bytes. On a terminal it moves smoothly; in a log file it adds a line from time to time."""
 
     def __init__(self, corpus_bytes: int, coded_bytes: int, fixed_bits: float, shown: bool):
         self.fixed_bits = fixed_bits
@@ -17,7 +17,7 @@ class Progress(tqdm):
         )  # fmt: skip
 
     def show(self, data_bits: float, coded_bytes: int, tokens_per_sec: float) -> None:
-        """Where the run stands: `data_bits` spent on the first `coded_bytes`."""
+        """Show the state of the run: `data_bits` spent on the first `coded_bytes`."""
         total_bytes = (data_bits + self.fixed_bits) / 8
         self.set_postfix_str(
             f"{total_bytes:,.0f} bytes so far, {data_bits / max(coded_bytes, 1):.3f} bits/byte, "

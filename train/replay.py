@@ -1,9 +1,9 @@
-"""Replay: beside each step, learn again from what is already coded (Bornschein, Li & Hutter 2022, arXiv:2210.07931).
+"""Replay: in each step, learn again from what is already coded (Bornschein, Li & Hutter 2022, arXiv:2210.07931).
 
-Every token is coded once, by parameters that have not seen it; but a decoder has all tokens before it, too, and may
-train on them as often as it likes. From every lane, segments of twice a step's length are drawn evenly from what it
-last coded. The network learns from them alone: the counts of context mixing know these tokens by now. It begins them
-with an empty state, and their first quarter only fills that.
+Every token is coded once, by parameters that have not seen it. But a decoder has all tokens before it, too, and may
+train on them as often as it likes. From the tokens that each lane coded last, we draw segments of twice a step's
+length, uniformly. Only the network learns from them: context mixing has counted these tokens already. A replayed
+segment starts from an empty state, and its first quarter only fills the state.
 
 Shapes: `R` lanes of this rank, `L` tokens of a replayed segment.
 """
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from train.engine import Place
     from train.loop import Learner
 
-# Tokens of each lane that can be drawn from: with memory for more, the past would grow with the corpus.
+# Tokens of each lane to draw from. A limit: memory must not grow with the corpus.
 REMEMBERED = 1 << 16
-# Of a replayed token's nats, by their mean, beside those of a new one: see the note on CPU seconds in research/.
+# Weight of the mean nats of replayed tokens, where that of new tokens is 1: the note on CPU seconds in research/.
 WEIGHT = 0.5
 
 
@@ -34,23 +34,23 @@ class Replay:
         self.config, self.place, self.context, self.tokens = config, place, context, 2 * config.segment_tokens
 
     def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
-        """Weighed nats a token of what a micro-batch replays after `step` steps, as a part of the mean that DeepSpeed
-        makes of ranks and micro-batches; 0 while nothing can be."""
-        drawn = self.drawn(learner.recent, step)
+        """The weighted mean nats of the tokens that a micro-batch replays after `step` steps, for DeepSpeed to average
+        over ranks and micro-batches; 0 as long as there is nothing to replay."""
+        drawn = self.draw(learner.recent, step)
         if drawn is None:
             return 0.0
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
         return WEIGHT * nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
 
-    def drawn(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
+    def draw(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
-        `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None while that is too short."""
+        `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short."""
         before = self.context - 1
         known = min(step * self.config.segment_tokens, past.shape[1] - before)
         if known <= self.tokens:
             return None
-        # Drawn for all lanes on every rank, so that the number of ranks does not matter.
+        # Every rank draws for all lanes, so that the number of ranks does not matter.
         seeded = torch.Generator().manual_seed(step)
         starts = torch.randint(known - self.tokens, (self.config.lanes, self.config.replay), generator=seeded)
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before

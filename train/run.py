@@ -19,19 +19,28 @@ from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
-from train.checkpoint import POINTER, fitting, load_checkpoint, save_checkpoint, sound
+from train.checkpoint import POINTER, fitting, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
 from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
 from train.engine import Place
-from train.hosts import Seat, about_peers, hosts_without, join, naming_lost, refuse_unshared
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
 from train.progress import Progress
-from train.ranks import after_rank_0, from_rank_0, meet_apart
+from train.ranks import (
+    Seat,
+    about_peers,
+    after_rank_0,
+    from_rank_0,
+    hosts_without,
+    join,
+    meet_apart,
+    naming_lost,
+    refuse_unshared,
+)
 from train.run_dir import CHECKPOINTS, claim, last_good
 
 
@@ -185,7 +194,7 @@ class Run:
 
     def save(self, step: int) -> None:
         """Checkpoint the state after `step` steps. Raises RunFailed if it is not sound: the last one stays good."""
-        if self.place.sum([not sound(self.learner)])[0]:
+        if self.place.sum([not is_sound(self.learner)])[0]:
             self.refuse_unsound(step)
             return
         keep = self.config.keep_checkpoints

@@ -1,9 +1,11 @@
-"""What DeepSpeed saved, read back. A decoder needs none of it, and would be charged for it in train/engine.py."""
+"""What DeepSpeed saved, read back, by as many ranks or by another number. A decoder does not need this file."""
 
 import contextlib
 import io
 import os
+import shutil
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from data.errors import UsageError
+from train.loop import Learner
+from train.ranks import after_rank_0
 
 
 def load_engine(engine: Any, folder: str, tag: str) -> None:
@@ -31,16 +35,52 @@ def plain_values() -> Any:
     return torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address])
 
 
-def make_universal(saved: str, universal: str) -> None:
-    """Write the checkpoint in folder `saved`, of ZeRO stage 1 to 3, as one that any number of ranks can load."""
-    options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
-    with plain_values(), contextlib.redirect_stdout(io.StringIO()):
-        ds_to_universal.main(
-            Namespace(input_folder=saved, output_folder=universal, inject_missing_state=True, **options)
-        )
-
-
 def load_saved(path: str) -> dict[str, Any]:
     """One file of a DeepSpeed checkpoint, on the CPU."""
     with plain_values():
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
+    """Put back model and optimiser, which another number of ranks saved. Every rank must call it."""
+    if not learner.engine.zero_optimization():
+        # Every rank saved all of it.
+        load_engine(learner.engine, str(folder), tag)
+        return
+    universal = folder / f"universal-{tag}"
+    after_rank_0(learner.place, str(universal), lambda: convert(folder / tag, universal))
+    optimizer = learner.engine.optimizer.optimizer
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    # DeepSpeed 0.19 has no public setter: its configuration says so at the start, before there is a checkpoint to see.
+    learner.engine._config.load_universal_checkpoint = True
+    load_engine(learner.engine, str(folder), universal.name)
+    learner.engine._config.load_universal_checkpoint = False
+    # Stage 3 gives all groups the settings of the first group, and all parameters one shared count of steps.
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        group.update(settings)
+    for state in optimizer.state.values():
+        state["step"] = state["step"].clone()
+    # The universal checkpoint has parameters only. Buffers, the tables of context mixing, are in the model's file.
+    buffers = load_saved(str(min(universal.glob("*model_states.pt"))))["module"]
+    for name, buffer in learner.model.named_buffers():
+        if name in buffers:
+            buffer.copy_(buffers[name])
+    torch.distributed.barrier()
+    if learner.place.rank == 0:
+        shutil.rmtree(universal)
+
+
+def convert(saved: Path, universal: Path) -> None:
+    """Write a checkpoint, of ZeRO stage 1 to 3, as one that any number of ranks can load: complete, or not at all."""
+    if universal.exists():
+        return
+    partial = universal.with_name(f"{universal.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
+    with plain_values(), contextlib.redirect_stdout(io.StringIO()):
+        ds_to_universal.main(
+            Namespace(input_folder=str(saved), output_folder=str(partial), inject_missing_state=True, **options)
+        )
+    partial.rename(universal)
+    # DeepSpeed's own pointer, which we do not use.
+    (saved.parent / "latest_universal").unlink(missing_ok=True)

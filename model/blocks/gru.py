@@ -63,7 +63,7 @@ class GRU(nn.Module):
                 y, last = torch.gru(x, state[0][None], one_chunk(weights), True, 1, 0.0, True, False, True)
                 hidden = last[0]
             else:
-                # Time first, so that each step's rows lie together.
+                # Time first, so that the rows of a step are adjacent in memory.
                 y = Steps.apply(x.transpose(0, 1) @ inputs + self.bias, *state, recurrent, bias)
                 hidden, y = y[-1].clone(), y.transpose(0, 1)
         return self.out(y), (hidden,)

@@ -67,7 +67,7 @@ class S4D(nn.Module):
 
     def forward(self, x: Tensor, state: tuple[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
         batch, time, _ = x.shape
-        # Every channel has matrices of its own, so channels lead. [H, B, T]
+        # Channels first, because each has its own matrices. [H, B, T]
         u = (self.input.T @ x.flatten(0, 1).T).view(-1, batch, time)
         with torch.autocast(x.device.type, enabled=False):
             u = precise(u)
@@ -143,7 +143,7 @@ def powers(base: Tensor, count: int) -> Tensor:
 def hankel(kernel: Tensor) -> Tensor:
     """[H, n, n] of kernel [H, n, 1]: entry (i, t) is kernel[i + t - n + 1], or 0 before its start."""
     count = kernel.shape[1]
-    # A row of 2n - 1 entries, repeated and cut anew every 2n, starts one entry later in each row.
+    # 2n - 1 entries, repeated and cut into rows of 2n: each row starts one entry later.
     rows = F.pad(kernel.mT, (count - 1, 0)).expand(-1, count + 1, -1).flatten(1)
     return rows[:, : 2 * count * count].unflatten(1, (count, -1))[..., :count]
 
