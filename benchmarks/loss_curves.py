@@ -24,9 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.schema import load_report
-from studies.loss_curve.files import Points
-from studies.loss_curve.integral import integrate
-from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
+from studies.loss_curve.command import integrate
+from studies.loss_curve.points import Kind, Points, loss_curve, parse_smoothing
 from studies.scaling.lines import load_settings
 from train.config import BYTE_SYMBOLS
 

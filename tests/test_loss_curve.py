@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,9 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from eval.plots import THEMES
-from studies.loss_curve.files import Points, read_points
-from studies.loss_curve.integral import Integral, integrate
-from studies.loss_curve.report import as_json, bands, figure, human, table
-from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
+from studies.common import write_figures
+from studies.loss_curve.command import Integral, as_json, bands, draw, human, integrate, table
+from studies.loss_curve.points import Kind, Points, loss_curve, parse_smoothing, read_points
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 1e6
@@ -282,7 +281,7 @@ def test_steps_without_their_tokens_and_errors_below_0_are_refused() -> None:
         of(points(x, y, error=-0.5))
 
 
-def test_what_is_told_is_what_was_found() -> None:
+def test_what_is_told_is_what_was_found(tmp_path: Path) -> None:
     x = np.linspace(1e4, TOKENS, 30)
     curve = loss_curve(points(x, law(x)), None, "bits", "instant", parse_smoothing("none"))
     integral = integrate(curve, 1.2e6, 256)
@@ -294,12 +293,13 @@ def test_what_is_told_is_what_was_found() -> None:
     text = table(integral, 5e6)
     assert f"{integral.bits / 8:,.0f}" in text
     assert max(map(len, text.split("Assumed")[0].splitlines())) <= 100
-    # What is shaded is what the bounds are, but for scatter.
+    # What is shaded is what the bounds are, except for scatter.
     edges, low, high = bands(curve, integral)
     assert np.trapezoid(low, edges) == pytest.approx(integral.low_bits + integral.noise_bits)
     assert np.trapezoid(high, edges) == pytest.approx(integral.high_bits - integral.noise_bits)
-    for theme in THEMES.values():
-        assert figure([(curve, integral)], theme).startswith(b"\x89PNG")
+    write_figures(tmp_path / "curve", partial(draw, [(curve, integral)]))
+    for theme in ("light", "dark"):
+        assert (tmp_path / f"curve-{theme}.png").read_bytes().startswith(b"\x89PNG")
     unbounded = integrate(curve, None, None)
     assert as_json(unbounded, None)["high_bits"] is None
     assert "no bound" in table(unbounded, None)

@@ -11,9 +11,8 @@ from test_launch_train import SMALL
 from trained_run import project_text, trained_run
 
 from eval.schema import load_report
-from studies.loss_curve.files import read_points
-from studies.loss_curve.integral import Integral, integrate
-from studies.loss_curve.smoothing import BITS, Kind, loss_curve, parse_smoothing
+from studies.loss_curve.command import Integral, integrate
+from studies.loss_curve.points import BITS, Kind, loss_curve, parse_smoothing, read_points
 
 EVALUATE = "launch/evaluate.py"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.mixing import BYTE_SYMBOLS, STRIDE, WAYS, ContextMixing
-from studies.sampling.distribution import distribution
+from studies.sampling.command import distribution
 
 
 def mixing(

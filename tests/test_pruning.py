@@ -1,6 +1,6 @@
 """The tables of pruning say what their rows hold."""
 
-from studies.pruning.terms import Alone, Coded, Stage, alone_table, coded_table, quantised_alone
+from studies.pruning.report import Coded, Half, Stage, coded_table, halves_table, quantised_alone
 
 
 def stage(method: str, removed: float, *coded: Coded) -> Stage:
@@ -27,7 +27,7 @@ def test_each_kind_of_pruning_is_held_against_the_unpruned_code() -> None:
 
 
 def test_blocks_and_mlps_stand_in_rows_of_their_own() -> None:
-    missed = [Alone(1, "heads", 0.1), Alone(1, "MLP channels", 0.2), Alone(2, "heads", 0.3), Alone(2, "MLP", 0.4)]
-    _, blocks, mlps = alone_table(missed).splitlines()
+    halves = [Half(1, "heads", 0.1), Half(1, "MLP channels", 0.2), Half(2, "heads", 0.3), Half(2, "MLP", 0.4)]
+    _, blocks, mlps = halves_table(halves).splitlines()
     assert blocks.split() == ["blocks", "0.1000", "0.3000"]
     assert mlps.split() == ["MLPs", "0.2000", "0.4000"]

@@ -10,8 +10,7 @@ from torch import nn
 
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.pruning.surgery import groups, keep, prunable
-from studies.pruning.terms import choose, largest
+from studies.pruning.surgery import choose, find_largest, groups, keep, prunable
 from train.config import ModelConfig
 
 CONFIG = ModelConfig(depth=2, width=32, head_width=8, state=8, window=6, expansion=1.5, ngram_orders=[])
@@ -124,4 +123,4 @@ def test_what_is_worth_least_a_parameter_goes_first_within_the_budget() -> None:
     assert [part.tolist() for part in choose(scores, [2, 1], 2)] == [[0, 1, 2], [0]]
     assert [part.tolist() for part in choose(scores, [2, 1], 4)] == [[0, 2], [0]]
     assert [part.tolist() for part in choose(scores, [2, 1], 100)] == [[2], [0]]
-    assert largest(np.array([3.0, 1.0, 5.0, 2.0]), 2).tolist() == [0, 2]
+    assert find_largest(np.array([3.0, 1.0, 5.0, 2.0]), 2).tolist() == [0, 2]

@@ -22,8 +22,7 @@ from data.lanes import Lanes
 from data.tokenizer import load_tokenizer
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.sampling.command import draw, random_payload, sample, tempered
-from studies.sampling.distribution import distribution
+from studies.sampling.command import Sample, distribution, draw, random_payload, tempered
 from train.command_line import save_config
 from train.config import Config, ModelConfig
 from train.engine import Place
@@ -214,9 +213,8 @@ def test_samples_of_a_finished_run_as_its_users_draw_them(run_dir: Path, tmp_pat
     "wrong", [{"temperature": 0.0}, {"temperature": math.nan}, {"count": 0}, {"seed": -1}, {"tokens": 0}, {}], ids=str
 )
 def test_bad_arguments_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
-    right = {"prompt": "", "prompt_file": None, "temperature": 1.0, "seed": 0, "bytes": 9, "tokens": None, "count": 1}
     with pytest.raises(ValueError, match=next(iter(wrong), "holds no run")):
-        sample(tmp_path, **right | wrong)
+        Sample(tmp_path, **wrong).execute()
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""What all studies share: a class for each command, whose fields are its options, and the files that it writes."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import MISSING, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from data.files import output_file, write_file
+from eval.plots import THEMES, Theme, png, styled
+
+# How panels differ from a lone graph, in matplotlib's words.
+PANELS = {
+    "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.left": False,
+    "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left", "axes.titlesize": 9.5,
+    "legend.fontsize": 8, "legend.frameon": False, "legend.title_fontsize": 8,
+}  # fmt: skip
+
+
+def argument(help: str, **settings: Any) -> Any:
+    """A field of a command that is given by its place. `settings` are those of argparse's add_argument."""
+    return field(metadata={"help": help, **settings})
+
+
+def option(help: str, default: Any = MISSING, **settings: Any) -> Any:
+    """A field that is given as --NAME, and has to be given if it has no default. Of those with the same `group`, one
+    may be given."""
+    required = {"required": True} if default is MISSING else {"default": default}
+    return field(default=default, metadata={"flag": True, "help": help, **required, **settings})
+
+
+def file_option(help: str, metavar: str = "FILE") -> Any:
+    """An option that names a file to write."""
+    return option(help, None, type=output_file, metavar=metavar)
+
+
+def png_option() -> Any:
+    return file_option("write NAME-light.png and NAME-dark.png", "NAME")
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: type) -> None:
+    """Let `parser` take what the fields of `command`, a dataclass, describe: text is read as a field's type says."""
+    groups: dict[str, Any] = {}
+    for one in fields(command):
+        settings = dict(one.metadata)
+        name = f"--{one.name}" if settings.pop("flag", False) else one.name
+        kinds = [kind for kind in get_args(one.type) or (one.type,) if kind is not NoneType]
+        settings = {"action": "store_true"} | settings if bool in kinds else {"type": kinds[0]} | settings
+        group = settings.pop("group", "")
+        if group and group not in groups:
+            groups[group] = parser.add_mutually_exclusive_group()
+        groups.get(group, parser).add_argument(name, **settings)
+
+
+def write_figures(path: Path | None, draw: Callable[[Theme], Figure]) -> None:
+    """Write what `draw` draws for a light and for a dark page, if a path was given."""
+    if path is None:
+        return
+    for name, theme in THEMES.items():
+        with styled(theme), matplotlib.rc_context(PANELS):
+            write_file(path.with_name(f"{path.name}-{name}.png"), png(draw(theme)))
