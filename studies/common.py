@@ -1,4 +1,9 @@
-"""What all studies share: a class for each command, whose fields are its options, and the files that it writes."""
+"""What all studies share: how they describe their commands, and the figures that they write.
+
+A study is a folder with a command.py: a dataclass for each command, whose fields are `argument`s and `option`s, whose
+docstring is its line of help, and whose `execute()` does the work. The docstring of the module is their --help.
+launch/evaluate.py has a line for each command.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -15,9 +20,10 @@ from eval.plots import THEMES, Theme, png, styled
 
 # How panels differ from a lone graph, in matplotlib's words.
 PANELS = {
-    "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "axes.spines.left": False,
-    "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left", "axes.titlesize": 9.5,
-    "legend.fontsize": 8, "legend.frameon": False, "legend.title_fontsize": 8,
+    "axes.axisbelow": True, "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
+    "axes.titlelocation": "left", "axes.titlesize": 9.5, "figure.constrained_layout.h_pad": 0.08,
+    "legend.fontsize": 8, "legend.frameon": False, "legend.title_fontsize": 8, "lines.linewidth": 1.6,
+    "lines.markersize": 4,
 }  # fmt: skip
 
 
@@ -62,4 +68,7 @@ def write_figures(path: Path | None, draw: Callable[[Theme], Figure]) -> None:
         return
     for name, theme in THEMES.items():
         with styled(theme), matplotlib.rc_context(PANELS):
-            write_file(path.with_name(f"{path.name}-{name}.png"), png(draw(theme)))
+            figure = draw(theme)
+            for axes in figure.axes:
+                axes.grid(visible=True, axis="y")
+            write_file(path.with_name(f"{path.name}-{name}.png"), png(figure))

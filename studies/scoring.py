@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from archive.weights import Point, pack, parameters, unpack
 from data.batches import Position, encode_source
 from data.documents import open_source
 from data.errors import UsageError
@@ -30,7 +31,7 @@ from train.progress import Progress
 
 # Tokens of a step when nothing is learned after it: any number gives the same probabilities, more are faster.
 SEGMENT_TOKENS = 256
-# A vector of fewer entries stays in fp16 where weights are quantised.
+# Of a vector, in entries.
 SMALL = 4096
 
 # A finished model and what it was trained with, as load_frozen returns them.
@@ -144,8 +145,18 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     return FinishedRun(folder, config, model, tokenizer, report, found)
 
 
+def code_weights(model: LanguageModel, point: Point, group: int) -> tuple[int, LanguageModel]:
+    """Bytes of the weights as a point of a two-part code, and the model with what they decode to. Biases, gains, decays
+    and whatever else is neither a matrix nor a table nor large stay in fp16 where weights are quantised."""
+    packed = pack(parameters(model), point, group, small_vectors(model))
+    coded = copy_model(model)
+    with torch.no_grad():
+        for parameter, tensor in zip(coded.parameters(), unpack(packed), strict=True):
+            parameter.copy_(torch.from_numpy(tensor))
+    return len(packed), coded
+
+
 def small_vectors(model: LanguageModel) -> set[str]:
-    """Biases, gains, decays: whatever is neither a matrix nor a table nor large."""
     return {name for name, p in model.named_parameters() if p.role == "vector" and p.numel() < SMALL}  # type: ignore[attr-defined]
 
 
@@ -156,13 +167,4 @@ def copy_model(model: LanguageModel) -> LanguageModel:
     for new, old in zip(made.parameters(), model.parameters(), strict=True):
         # Roles and rates are attributes, which a copy of a parameter does not have.
         vars(new).update(vars(old))
-    return made
-
-
-def with_parameters(model: LanguageModel, tensors: list[np.ndarray]) -> LanguageModel:
-    """A copy of `model` with these tensors, in the order of `parameters`."""
-    made = copy_model(model)
-    with torch.no_grad():
-        for parameter, tensor in zip(made.parameters(), tensors, strict=True):
-            parameter.copy_(torch.from_numpy(tensor))
     return made

@@ -14,7 +14,7 @@ from trained_run import project_text, trained_run
 
 from data.prepare import prepare
 from eval.schema import load_report
-from studies.held_out.command import Search, Windows, prepared_chunks
+from studies.held_out.command import Search, Windows, read_prepared
 from train.command_line import parse_config
 from train.config import DataConfig
 from train.frozen import load_frozen
@@ -117,7 +117,7 @@ def test_prepared_tokens_are_the_documents(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "d.jsonl").write_text(lines)
     for kind, more in {"bytes": {}, "bpe": {"vocabulary": 270}}.items():
         corpus = prepare(str(tmp_path / "d.jsonl"), tokenizer=kind, cache_dir=tmp_path / kind, **more)
-        chunks = list(prepared_chunks(corpus.directory))
+        chunks = list(read_prepared(corpus.directory))
         found = b"".join(chunk + b"|" * ends for chunk, ends in chunks)
         # Where a chunk ends with its document, an end of nothing may follow, which no window reaches over.
         assert re.sub(rb"\|+", b"|", found).decode() == "|".join(filter(None, documents)) + "|"
@@ -155,6 +155,6 @@ def test_a_document_given_twice_is_coded_twice_and_searched_twice(tmp_path: Path
     corpus = prepare(str(tmp_path / "twice"), cache_dir=tmp_path / "cache")
     assert (corpus.manifest.bytes, corpus.manifest.documents, corpus.manifest.tokens) == (4000, 2, 4002)
     windows = Windows(text, 64)
-    for chunk, ends in prepared_chunks(corpus.directory):
+    for chunk, ends in read_prepared(corpus.directory):
         windows.look(chunk, ends)
     assert (windows.corpus_bytes, windows.overlap().seen_bytes) == (4000, 2000)

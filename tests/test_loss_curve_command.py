@@ -12,7 +12,7 @@ from trained_run import project_text, trained_run
 
 from eval.schema import load_report
 from studies.loss_curve.command import Integral, integrate
-from studies.loss_curve.points import BITS, Kind, loss_curve, parse_smoothing, read_points
+from studies.loss_curve.points import BITS, Kind, convert_points, parse_smoothing, read_points
 
 EVALUATE = "launch/evaluate.py"
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of(path: Path, y: list[str], tag: str | None, unit: str, kind: Kind, tokens_per_step: float | None) -> Integral:
     [found] = read_points(path, None, y, tag, None)
-    return integrate(loss_curve(found, tokens_per_step, unit, kind, parse_smoothing("none")), None, 257)
+    return integrate(convert_points(found, tokens_per_step, unit, kind, parse_smoothing("none")), None, 257)
 
 
 def test_the_files_of_a_run_give_its_ledger_to_the_bit(folder: Path) -> None:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from archive.warm_start import seen_before
 from data.documents import Chunks, open_source
 from data.errors import UsageError
+from data.output import token_chunks
 from data.shards import MANIFEST, TokenShards, read_manifest, restore_tokenizer
 from data.streams import publish
 from eval.curve import load_curve
@@ -91,7 +92,7 @@ class Search:
                     f"{file} is no file of {self.window:,} bytes or more: too short to tell if it was seen"
                 )
             searches.append(Windows(file.read_bytes(), self.window))
-        name, chunks = corpus_chunks(trained, data, given)
+        name, chunks = open_corpus(trained, data, given)
         digest = hashlib.sha256()
         with tqdm(total=trained["bytes"], unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
             for chunk, ends in chunks:
@@ -149,7 +150,7 @@ class HeldOut(Search):
         publish(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
 
 
-def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple[str, Chunks]:
+def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[str, Chunks]:
     """Name and bytes of the corpus: from `given`, or as tokens under data.cache_dir, or from data.source.
 
     Raises UsageError where there is nothing to read. Whether it is the corpus has to be seen from its bytes.
@@ -158,7 +159,7 @@ def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple
         return given, open_source(given, data.field, data.split).chunks()
     for path in sorted(Path(data.cache_dir).expanduser().glob(f"*/{MANIFEST}")):
         if trained["sha256"].encode() in path.read_bytes():
-            return str(path.parent), prepared_chunks(path.parent)
+            return str(path.parent), read_prepared(path.parent)
     try:
         return data.source, open_source(data.source, data.field, data.split).chunks()
     except UsageError as error:
@@ -168,15 +169,12 @@ def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple
         ) from None
 
 
-def prepared_chunks(directory: Path) -> Iterator[tuple[bytes, bool]]:
+def read_prepared(directory: Path) -> Iterator[tuple[bytes, bool]]:
     """(bytes, whether a document ends with them) of a prepared corpus, in order."""
     manifest = read_manifest(directory)
     tokenizer, tokens = restore_tokenizer(manifest.tokenizer), TokenShards(directory, manifest)
     for start in range(0, len(tokens), CHUNK_TOKENS):
-        part = tokens.read(start, min(start + CHUNK_TOKENS, len(tokens)))
-        ends = (part == tokenizer.end_of_document).nonzero()[0] + 1
-        for first, stop in zip([0, *ends], [*ends, len(part)], strict=True):
-            yield tokenizer.decode(part[first:stop]), stop in ends
+        yield from token_chunks(tokens.read(start, min(start + CHUNK_TOKENS, len(tokens))), tokenizer)
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ class Windows:
         most = CHUNK_BYTES + window_bytes
         self.powers = np.cumprod(np.full(most, MULTIPLIER, np.uint64))
         self.inverse_powers = np.cumprod(np.full(most, pow(MULTIPLIER, -1, 1 << 64), np.uint64))
-        hashes = np.concatenate([self.hashes(piece) for piece in pieces(self.text, window_bytes)])
+        hashes = np.concatenate([self.hashes(piece) for piece in cut_pieces(self.text, window_bytes)])
         # Of each different window: its hash [U] and its first place in the text [U]; of each place, which window it is.
         self.known, self.first, self.number = np.unique(hashes, return_index=True, return_inverse=True)
         self.shift = np.uint64(64 - max(16, (SPARSENESS * len(self.known) - 1).bit_length()))
@@ -240,7 +238,7 @@ class Windows:
         """The next bytes of the corpus, and whether a document ends with them: no window reaches into the next one."""
         data = np.concatenate([self.carried, np.frombuffer(chunk, np.uint8)])
         start = self.corpus_bytes - len(self.carried)
-        for piece in pieces(data, self.window_bytes):
+        for piece in cut_pieces(data, self.window_bytes):
             hashes = self.hashes(piece)
             places = np.flatnonzero(self.table[self.slots(hashes)])
             found = self.known.searchsorted(hashes[places]).clip(max=len(self.known) - 1)
@@ -272,7 +270,7 @@ class Windows:
         return Overlap(len(self.text), covered, int(seen[0]), int(self.met[self.number[seen[0]]]))
 
 
-def pieces(data: np.ndarray, window_bytes: int) -> list[np.ndarray]:
+def cut_pieces(data: np.ndarray, window_bytes: int) -> list[np.ndarray]:
     """Data [N] in pieces of at most CHUNK_BYTES + W bytes that have each window once."""
     return [
         data[start : start + CHUNK_BYTES + window_bytes - 1]

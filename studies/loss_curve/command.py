@@ -27,7 +27,7 @@ from data.errors import UsageError
 from data.streams import publish
 from eval.plots import Theme, canvas, end_labels
 from studies.common import argument, option, png_option, write_figures
-from studies.loss_curve.points import BITS, KINDS, Kind, LossCurve, loss_curve, parse_smoothing, read_points
+from studies.loss_curve.points import BITS, KINDS, Kind, LossCurve, convert_points, parse_smoothing, read_points
 
 # Points at most so much further than the one before are close.
 CLOSE = 1.1
@@ -42,9 +42,7 @@ class Curve:
 
     file: Path = argument("CSV file, or a file or folder of TensorBoard events", metavar="FILE")
     x: str | None = option("of the tokens or steps (default: tokens, step and the like)", None, metavar="COLUMN")
-    y: Sequence[str] = option(
-        "of the loss; several make several (default: loss)", (), metavar="COLUMN", nargs="+"
-    )  # fmt: skip
+    y: Sequence[str] = option("of the loss; several make several (default: loss)", (), metavar="COLUMN", nargs="+")
     tag: str | None = option("of TensorBoard's scalars (default: the only one that ends in loss)", None)
     error: str | None = option("by how much y may be off, either way, in the unit of y", None, metavar="COLUMN")
     tokens_per_step: float | None = option(
@@ -77,13 +75,13 @@ class Curve:
             raise UsageError(f"--vocabulary {self.vocabulary}: give the number of tokens that there are, 2 or more")
         how = parse_smoothing(self.smoothing)
         found = read_points(self.file, self.x, self.y, self.tag, self.error)
-        curves = [loss_curve(logged, self.tokens_per_step, self.unit, self.points, how) for logged in found]
+        curves = [convert_points(logged, self.tokens_per_step, self.unit, self.points, how) for logged in found]
         integrals = [integrate(curve, self.tokens, self.vocabulary) for curve in curves]
         if self.json:
-            entries = [as_json(integral, self.corpus_bytes) for integral in integrals]
+            entries = [to_json(integral, self.corpus_bytes) for integral in integrals]
             publish(json.dumps(entries, indent=1, allow_nan=False))
         else:
-            publish("\n\n".join(table(integral, self.corpus_bytes) for integral in integrals))
+            publish("\n\n".join(format_table(integral, self.corpus_bytes) for integral in integrals))
         write_figures(self.png, partial(draw, list(zip(curves, integrals, strict=True))))
 
 
@@ -122,7 +120,7 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
     is a few points of it. What is between them is bounded by what is assumed, and all that is assumed is said:
 
         between two points   no lower than the lower and no higher than the higher of them
-        before the first     no lower than it, and no higher than log2 V, what a model takes that has learned nothing
+        before the first     no lower than it, and no higher than log2 V, which a model takes that has learned nothing
         after the last       no higher than the latest points; no lower than the straight line through the middle of
                              the curve and its end, which a curve that bends upwards does not cross; both moved by three
                              times how far points of the second half are off a line, since the text that comes may be
@@ -139,7 +137,7 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
             f"{math.log2(vocabulary):.3f}; give the right --vocabulary, or the right --unit"
         )
     assumptions = ["every token was trained on once, and the loss is that before its update"]
-    parts = [before(curve, vocabulary), between(curve, math.log2(vocabulary or 1))]
+    parts = [integrate_before(curve, vocabulary), integrate_between(curve, math.log2(vocabulary or 1))]
     if parts[0].tokens:
         most = "nothing bounds it from above: say --vocabulary" if vocabulary is None else "no higher than log2 V"
         assumptions.append(f"before the first point the loss is no lower than there, and {most}")
@@ -149,10 +147,10 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
         assumptions.append("a point is the mean of all since the one before")
     rest_tokens = 0.0 if tokens is None else tokens - end_tokens
     if rest_tokens > 1e-9 * end_tokens:
-        parts.append(after(curve, rest_tokens))
+        parts.append(integrate_after(curve, rest_tokens))
         assumptions.append(
             "after the last point the loss falls no faster than from the middle to the end, "
-            "but for three times how far points lie off a line"
+            "give or take three times how far points are off a line"
         )
     noise_bits = SIGMAS * scatter_bits(curve)
     if noise_bits:
@@ -164,7 +162,7 @@ def integrate(curve: LossCurve, tokens: float | None, vocabulary: int | None) ->
     return Integral(curve.name, len(curve.x), all_tokens, bits, low, high, noise_bits, parts, assumptions)
 
 
-def before(curve: LossCurve, vocabulary: int | None) -> Part:
+def integrate_before(curve: LossCurve, vocabulary: int | None) -> Part:
     """From no token to where the curve begins."""
     start = float(curve.x[0] if curve.starts is None else curve.starts[0])
     first = float(curve.bits[0])
@@ -180,29 +178,29 @@ def before(curve: LossCurve, vocabulary: int | None) -> Part:
     return Part("before the first point", start, bits, float(curve.low[0]) * start, high * start)
 
 
-def between(curve: LossCurve, highest: float) -> Part:
+def integrate_between(curve: LossCurve, highest: float) -> Part:
     """From where the curve begins to its last point. No loss is above `highest`."""
     x, y = curve.x, curve.bits
+    starts, ends, low, high = curve.steps()
+    wide = ends - starts
+    tokens, low_bits, high_bits = (float(values.sum()) for values in (wide, wide * low, wide * high))
     if curve.starts is not None:
-        wide = x - curve.starts
-        bits, low, high = (float((wide * values).sum()) for values in (y, curve.low, curve.high))
         # Sums over places that are so far apart, of what falls to 0 or stays, are off by no more than this.
         slack = curve.gap_tokens * max(highest, float(curve.high[0]))
-        return Part("between points", float(wide.sum()), bits, max(0.0, low - slack), high + slack)
-    wide, far = np.diff(x), x[1:] > CLOSE * x[:-1]
+        bits = float((wide * y).sum())
+        return Part("between points", tokens, bits, max(0.0, low_bits - slack), high_bits + slack)
+    far = ends > CLOSE * starts
     areas = wide * (y[1:] + y[:-1]) / 2
     far &= (x[:-1] > 0) & (y[1:] > 0) & (y[:-1] > 0)
-    ends, starts = (x * y)[1:][far], (x * y)[:-1][far]
+    starts, ends = (x * y)[:-1][far], (x * y)[1:][far]
     # The integral of a x^-b is the logarithmic mean of x y at both ends, times log(x_1 / x_0).
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(np.isclose(ends, starts, rtol=1e-9), starts, (ends - starts) / np.log(ends / starts))
     areas[far] = mean * np.log(x[1:][far] / x[:-1][far])
-    low = float((wide * np.minimum(curve.low[1:], curve.low[:-1])).sum())
-    high = float((wide * np.maximum(curve.high[1:], curve.high[:-1])).sum())
-    return Part("between points", float(wide.sum()), float(areas.sum()), low, high)
+    return Part("between points", tokens, float(areas.sum()), low_bits, high_bits)
 
 
-def after(curve: LossCurve, rest_tokens: float) -> Part:
+def integrate_after(curve: LossCurve, rest_tokens: float) -> Part:
     """The `rest_tokens` after the last point."""
     count, end = min(max(3, len(curve.x) // 20), len(curve.x) // 2), float(curve.x[-1])
     last = slice(-count, None)
@@ -213,7 +211,7 @@ def after(curve: LossCurve, rest_tokens: float) -> Part:
     lowest, highest = float(curve.low[last].min()), float(curve.high[last].max())
     # A straight line down to 0, at the earliest.
     falling = rest_tokens if slope == 0 else min(rest_tokens, lowest / -slope)
-    # How far the second half lies off a straight line is what the text does, rather than what is learned.
+    # The second half's distance from a straight line comes from the text, not from learning.
     half = slice(min(len(curve.x) // 2, len(curve.x) - 2), None)
     off = curve.bits[half] - np.polyval(np.polyfit(curve.x[half] / end, curve.bits[half], 1), curve.x[half] / end)
     open_bits = SIGMAS * rest_tokens * float(off.std())
@@ -227,7 +225,7 @@ def after(curve: LossCurve, rest_tokens: float) -> Part:
 
 def scatter_bits(curve: LossCurve) -> float:
     """The standard error of the sum that comes from points being samples, by how far each but the first and the last
-    lies off its neighbours; means leave nothing out."""
+    is off its neighbours; means leave nothing out."""
     if curve.starts is not None or len(curve.x) < 3:
         return 0.0
     at = np.log(np.maximum(curve.x, curve.x[1] / 2))
@@ -238,14 +236,14 @@ def scatter_bits(curve: LossCurve) -> float:
 
 
 def power_between(curve: LossCurve, one: int, other: int) -> float:
-    """b of the power law a x^-b through two points of the curve; 0 where there is none."""
+    """b of the power law a x^-b through two points of the curve; 0 where no law goes through them."""
     x, y = curve.x, curve.bits
     if one == other or x[one] <= 0 or min(y[one], y[other]) <= 0:
         return 0.0
     return -math.log(y[other] / y[one]) / math.log(x[other] / x[one])
 
 
-def table(integral: Integral, corpus_bytes: float | None) -> str:
+def format_table(integral: Integral, corpus_bytes: float | None) -> str:
     """The integral and its bounds, and below it where they come from."""
     total = [integral.bits, integral.low_bits, integral.high_bits]
     columns = f"{'estimate':>22}{'at least':>22}{'at most':>22}"
@@ -253,29 +251,29 @@ def table(integral: Integral, corpus_bytes: float | None) -> str:
         f"{integral.name}: {integral.points:,} points over {integral.tokens:,.0f} tokens",
         "",
         f"{'description length':<24}{columns}",
-        table_row("bytes", [bits / 8 for bits in total], "{:,.0f}"),
-        table_row("", [human(bits / 8) for bits in total]),
-        table_row("bits per token", [bits / integral.tokens for bits in total], "{:.4f}"),
+        format_row("bytes", [bits / 8 for bits in total], "{:,.0f}"),
+        format_row("", [format_bytes(bits / 8) for bits in total]),
+        format_row("bits per token", [bits / integral.tokens for bits in total], "{:.4f}"),
     ]
     if corpus_bytes:
-        lines.append(table_row("bits per byte", [bits / corpus_bytes for bits in total], "{:.4f}"))
-        lines.append(table_row("ratio", [ratio(corpus_bytes, bits) for bits in total], "{:.2f}"))
+        lines.append(format_row("bits per byte", [bits / corpus_bytes for bits in total], "{:.4f}"))
+        lines.append(format_row("ratio", [ratio(corpus_bytes, bits) for bits in total], "{:.2f}"))
     lines += ["", f"{'of it':<24}{columns}{'tokens':>9}"]
     for part in integral.parts:
-        sizes = [human(bits / 8) for bits in (part.bits, part.low_bits, part.high_bits)]
-        lines.append(table_row(part.name, sizes) + f"{part.tokens / integral.tokens:>9.2%}")
+        sizes = [format_bytes(bits / 8) for bits in (part.bits, part.low_bits, part.high_bits)]
+        lines.append(format_row(part.name, sizes) + f"{part.tokens / integral.tokens:>9.2%}")
     if integral.noise_bits:
-        noise = human(integral.noise_bits / 8)
-        lines.append(table_row("scatter of the points", ["", f"-{noise}", f"+{noise}"]))
+        noise = format_bytes(integral.noise_bits / 8)
+        lines.append(format_row("scatter of the points", ["", f"-{noise}", f"+{noise}"]))
     return "\n".join([*lines, "", "Assumed:", *(f"- {sentence}" for sentence in integral.assumptions)])
 
 
-def table_row(name: str, values: Sequence[Any], form: str = "{}") -> str:
+def format_row(name: str, values: Sequence[Any], form: str = "{}") -> str:
     cells = ["no bound" if isinstance(v, float) and not math.isfinite(v) else form.format(v) for v in values]
     return f"{name:<24}" + "".join(f"{cell:>22}" for cell in cells)
 
 
-def human(size_bytes: float) -> str:
+def format_bytes(size_bytes: float) -> str:
     """Bytes in a unit that a person would take, to three digits or more: "426 GB"."""
     if not math.isfinite(size_bytes):
         return "no bound"
@@ -287,7 +285,7 @@ def ratio(corpus_bytes: float, bits: float) -> float:
     return 8 * corpus_bytes / bits if bits else math.inf
 
 
-def as_json(integral: Integral, corpus_bytes: float | None) -> dict[str, Any]:
+def to_json(integral: Integral, corpus_bytes: float | None) -> dict[str, Any]:
     """The same for programs. What has no bound is null."""
     bounds = {"bits": integral.bits, "low_bits": integral.low_bits, "high_bits": integral.high_bits}
     values = {"curve": integral.name, "points": integral.points, "tokens": integral.tokens, **bounds}
@@ -296,11 +294,13 @@ def as_json(integral: Integral, corpus_bytes: float | None) -> dict[str, Any]:
         values |= {"corpus_bytes": corpus_bytes}
         values |= {f"{name}_per_byte": bits / corpus_bytes for name, bits in bounds.items()}
         values["compression_ratio"] = ratio(corpus_bytes, integral.bits)
-    parts = [finite(vars(part)) for part in integral.parts]
-    return finite(values | {"noise_bits": integral.noise_bits, "parts": parts, "assumptions": integral.assumptions})
+    parts = [replace_infinite(vars(part)) for part in integral.parts]
+    return replace_infinite(
+        values | {"noise_bits": integral.noise_bits, "parts": parts, "assumptions": integral.assumptions}
+    )
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
+def replace_infinite(values: dict[str, Any]) -> dict[str, Any]:
     """The values, with None in the place of what is infinite."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
@@ -310,10 +310,10 @@ def draw(curves: Sequence[tuple[LossCurve, Integral]], theme: Theme) -> Figure:
     figure, axes = canvas("bits per token", 2 * len(curves))
     labels = []
     for (curve, integral), color in zip(curves, theme.series, strict=False):
-        edges, low, high = bands(curve, integral)
+        edges, low, high = bound_steps(curve, integral)
         axes.fill_between(edges, low, high, color=color, alpha=0.28, lw=0)
-        axes.plot(curve.x, curve.bits, color=color, lw=1.6, marker="o" if len(curve.x) < 60 else "", ms=3.2)
-        labels.append((f"{curve.name}  {human(integral.bits / 8)}  ends at", float(curve.bits[-1]), color))
+        axes.plot(curve.x, curve.bits, color=color, marker="o" if len(curve.x) < 60 else "", ms=3.2)
+        labels.append((f"{curve.name}  {format_bytes(integral.bits / 8)}  ends at", float(curve.bits[-1]), color))
     bits = np.concatenate([curve.bits for curve, _ in curves])
     axes.set_ylim(0.9 * float(bits.min()), 1.08 * float(np.quantile(bits, 0.98)))
     axes.set_xlabel("tokens")
@@ -325,12 +325,9 @@ def draw(curves: Sequence[tuple[LossCurve, Integral]], theme: Theme) -> Figure:
     return figure
 
 
-def bands(curve: LossCurve, integral: Integral) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bound_steps(curve: LossCurve, integral: Integral) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps (x, least, most) that bound the curve: their areas are the bounds, except for scatter."""
-    starts, ends, low, high = curve.starts, curve.x, curve.low, curve.high
-    if starts is None:
-        starts, ends = curve.x[:-1], curve.x[1:]
-        low, high = np.minimum(low[1:], low[:-1]), np.maximum(high[1:], high[:-1])
+    starts, ends, low, high = curve.steps()
     for part in integral.parts:
         least, most = part.low_bits / part.tokens, min(part.high_bits / part.tokens, 1e3)
         if part.name.startswith("before"):

@@ -19,7 +19,7 @@ import numpy as np
 from data.errors import UsageError
 
 LIMIT_BYTES = 256 << 20
-# Where nothing else is said, the first of these that there is, in any case; then a column that ends in "loss".
+# Without --x and --y: the first of these that the file has, in upper or lower case; then a column that ends in "loss".
 X_NAMES = ("tokens", "coded_tokens", "step", "_step", "global_step", "iteration", "iter", "x")
 Y_NAMES = ("loss", "train/loss", "train_loss", "training_loss", "value", "y")
 # Beside a curve, W&B exports the least and the greatest value of what each point stands for.
@@ -28,6 +28,8 @@ EXTREMES = ("__MIN", "__MAX")
 Kind = Literal["instant", "mean", "total"]
 KINDS: tuple[Kind, ...] = ("instant", "mean", "total")
 BITS = {"bits": 1.0, "nats": 1 / math.log(2)}
+# What parse_smoothing returns.
+Smoothing = tuple[str, float]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def read_number(cell: str | None, place: str) -> float:
             return number
     except ValueError:
         pass
-    raise UsageError(f"{place} is {cell!r}, not a finite number; remove the row or mend it")
+    raise UsageError(f"{place} is {cell!r}, not a finite number; remove the row or correct it")
 
 
 def read_events(path: Path, tag: str | None) -> Points:
@@ -147,25 +149,17 @@ def read_events(path: Path, tag: str | None) -> Points:
     return Points(tag, x, y, y, y, "TensorBoard's step")
 
 
-@dataclass(frozen=True)
-class Smoothing:
-    """`ema` as TensorBoard and pandas (adjust) have it; `ema-first` begins at the first value; `window` of points."""
-
-    method: Literal["none", "ema", "ema-first", "window"] = "none"
-    decay: float = 0.0
-    points: int = 1
-
-
 def parse_smoothing(text: str) -> Smoothing:
-    """ "ema:0.99", "ema-first:0.99", "window:50" or "none". Raises UsageError for all else."""
+    """Method and amount: "ema:0.99" as TensorBoard and pandas (adjust) have it, "ema-first:0.99" begun at the first
+    value, "window:50" of points, or "none". Raises UsageError for all else."""
     method, _, amount = text.partition(":")
     try:
         if text == "none":
-            return Smoothing()
-        if method in ("ema", "ema-first") and 0 < (decay := float(amount)) < 1:
-            return Smoothing(method, decay=decay)  # type: ignore[arg-type]
-        if method == "window" and (points := int(amount)) >= 1:
-            return Smoothing("window", points=points)
+            return "none", 0
+        if method in ("ema", "ema-first") and 0 < float(amount) < 1:
+            return method, float(amount)
+        if method == "window" and int(amount) >= 1:
+            return method, int(amount)
     except ValueError:
         pass
     raise UsageError(
@@ -177,7 +171,7 @@ def parse_smoothing(text: str) -> Smoothing:
 class LossCurve:
     """Bits per token against tokens, and how low and high they may be: float64 [points].
 
-    Without `starts`, a point is the loss at x; else it is the mean of what lies between its start and x. Where means
+    Without `starts`, a point is the loss at x; else it is the mean of the losses between its start and x. Where means
     are of losses at some places, not of all, these are no further apart than `gap_tokens`.
     """
 
@@ -189,10 +183,20 @@ class LossCurve:
     starts: np.ndarray | None
     gap_tokens: float = 0.0
 
+    def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Starts, ends, least and most of the steps that bound the curve between its first and its last point."""
+        low, high = self.low, self.high
+        if self.starts is not None:
+            return self.starts, self.x, low, high
+        return self.x[:-1], self.x[1:], np.minimum(low[1:], low[:-1]), np.maximum(high[1:], high[:-1])
 
-def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: Kind, smoothing: Smoothing) -> LossCurve:
-    """The curve that logged points mean. Raises UsageError where they can mean none."""
+
+def convert_points(
+    points: Points, tokens_per_step: float | None, unit: str, kind: Kind, smoothing: Smoothing
+) -> LossCurve:
+    """The curve that logged points mean. Raises UsageError where they cannot mean one."""
     refuse_broken(points)
+    method, amount = smoothing
     if tokens_per_step is None and not points.in_tokens:
         raise UsageError(
             f"{points.x_name} may count steps: say how many tokens one is by --tokens_per_step (1 if it counts tokens)"
@@ -201,7 +205,7 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
     y, below, above = points.y * scale, (points.y - points.low) * scale, (points.high - points.y) * scale
     starts, gap_tokens = np.append(0.0, x[:-1]) if kind != "instant" else None, 0.0
     if kind == "total":
-        if smoothing.method != "none" or below.any() or above.any():
+        if method != "none" or below.any() or above.any():
             raise UsageError(f"{points.name} as sums so far takes no smoothing and no error: leave them out")
         if (fallen := np.diff(y, prepend=0.0) < 0).any():
             raise UsageError(f"{points.name} falls at {x[fallen][0]:,.0f}: sums so far cannot; say --points instant")
@@ -211,19 +215,18 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
         y = np.diff(y, prepend=0.0) / (x - starts)
     elif kind == "mean" and x[0] == 0:
         x, y, below, above, starts = x[1:], y[1:], below[1:], above[1:], x[:-1]
-    if smoothing.method in ("ema", "ema-first"):
-        y = without_ema(y, smoothing)
+    if method.startswith("ema"):
+        y = undo_ema(y, amount, method == "ema")
         if (y < 0).any():
             raise UsageError(
-                f"--smoothing {smoothing.method}:{smoothing.decay:g} taken back gives {y.min():.4g} bits at "
+                f"--smoothing {method}:{amount:g} taken back gives {y.min():.4g} bits at "
                 f"{x[y.argmin()]:,.0f} tokens: the curve was not smoothed so, or was thinned out or rounded "
                 "afterwards; give the right one, or the curve as it was logged"
             )
-    elif smoothing.method == "window":
-        ends = np.arange(len(x) - 1, -1, -smoothing.points)[::-1]
-        spacing = float(np.median(np.diff(x)))
+    elif method == "window":
+        ends = np.arange(len(x) - 1, -1, -int(amount))[::-1]
         # Means of fewer points than a window holds, at its beginning, are those since the start.
-        first = max(0.0, float(x[ends[0]]) - smoothing.points * spacing)
+        first = max(0.0, float(x[ends[0]] - amount * np.median(np.diff(x))))
         if kind == "instant":
             gap_tokens = float(np.diff(x).max())
         x, y, below, above = x[ends], y[ends], below[ends], above[ends]
@@ -231,12 +234,11 @@ def loss_curve(points: Points, tokens_per_step: float | None, unit: str, kind: K
     return LossCurve(points.name, x, y, (y - below).clip(0), y + above, starts, gap_tokens)
 
 
-def without_ema(smoothed: np.ndarray, smoothing: Smoothing) -> np.ndarray:
-    """What an exponential mean was made of."""
-    decay, before = smoothing.decay, smoothed[:1]
-    if smoothing.method == "ema":
-        smoothed, before = smoothed * (1 - decay ** np.arange(1, len(smoothed) + 1)), np.zeros(1)
-    return (smoothed - decay * np.append(before, smoothed[:-1])) / (1 - decay)
+def undo_ema(means: np.ndarray, decay: float, divided: bool) -> np.ndarray:
+    """What exponential means were made of. If they are `divided` by 1 - decay^i, they begin at 0, else at the first."""
+    if divided:
+        means = means * (1 - decay ** np.arange(1, len(means) + 1))
+    return (means - decay * np.append(0.0 if divided else means[0], means[:-1])) / (1 - decay)
 
 
 def refuse_broken(points: Points) -> None:

@@ -2,8 +2,8 @@
 
 Groups of parameters (heads of attention, channels of recurrences and MLPs, states of SSD) are scored by what their
 readers hear of them in a calibration context, activation times gradient (first order in leaving the group out), all
-layers are ranked together, and those that are worth least for their parameters go. After every stage scores are taken
-anew, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
+layers are ranked together, and those that are worth least for their parameters go. Scores are taken again after every
+stage, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
 
 Beside it: as many groups taken out of every place by their norm, as many single weights set to zero by their size, and
 plain quantisation at equal size. And half of each block and of each MLP taken out alone: which is missed least? The run
@@ -25,28 +25,17 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from archive.weights import Point, pack, parameters, unpack
+from archive.weights import Point
 from data.errors import UsageError
 from data.files import write_file
 from data.lanes import Lanes
 from data.streams import publish
 from model.lm import LanguageModel
+from studies import scoring
 from studies.common import argument, file_option, option, png_option, write_figures
-from studies.pruning.report import HEADING, Coded, Half, Stage, coded_table, draw, halves_table
-from studies.pruning.surgery import apply, choose, find_largest, groups, keep, prunable, size, zero_smallest
-from studies.scoring import (
-    SEGMENT_TOKENS,
-    FinishedRun,
-    connect_alone,
-    copy_model,
-    one_pass,
-    open_run,
-    small_vectors,
-    source_of,
-    tokenize,
-    with_parameters,
-)
-from studies.two_part.command import GROUP, group_size, parse_points
+from studies.pruning import surgery
+from studies.pruning.report import HEADING, Coded, Half, Stage, draw, format_coded, format_halves
+from studies.two_part.command import GROUP, check_group, parse_points
 from train.engine import Place
 from train.optim import build_optimizer
 
@@ -95,18 +84,17 @@ class Prune:
                 f"--calibration_steps {self.calibration_steps} must be 1 or more, --retrain_steps "
                 f"{self.retrain_steps} 0 or more"
             )
-        group = group_size(self.group, self.points)
-        run = open_run(self.run, self.corpus)
+        group = check_group(self.group, self.points)
+        run = scoring.open_run(self.run, self.corpus)
         if run.model.mixing is not None:
             raise UsageError(f"{self.run} has context mixing: give a run with --model.ngram_orders '[]'")
-        for module in prunable(run.model):
-            groups(module)  # refuses what it does not know
-        with connect_alone(run.config.engine.threads) as place:
+        surgery.list_groups(run.model)  # refuses what it does not know
+        with scoring.connect_alone(run.config.engine.threads) as place:
             bench = Bench(run, place, self, group)
             stages = prune_in_stages(bench)
-            publish("\n" + coded_table(stages))
+            publish("\n" + format_coded(stages))
             halves = measure_halves(bench, stages[0].held_out_bits)
-            publish("\n" + halves_table(halves))
+            publish("\n" + format_halves(halves))
         write_figures(self.png, partial(draw, stages, halves))
         if self.json:
             found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(half) for half in halves]}
@@ -116,9 +104,9 @@ class Prune:
 class Bench:
     """What a model is measured on: the run's corpus, and text that it has not seen."""
 
-    def __init__(self, run: FinishedRun, place: Place, options: Prune, group: int):
+    def __init__(self, run: scoring.FinishedRun, place: Place, options: Prune, group: int):
         self.run, self.place, self.options, self.group = run, place, options, group
-        _, self.tokens, end = tokenize(options.held_out, run.tokenizer)
+        _, self.tokens, end = scoring.tokenize(options.held_out, run.tokenizer)
         if not end.bytes:
             raise UsageError(f"{options.held_out} is empty: there is nothing to measure on")
         self.held_out_bytes, wanted, lanes = end.bytes, options.corpus_lanes, run.lanes
@@ -132,8 +120,8 @@ class Bench:
             self.sample = np.concatenate([run.corpus.tokens.read(at, min(at + length, tokens)) for at in starts])
 
     def rate(self, model: LanguageModel, tokens: np.ndarray, lanes: int, text_bytes: int) -> float:
-        plan, frozen = Lanes(len(tokens), lanes, SEGMENT_TOKENS), (self.run.config, model, self.run.tokenizer)
-        return one_pass(frozen, plan, source_of(tokens, plan), self.place, text_bytes) / text_bytes
+        plan, frozen = Lanes(len(tokens), lanes, scoring.SEGMENT_TOKENS), (self.run.config, model, self.run.tokenizer)
+        return scoring.one_pass(frozen, plan, scoring.source_of(tokens, plan), self.place, text_bytes) / text_bytes
 
     def held_out_rate(self, model: LanguageModel) -> float:
         """Bits per byte of the held-out text."""
@@ -158,19 +146,19 @@ class Bench:
     def measure(self, method: str, removed: float, model: LanguageModel) -> Stage:
         """A row, printed as it is found, with a two-part code for each point, except by norm."""
         whole, segment = self.run.model, self.segments(1)[0].clamp(min=0)
-        left = [size(now) / size(then) for now, then in zip(prunable(model), prunable(whole), strict=True)]
+        left = surgery.list_sizes(model) / surgery.list_sizes(whole)
         segment_secs, step_secs = measure_secs(model, whole, segment), measure_secs(model, whole, segment[:1, :1])
         stage = Stage(
-            method, removed, size(model), sum(p.nbytes for p in model.parameters()), *measure_bytes(model, segment),
-            segment_secs, step_secs, self.held_out_rate(model), self.corpus_rate(model), left,
+            method, removed, surgery.count_parameters(model), sum(p.nbytes for p in model.parameters()),
+            *measure_bytes(model, segment), segment_secs, step_secs, self.held_out_rate(model), self.corpus_rate(model),
+            left.tolist(),
         )  # fmt: skip
         publish(str(stage))
         for point in self.options.points if method != "norm" else []:
-            packed = pack(parameters(model), point, self.group, small_vectors(model))
-            decoded = with_parameters(model, unpack(packed))
+            weight_bytes, decoded = scoring.code_weights(model, point, self.group)
             data_bytes = self.corpus_rate(decoded) * self.run.corpus.manifest.bytes / 8
-            total_bytes = len(packed) + data_bytes + self.run.fixed_bits / 8
-            stage.coded.append(Coded(point, len(packed), self.held_out_rate(decoded), data_bytes, total_bytes))
+            total_bytes = weight_bytes + data_bytes + self.run.fixed_bits / 8
+            stage.coded.append(Coded(point, weight_bytes, self.held_out_rate(decoded), data_bytes, total_bytes))
         return stage
 
 
@@ -179,14 +167,15 @@ def measure_secs(model: LanguageModel, whole: LanguageModel, tokens: Tensor) -> 
     """Least seconds that `model` and `whole` take, by turns, for tokens [R, T] from the start. What else a machine does
     can only add to them."""
     inputs = tokens.to(whole.embedding.device)
-    found: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TIMED_ROUNDS):
-        for one, secs in zip((model, whole), found, strict=True):
-            state, start = one.init_state(len(inputs)), time.perf_counter()
-            nats, _ = one(inputs, state, inputs)
-            nats[-1, -1].item()  # waits for an accelerator
-            secs.append(time.perf_counter() - start)
-    return min(found[0]), min(found[1])
+
+    def run(one: LanguageModel) -> float:
+        state, start = one.init_state(len(inputs)), time.perf_counter()
+        one(inputs, state, inputs)[0][-1, -1].item()  # waits for an accelerator
+        return time.perf_counter() - start
+
+    rounds = np.array([(run(model), run(whole)) for _ in range(TIMED_ROUNDS)])
+    own, beside = rounds.min(0).tolist()
+    return own, beside
 
 
 @torch.no_grad()
@@ -195,7 +184,7 @@ def measure_bytes(model: LanguageModel, tokens: Tensor) -> tuple[int, int]:
     and of the state that it then carries, for one lane. What a kernel allocates for itself is not seen."""
     inputs = tokens.to(model.embedding.device)
     state = model.init_state(len(inputs))
-    # Private to PyTorch, and the same in 2.13 as in the releases before it: it looks at what each operator returns.
+    # Private to PyTorch, here as of 2.13: it counts the storages that operators return, until they are freed.
     tracker = MemTracker()
     tracker.track_external(*model.parameters(), *tensors_of(state))
     with tracker:
@@ -211,28 +200,26 @@ def tensors_of(state: Any) -> list[Tensor]:
 def prune_in_stages(bench: Bench) -> list[Stage]:
     """The model as it is, then after each stage: groups by saliency, groups by norm, weights by size."""
     whole, retrain_steps = bench.run.model, bench.options.retrain_steps
-    pruned, plain, sparse = copy_model(whole), copy_model(whole), copy_model(whole)
-    total = sum(size(part) for part in prunable(whole))
+    pruned, plain, sparse = scoring.copy_model(whole), scoring.copy_model(whole), scoring.copy_model(whole)
+    total = int(surgery.list_sizes(whole).sum())
     publish(HEADING)
     stages = [bench.measure("whole", 0.0, whole)]
     gone = 0.0
     for share in bench.options.remove:
-        parts = prunable(pruned)
-        entries = [groups(part).entries(part) for part in parts]
-        left = choose(score_groups(bench, pruned), entries, share * total - gone)
-        for part, kept in zip(parts, left, strict=True):
-            keep(part, kept)
+        found = surgery.list_groups(pruned)
+        # All groups of a place have as many parameters.
+        entries = [groups.sum_entries(groups.owned, torch.ones_like)[0] for groups in found]
+        left = surgery.choose(score_groups(bench, pruned), entries, share * total - gone)
         # By norm, the same number of groups goes from each place.
-        for part, kept in zip(prunable(plain), left, strict=True):
-            found = groups(part)
-            norms = found.sums(part, found.owned, torch.square) ** 0.5
-            keep(part, find_largest(norms, len(kept)))
-        gone = size(whole) - size(pruned)
-        masks = zero_smallest(sparse, gone / total)
+        for ours, others, kept in zip(found, surgery.list_groups(plain), left, strict=True):
+            ours.keep(kept)
+            others.keep(surgery.find_largest(others.sum_entries(others.owned, torch.square) ** 0.5, len(kept)))
+        gone = surgery.count_parameters(whole) - surgery.count_parameters(pruned)
+        masks = surgery.zero_smallest(sparse, gone / total)
         if retrain_steps:
             for model in (pruned, plain, sparse):
                 retrain(bench, model, retrain_steps)
-            apply(masks)
+            surgery.apply_masks(masks)
         for method, model in (("saliency", pruned), ("norm", plain), ("weights", sparse)):
             stages.append(bench.measure(method, gone / total, model))
     return stages
@@ -243,11 +230,10 @@ def measure_halves(bench: Bench, whole_bits: float) -> list[Half]:
     it was."""
     found = []
     for number, score in enumerate(score_groups(bench, bench.run.model)):
-        model = copy_model(bench.run.model)
-        part = prunable(model)[number]
-        kind = groups(part).kind
-        keep(part, find_largest(score, len(score) - len(score) // 2))
-        found.append(Half(1 + number // 2, kind, bench.held_out_rate(model) - whole_bits))
+        model = scoring.copy_model(bench.run.model)
+        groups = surgery.list_groups(model)[number]
+        groups.keep(surgery.find_largest(score, len(score) - len(score) // 2))
+        found.append(Half(1 + number // 2, groups.kind, bench.held_out_rate(model) - whole_bits))
     return found
 
 
@@ -258,12 +244,11 @@ def score_groups(bench: Bench, model: LanguageModel) -> list[np.ndarray]:
 
     The gradient by a gate on what the readers hear is the sum of activation times gradient, and also that of weight
     times gradient over the readers' weights."""
-    places = prunable(model)
-    found = [groups(part) for part in places]
-    totals = [np.zeros(one.count) for one in found]
+    found = surgery.list_groups(model)
+    totals = [np.zeros(groups.count) for groups in found]
     for _ in backward_passes(bench, model, bench.options.calibration_steps, "scoring groups"):
-        for total, one, part in zip(totals, found, places, strict=True):
-            total += np.abs(one.sums(part, one.readers, lambda p: p * p.grad))  # type: ignore[operator]
+        for total, groups in zip(totals, found, strict=True):
+            total += np.abs(groups.sum_entries(groups.readers, lambda p: p * p.grad))  # type: ignore[operator]
     return totals
 
 

@@ -13,8 +13,6 @@ from archive.weights import Point
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter
 from studies.two_part.command import name_point
 
-HEIGHT_INCHES = 9.4
-TICKS = [1, 2, 2.5, 5, 10]
 # By method: what the figure calls it, its mark, and the number of its color in a theme's series.
 METHODS = {
     "whole": ("quantised alone", "D", 1),
@@ -83,14 +81,14 @@ class Half:
     more_bits: float
 
 
-def quantised_alone(whole: Stage, weight_bytes: float) -> float | None:
+def interpolate_quantised(whole: Stage, weight_bytes: float) -> float | None:
     """Held-out bits a byte of the whole model quantised to so many bytes, between its points; None outside them."""
     found = sorted((entry.weight_bytes, entry.held_out_bits) for entry in whole.coded)
     sizes, rates = np.array(found, float).T
     return float(np.interp(weight_bytes, sizes, rates)) if sizes[0] <= weight_bytes <= sizes[-1] else None
 
 
-def coded_table(stages: Sequence[Stage]) -> str:
+def format_coded(stages: Sequence[Stage]) -> str:
     """Two-part codes of the pruned models: weights and totals, beside quantisation alone at equal size."""
     whole = stages[0]
     lines = [
@@ -99,15 +97,15 @@ def coded_table(stages: Sequence[Stage]) -> str:
     ]
     for stage in stages:
         for entry in stage.coded:
-            alone = quantised_alone(whole, entry.weight_bytes)
+            alone = interpolate_quantised(whole, entry.weight_bytes)
             lines.append(
                 f"{stage.method:<10}{stage.removed:<10.1%}{name_point(entry.point):<12}{entry.weight_bytes:>10,}{entry.held_out_bits:>10.4f}"
                 f"{'-' if alone is None else f'{alone:.4f}':>17}{entry.corpus_bytes:>12,.0f}{entry.total_bytes:>16,.0f}"
             )
-    return "\n".join([*lines, *verdicts(stages)])
+    return "\n".join([*lines, *format_verdicts(stages)])
 
 
-def verdicts(stages: Sequence[Stage]) -> list[str]:
+def format_verdicts(stages: Sequence[Stage]) -> list[str]:
     """The shortest two-part code without pruning, and with each kind of it."""
     best: dict[str, Coded] = {}
     for stage in stages:
@@ -124,7 +122,7 @@ def verdicts(stages: Sequence[Stage]) -> list[str]:
     return lines
 
 
-def halves_table(halves: Sequence[Half]) -> str:
+def format_halves(halves: Sequence[Half]) -> str:
     """What the loss of half of each block, and of each MLP, costs."""
     lines = [f"{'half of':<20}{'held out, bits/byte more, by layer'}"]
     for name, part in (("blocks", halves[::2]), ("MLPs", halves[1::2])):
@@ -134,9 +132,8 @@ def halves_table(halves: Sequence[Half]) -> str:
 
 def draw(stages: Sequence[Stage], halves: Sequence[Half], theme: Theme) -> Figure:
     """Block and MLP take turns in `halves`, as in what stages keep."""
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH)
+    figure = Figure(figsize=(WIDTH_INCHES, 9.4), dpi=DOTS_PER_INCH, layout="constrained")
     grid = figure.subplots(3, 2)
-    figure.subplots_adjust(0.075, 0.055, 0.985, 0.965, 0.2, 0.38)
     draw_kept(grid[0], stages, halves, theme)
     draw_halves(grid[1, 0], halves, theme)
     draw_shares(grid[1, 1], stages, theme)
@@ -145,8 +142,6 @@ def draw(stages: Sequence[Stage], halves: Sequence[Half], theme: Theme) -> Figur
     draw_sizes(grid[2, 1], stages, theme, "total_bytes")
     grid[2, 1].set_title("two-part total")
     grid[2, 1].yaxis.set_major_formatter(bytes_formatter(grid[2, 1].get_ylim()[1]))
-    for axes in grid.flat:
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICKS))
     return figure
 
 
@@ -157,7 +152,7 @@ def draw_kept(row: Sequence[Axes], stages: Sequence[Stage], halves: Sequence[Hal
         for rank, stage in enumerate(ours, 1):
             kept = 100 * np.array(stage.left[first::2])
             axes.plot(
-                np.arange(1, len(kept) + 1), kept, "o-", ms=4, lw=1.6, color=theme.data,
+                np.arange(1, len(kept) + 1), kept, "o-", color=theme.data,
                 alpha=0.25 + 0.75 * rank / len(ours), label=f"{stage.removed:.0%}",
             )  # fmt: skip
         names = ", ".join(dict.fromkeys(half.kind for half in halves[first::2]))
@@ -189,10 +184,9 @@ def draw_shares(axes: Axes, stages: Sequence[Stage], theme: Theme) -> None:
         name, mark, number = METHODS[method]
         part = [stage for stage in stages if stage.method in (whole, method)]
         shares, rates = [100 * stage.removed for stage in part], [stage.held_out_bits for stage in part]
-        axes.plot(shares, rates, f"{mark}-", ms=4, lw=1.6, color=theme.series[number], label=name)
+        axes.plot(shares, rates, f"{mark}-", color=theme.series[number], label=name)
     axes.set_title("held out, bits per byte, fp32")
     axes.set_xlabel("removed of blocks and MLPs, %")
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.legend()
 
 
@@ -204,7 +198,7 @@ def draw_sizes(axes: Axes, stages: Sequence[Stage], theme: Theme, value: str) ->
         whole = stage.method == "whole"
         axes.plot(
             [entry.weight_bytes for entry in stage.coded], [getattr(entry, value) for entry in stage.coded], f"{mark}-",
-            ms=4, lw=1.6, color=theme.series[number], label=name if whole or stage.removed == last else None,
+            color=theme.series[number], label=name if whole or stage.removed == last else None,
             alpha=1 if whole else 0.25 + 0.75 * stage.removed / last, zorder=3 if whole else 2,
         )  # fmt: skip
     axes.set_xlabel("weights, quantised and coded")

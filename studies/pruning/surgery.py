@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import L1Unstructured
 
 from data.errors import UsageError
 from model.layers import parameter
@@ -30,34 +31,38 @@ class Groups:
     """What can be taken out of a module: every entry that goes with a group, the weights that read it (zeros there
     make it superfluous), and what the module's attributes become when so many groups are left."""
 
+    module: Any
     kind: str
     count: int
     owned: list[Owned]
     readers: list[Owned]
     attributes: Callable[[int], dict[str, Any]] = lambda left: {}
 
-    def entries(self, module: nn.Module) -> float:
-        """Parameters that go with one group."""
-        sizes = [
-            module.get_parameter(name).numel() / len(owner) * (owner >= 0).sum() / self.count
-            for name, _, owner in self.owned
-        ]
-        return float(sum(sizes))
-
-    def sums(self, module: nn.Module, owned: list[Owned], of: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def sum_entries(self, owned: list[Owned], of: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Sums [G] of `of(parameter)`, a tensor like it, over the entries that belong to each group."""
         total = np.zeros(self.count)
         for name, dimension, owner in owned:
-            values = of(module.get_parameter(name)).detach().double().movedim(dimension, 0)
+            values = of(self.module.get_parameter(name)).detach().double().movedim(dimension, 0)
             total += np.bincount(owner + 1, values.reshape(len(owner), -1).sum(1).cpu().numpy(), self.count + 1)[1:]
         return total
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Leave only the groups with the numbers `kept` in the module, which then has other groups than these."""
+        for name, dimension, owner in self.owned:
+            path, _, leaf = name.rpartition(".")
+            old = self.module.get_parameter(name)
+            index = torch.from_numpy(np.flatnonzero((owner < 0) | np.isin(owner, kept))).to(old.device)
+            left = parameter(old.detach().index_select(dimension, index), old.role, old.lr)
+            setattr(self.module.get_submodule(path), leaf, left)
+        for attribute, value in self.attributes(len(kept)).items():
+            setattr(self.module, attribute, value)
 
 
 def attention_groups(block: Any) -> Groups:
     heads, one = np.arange(block.heads), np.repeat(np.arange(block.heads), block.head_width)
     out = ("out.weight", 0, one)
     owned = [("qkv.weight", 1, np.tile(one, 3)), ("temperature", 0, heads), out]
-    return Groups("heads", block.heads, owned, [out], lambda left: {"heads": left})
+    return Groups(block, "heads", block.heads, owned, [out], lambda left: {"heads": left})
 
 
 def gated_delta_groups(block: Any) -> Groups:
@@ -66,7 +71,9 @@ def gated_delta_groups(block: Any) -> Groups:
     inputs = np.concatenate([np.tile(one, 4), np.tile(heads, 2)])
     owned = [("inputs.weight", 1, inputs), ("taps", 0, np.tile(one, 3)), out]
     owned += [(name, 0, heads) for name in ("log_rate", "step")]
-    return Groups("heads", block.heads, owned, [out], lambda left: {"heads": left, "inner": left * block.head_width})
+    return Groups(
+        block, "heads", block.heads, owned, [out], lambda left: {"heads": left, "inner": left * block.head_width}
+    )
 
 
 def gated_rnn_groups(block: Any) -> Groups:
@@ -76,7 +83,7 @@ def gated_rnn_groups(block: Any) -> Groups:
     readers = [("recurrent", 0, one), ("out.weight", 0, one)]
     owned = [("inputs", 1, gates), ("recurrent", 1, gates), ("bias", 0, gates), *readers]
     owned += [("echo_bias", 0, one)] if hasattr(block, "echo_bias") else []
-    return Groups("channels", block.hidden, owned, readers, lambda left: {"hidden": left})
+    return Groups(block, "channels", block.hidden, owned, readers, lambda left: {"hidden": left})
 
 
 def rglru_groups(block: Any) -> Groups:
@@ -84,7 +91,7 @@ def rglru_groups(block: Any) -> Groups:
     two = np.tile(one, 2)
     readers = [("gates.weight", 0, one), ("out.weight", 0, one)]
     owned = [("inputs.weight", 1, two), ("gates.weight", 1, two), ("bias", 0, two), ("taps", 0, one), ("decay", 0, one)]
-    return Groups("channels", block.inner, [*owned, *readers], readers, lambda left: {"inner": left})
+    return Groups(block, "channels", block.inner, [*owned, *readers], readers, lambda left: {"inner": left})
 
 
 def mamba_groups(block: Any) -> Groups:
@@ -93,7 +100,7 @@ def mamba_groups(block: Any) -> Groups:
     readers = [("select.weight", 0, one), ("out.weight", 0, one)]
     owned = [("input.weight", 1, np.tile(one, 2)), ("step.weight", 1, one), ("rate", 1, one), *readers]
     owned += [(name, 0, one) for name in ("taps", "bias", "skip")]
-    return Groups("channels", inner, owned, readers, lambda left: {"shapes": ((past, left), (size, left))})
+    return Groups(block, "channels", inner, owned, readers, lambda left: {"shapes": ((past, left), (size, left))})
 
 
 def s4_groups(block: Any) -> Groups:
@@ -102,7 +109,7 @@ def s4_groups(block: Any) -> Groups:
     out = ("out.weight", 0, one)
     names = set(dict(block.named_parameters())) - {"input", "out.weight"}
     owned = [("input", 1, one), *((name, 0, one) for name in sorted(names)), out]
-    return Groups("channels", block.channels, owned, [out], lambda left: {"channels": left})
+    return Groups(block, "channels", block.channels, owned, [out], lambda left: {"channels": left})
 
 
 def ssd_groups(block: Any) -> Groups:
@@ -118,31 +125,24 @@ def ssd_groups(block: Any) -> Groups:
         mixed = inner + 2 * left
         return {"size": left, "parts": (inner, mixed, heads), "shapes": ((past, mixed), (left, inner))}
 
-    return Groups("states", block.size, owned, [queries], attributes)
+    return Groups(block, "states", block.size, owned, [queries], attributes)
 
 
-def mlp_groups(module: Any) -> Groups:
-    one = np.arange(module.down.weight.shape[0])
+def mlp_groups(block: Any) -> Groups:
+    one = np.arange(block.down.weight.shape[0])
     out = ("down.weight", 0, one)
-    return Groups("MLP channels", len(one), [("up.weight", 1, one), out], [out])
+    return Groups(block, "MLP channels", len(one), [("up.weight", 1, one), out], [out])
 
 
 # By name of the class.
 PRUNABLE: dict[str, Callable[[Any], Groups]] = {
-    "Attention": attention_groups,
-    "GatedDelta": gated_delta_groups,
-    "GRU": gated_rnn_groups,
-    "LSTM": gated_rnn_groups,
-    "MLP": mlp_groups,
-    "Mamba": mamba_groups,
-    "RGLRU": rglru_groups,
-    "S4": s4_groups,
-    "S4D": s4_groups,
+    "Attention": attention_groups, "GatedDelta": gated_delta_groups, "GRU": gated_rnn_groups, "LSTM": gated_rnn_groups,
+    "MLP": mlp_groups, "Mamba": mamba_groups, "RGLRU": rglru_groups, "S4": s4_groups, "S4D": s4_groups,
     "SSD": ssd_groups,
-}
+}  # fmt: skip
 
 
-def groups(module: nn.Module) -> Groups:
+def find_groups(module: nn.Module) -> Groups:
     """What can be taken out of a block or an MLP. Raises UsageError for a block that is not known here."""
     name = type(module).__name__
     if name not in PRUNABLE:
@@ -150,26 +150,18 @@ def groups(module: nn.Module) -> Groups:
     return PRUNABLE[name](module)
 
 
-def prunable(model: LanguageModel) -> list[nn.Module]:
-    """Block and MLP, if it has one, of every layer, in order."""
-    return [part for layer in model.layers for part in (layer.block, layer.mlp) if part]  # type: ignore[misc]
+def list_groups(model: LanguageModel) -> list[Groups]:
+    """Those of the block and of the MLP, if it has one, of every layer, in order."""
+    return [find_groups(part) for layer in model.layers for part in (layer.block, layer.mlp) if part]  # type: ignore[arg-type]
 
 
-def size(module: nn.Module) -> int:
+def list_sizes(model: LanguageModel) -> np.ndarray:
+    """Parameters of the same, [places]."""
+    return np.array([count_parameters(groups.module) for groups in list_groups(model)])
+
+
+def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def keep(module: nn.Module, kept: np.ndarray) -> None:
-    """Leave only the groups with the numbers `kept`, in place."""
-    found = groups(module)
-    for name, dimension, owner in found.owned:
-        path, _, leaf = name.rpartition(".")
-        old: Any = module.get_parameter(name)
-        index = torch.from_numpy(np.flatnonzero((owner < 0) | np.isin(owner, kept))).to(old.device)
-        left = parameter(old.detach().index_select(dimension, index), old.role, old.lr)
-        setattr(module.get_submodule(path), leaf, left)
-    for attribute, value in found.attributes(len(kept)).items():
-        setattr(module, attribute, value)
 
 
 def choose(scores: Sequence[np.ndarray], entries: Sequence[float], budget: float) -> list[np.ndarray]:
@@ -201,15 +193,12 @@ def zero_smallest(model: LanguageModel, share: float) -> dict[nn.Parameter, Tens
     small, masks = small_vectors(model), {}
     for name, weights in model.named_parameters():
         if name.startswith("layers.") and name not in small:
-            order = weights.detach().abs().flatten().argsort(stable=True)
-            mask = torch.ones_like(weights).flatten()
-            mask[order[: round(share * len(order))]] = 0
-            masks[weights] = mask.view_as(weights)
-    apply(masks)
+            masks[weights] = L1Unstructured(share).compute_mask(weights.detach(), torch.ones_like(weights))
+    apply_masks(masks)
     return masks
 
 
 @torch.no_grad()
-def apply(masks: dict[nn.Parameter, Tensor]) -> None:
+def apply_masks(masks: dict[nn.Parameter, Tensor]) -> None:
     for weights, mask in masks.items():
         weights.mul_(mask)

@@ -40,17 +40,13 @@ class Sample:
 
     run: Path = argument("run.dir of a finished run", metavar="RUN")
     prompt: str = option("what stands before the sample (default: nothing)", "", metavar="TEXT", group="prompt")
-    prompt_file: Path | None = option(
-        "the same, from a file of any bytes", None, metavar="FILE", group="prompt"
-    )  # fmt: skip
+    prompt_file: Path | None = option("the same, from a file of any bytes", None, metavar="FILE", group="prompt")
     temperature: float = option(
         "p^(1/T) in place of p: below 1 more likely text, above 1 more surprising; 1 is the model's own (default)",
         1.0, metavar="T",
     )  # fmt: skip
     seed: int = option("0 or more, of the random bits; same seed, same sample (default: 0)", 0)
-    bytes: int = option(
-        "end with the token that makes N bytes full (default: 500)", 500, metavar="N", group="length"
-    )  # fmt: skip
+    bytes: int = option("end with the token that makes N bytes full (default: 500)", 500, metavar="N", group="length")
     tokens: int | None = option("end after N tokens instead", None, metavar="N", group="length")
     count: int = option("samples, drawn side by side (default: 1)", 1, metavar="K")
 
@@ -90,8 +86,9 @@ class Sample:
 
 @dataclass
 class Drawn:
-    """The tokens of a sample, and the random bits that they took: -log2 of their probability."""
+    """The tokens of a sample, and how many random bits of its decoder they took: -log2 of their probability."""
 
+    decoder: Decoder
     tokens: list[int] = field(default_factory=list)
     bits: float = 0.0
 
@@ -105,27 +102,23 @@ def random_payload(seed: int, number: int, symbols: int) -> bytes:
 
 
 def draw(
-    learner: FrozenLearner,
-    prompt: np.ndarray,
-    decoders: list[Decoder],
-    temperature: float,
-    costs: np.ndarray,
+    learner: FrozenLearner, prompt: np.ndarray, decoders: list[Decoder], temperature: float, costs: np.ndarray,
     most: int,
-) -> list[Drawn]:
+) -> list[Drawn]:  # fmt: skip
     """A sample from each decoder, for each row of the learner: until what its tokens cost, by `costs` [V], comes to
     `most`, or the document ends.
 
     `prompt` is run through first, one token at a time like what is drawn, so that the probabilities are those by which
     a decoder that had the prompt would go on.
     """
-    samples, spent, end = [Drawn() for _ in decoders], np.zeros(len(decoders), np.int64), len(costs) - 1
+    samples, spent, end = [Drawn(decoder) for decoder in decoders], np.zeros(len(decoders), np.int64), len(costs) - 1
     seen, learner.states = learner.see(learner.recent, learner.states)
     for token in tqdm(prompt, desc="prompt", unit=" tokens", disable=None, leave=False):
         seen = see_next(learner, np.full(len(decoders), token, np.int64))
     with tqdm(total=most, desc="sampling", disable=None, leave=False) as bar:
         while rows := [row for row, drawn in enumerate(samples) if spent[row] < most and drawn.tokens[-1:] != [end]]:
             tokens = np.full(len(decoders), end, np.int64)
-            tokens[rows] = draw_tokens(learner, seen, rows, decoders, samples, temperature)
+            tokens[rows] = draw_tokens(learner, seen, samples, rows, temperature)
             for row in rows:
                 samples[row].tokens.append(int(tokens[row]))
             spent += costs[tokens]
@@ -135,9 +128,8 @@ def draw(
 
 
 def draw_tokens(
-    learner: FrozenLearner, seen: list[Any], rows: list[int], decoders: list[Decoder], samples: list[Drawn],
-    temperature: float,
-) -> np.ndarray:  # fmt: skip
+    learner: FrozenLearner, seen: list[Any], samples: list[Drawn], rows: list[int], temperature: float
+) -> np.ndarray:
     """The next token of each of `rows`, [rows], the bits that it takes added to its sample's: digit by digit like an
     encoder's, or at once where a temperature needs the whole distribution."""
     radices = learner.model.radices if temperature == 1 else [learner.model.vocabulary]
@@ -147,13 +139,13 @@ def draw_tokens(
             bounds = cumulative(learner.following(seen, node, digit)[:, 0].numpy(force=True))
         else:
             whole = distribution(learner.model, seen[0], len(node))
-            bounds = cumulative(tempered(whole.numpy(force=True), temperature))
+            bounds = cumulative(apply_temperature(whole.numpy(force=True), temperature))
         if (bounds < 0).any():  # what is not a number has become the least of integers
-            raise RunFailed("the model's probabilities are no numbers: its training went astray")
+            raise RunFailed("the model's probabilities are not numbers: its training diverged")
         node *= radix
         for row in rows:
-            symbol = int(decoders[row].decode(bounds[row : row + 1])[0])
-            assert decoders[row].state >= LOW, "the random bits have run dry"
+            symbol = int(samples[row].decoder.decode(bounds[row : row + 1])[0])
+            assert samples[row].decoder.state >= LOW, "the random bits have run dry"
             samples[row].bits += PRECISION_BITS - math.log2(bounds[row, symbol + 1] - bounds[row, symbol])
             node[row] += symbol
     # As in decoding: a digit's least share, 2^-48, may be beside the tree's leaves.
@@ -168,7 +160,7 @@ def see_next(learner: FrozenLearner, tokens: np.ndarray) -> list[Any]:
     return seen
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """p^(1 / temperature), renormalised, of probabilities [R, V]."""
     with np.errstate(divide="ignore"):
         return softmax(np.log(probabilities.astype(np.float64)) / temperature, axis=1)

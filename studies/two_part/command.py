@@ -11,23 +11,24 @@ Context mixing keeps tables of counts beside the weights. `charged`: they are se
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from archive.weights import FLOATS, Point, pack, pack_counts, parameters, unpack, unpack_counts
+from archive.weights import FLOATS, Point, pack_counts, unpack_counts
 from data.errors import RunFailed, UsageError
 from data.files import write_file
 from data.streams import publish
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter
 from model.lm import LanguageModel
 from studies.common import argument, file_option, option, png_option, write_figures
-from studies.scoring import FinishedRun, connect_alone, open_run, small_vectors, with_parameters
+from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
 from train.engine import Place
 from train.loop import Learner, TokenSource
 
@@ -35,10 +36,7 @@ POINTS: tuple[Point, ...] = (*FLOATS, 8, 7, 6, 5, 4, 3, 2)
 TABLES = ("charged", "emptied", "learned")
 # Weights that share a step.
 GROUP = 64
-COLUMNS = (
-    "run", "tables", "point", "weight_bytes", "table_bytes", "data_bytes", "fixed_bytes", "total_bytes",
-    "prequential_bytes",
-)  # fmt: skip
+HEADING = f"{'weights as':<12}{'weights':>12}{'tables':>12}{'data':>12}{'code':>10}{'total':>13}{'prequential':>14}"
 
 
 def parse_points(text: str) -> list[Point]:
@@ -59,15 +57,13 @@ class TwoPart:
         "2 to 8 bits a weight, fp32, fp16, bf16, by commas (default: all)", POINTS, type=parse_points
     )
     group: int | None = option(f"weights that share a step; 0 is a whole tensor (default: {GROUP})", None)
-    tables: list[str] | None = option(
-        "of context mixing, if any (default: all three)", None, choices=TABLES, nargs="+"
-    )  # fmt: skip
+    tables: list[str] | None = option("of context mixing, if any (default: all three)", None, choices=TABLES, nargs="+")
     png: Path | None = png_option()
     csv: Path | None = file_option("write the rows")
 
     def execute(self) -> None:
         """Raises UsageError for wrong options, RunFailed if weights do not come back as they were."""
-        group = group_size(self.group, self.points)
+        group = check_group(self.group, self.points)
         runs = [open_run(run, self.corpus) for run in self.runs]
         if self.tables and all(run.model.mixing is None for run in runs):
             raise UsageError(
@@ -80,10 +76,10 @@ class TwoPart:
                     rows += measure(run, treatment, self.points, group, place)
         write_figures(self.png, partial(draw, rows))
         if self.csv:
-            write_file(self.csv, as_csv(rows).encode())
+            write_file(self.csv, format_csv(rows).encode())
 
 
-def group_size(group: int | None, points: Sequence[Point]) -> int:
+def check_group(group: int | None, points: Sequence[Point]) -> int:
     """The value of --group. Raises UsageError if it is out of range, or given without an effect."""
     if group is not None and all(point in FLOATS for point in points):
         raise UsageError(f"--group {group} has no effect on --points {','.join(map(str, points))}: leave it out")
@@ -94,22 +90,20 @@ def group_size(group: int | None, points: Sequence[Point]) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """One two-part code. `tables` says what becomes of the context mixing's tables, "none" for a model without.
+    """One two-part code, or the "prequential" one. `tables` says what becomes of the context mixing's tables, or is
+    "none" for a model without.
 
     `fixed_bytes` are code, tokenizer and side information, the same as the prequential code pays."""
 
     run: str
     tables: str
-    point: Point
+    point: Point | Literal["prequential"]
     weight_bytes: int
     table_bytes: int
     data_bytes: float
     fixed_bytes: float
+    total_bytes: float
     prequential_bytes: float
-
-    @property
-    def total_bytes(self) -> float:
-        return self.weight_bytes + self.table_bytes + self.data_bytes + self.fixed_bytes
 
     @property
     def times(self) -> float:
@@ -123,37 +117,32 @@ class Row:
         )
 
 
-def name_point(point: Point) -> str:
-    return str(point) if point in FLOATS else f"{point} bits"
+def name_point(point: Point | str) -> str:
+    return f"{point} bits" if isinstance(point, int) else point
 
 
 def measure(run: FinishedRun, treatment: str, points: Sequence[Point], group: int, place: Place) -> list[Row]:
     """A row for each of `points`, printed as it is found."""
     total_bytes, fixed_bytes = run.report["description_length"]["total_bits"] / 8, run.fixed_bits / 8
-    publish(f"\n{run.folder}{'' if treatment == 'none' else f', tables {treatment}'}")
-    publish(
-        f"{'weights as':<12}{'weights':>12}{'tables':>12}{'data':>12}{'code':>10}{'total':>13}{'prequential':>14}\n"
-        f"{'prequential':<12}{0:>12,}{0:>12,}{total_bytes - fixed_bytes:>12,.0f}{fixed_bytes:>10,.0f}"
-        f"{total_bytes:>13,.0f}{'x 1.000':>14}"
+    own = Row(
+        run.folder.name, "none", "prequential", 0, 0, total_bytes - fixed_bytes, fixed_bytes, total_bytes, total_bytes
     )
-    tensors, kept = parameters(run.model), small_vectors(run.model)
+    publish(f"\n{run.folder}{'' if treatment == 'none' else f', tables {treatment}'}\n{HEADING}\n{own}")
     table_bytes = measure_tables(run.model) if treatment == "charged" else 0
     rows = []
     for point in points:
-        packed = pack(tensors, point, group, kept)
-        decoded = unpack(packed)
-        if point == "fp32" and any(not np.array_equal(a, b) for a, b in zip(decoded, tensors.values(), strict=True)):
+        weight_bytes, model = code_weights(run.model, point, group)
+        if point == "fp32" and not all(map(torch.equal, model.parameters(), run.model.parameters())):
             raise RunFailed("fp32 weights do not come back as they were")
-        model = with_parameters(run.model, decoded)
         if model.mixing is not None and treatment != "charged":
             model.mixing.counts = torch.zeros_like(model.mixing.counts)
         source = CountingSource(run.source) if treatment == "learned" else run.source
         data_bytes = run.corpus_bits(model, place, source) / 8
-        rows.append(
-            Row(run.folder.name, treatment, point, len(packed), table_bytes, data_bytes, fixed_bytes, total_bytes)
-        )
+        all_bytes = weight_bytes + table_bytes + data_bytes + fixed_bytes
+        sizes = weight_bytes, table_bytes, data_bytes, fixed_bytes, all_bytes, total_bytes
+        rows.append(Row(run.folder.name, treatment, point, *sizes))
         publish(str(rows[-1]))
-    publish(verdict(rows))
+    publish(format_verdict(rows))
     return rows
 
 
@@ -185,7 +174,7 @@ class CountingSource:
         return targets
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def format_verdict(rows: Sequence[Row]) -> str:
     """Where the two-part code of a run is shortest, and what is left of it if the weights were free."""
     best = min(rows, key=lambda row: row.total_bytes)
     free = min(row.data_bytes + row.fixed_bytes for row in rows)
@@ -196,12 +185,12 @@ def verdict(rows: Sequence[Row]) -> str:
     )
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def format_csv(rows: Sequence[Row]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(field.name for field in fields(Row))
     for row in rows:
-        writer.writerow([round(v) if isinstance(v := getattr(row, name), float) else v for name in COLUMNS])
+        writer.writerow(round(value) if isinstance(value, float) else value for value in astuple(row))
     return stream.getvalue()
 
 
@@ -213,10 +202,8 @@ def draw(rows: Sequence[Row], theme: Theme) -> Figure:
         panels.setdefault(row.run if row.tables == "none" else f"{row.run}, tables {row.tables}", []).append(row)
     columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
-    height = 3.1 * lines + 0.5
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH)
+    figure = Figure(figsize=(WIDTH_INCHES, 3.1 * lines + 0.5), dpi=DOTS_PER_INCH, layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    figure.subplots_adjust(0.1, 0.62 / height, 0.995, 1 - 0.62 / height, 0.08, 0.42)
     most_bytes = max(max(row.total_bytes, row.prequential_bytes) for row in rows)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -229,7 +216,7 @@ def draw(rows: Sequence[Row], theme: Theme) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("weights as: bits, or float")
     handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, ncols=4, loc="upper left", bbox_to_anchor=(0.07, 1.0), fontsize=8.5)
+    figure.legend(handles, names, ncols=4, loc="outside upper center")
     return figure
 
 
