@@ -27,7 +27,7 @@ from eval.schema import load_report
 from studies.loss_curve.files import Points
 from studies.loss_curve.integral import integrate
 from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
-from studies.scaling.lines import load_settings
+from studies.scaling.runs import load_settings
 from train.config import BYTE_SYMBOLS
 
 RESULTS = ROOT / "benchmarks" / "results" / "loss_curves.csv"
@@ -105,9 +105,9 @@ def bucketed(x: np.ndarray, bits: np.ndarray, kept: np.ndarray) -> Points:
 
 def rows_of(run: Path) -> Iterator[dict[str, object]]:
     report, settings, steps = load_report(run / "report.json"), load_settings(run / "config.yaml"), read_steps(run)
-    truth_bits, tokens = report["description_length"]["data_bits"], report["coded"]["tokens"]
+    truth_bits, tokens = report.description_length.data_bits, report.coded.tokens
     vocabulary = BYTE_SYMBOLS if settings["data.tokenizer"] == "bytes" else settings["data.vocabulary"]
-    corpus = {"corpus": report["corpus"]["name"], "bytes": report["corpus"]["bytes"], "steps": len(steps.x)}
+    corpus = {"corpus": report.corpus.name, "bytes": report.corpus.bytes, "steps": len(steps.x)}
     for name, every, kind, smoothing, curves in logged(steps):
         how = parse_smoothing(smoothing)
         found = [integrate(loss_curve(c, None, "bits", kind, how), tokens, vocabulary) for c in curves]

@@ -108,8 +108,7 @@ class FinishedRun:
     @property
     def fixed_bits(self) -> float:
         """Code, tokenizer and side information, which every code with this model pays alike."""
-        length = self.report["description_length"]
-        return length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
+        return self.report.description_length.fixed_bits
 
 
 def open_run(folder: Path, corpus: str | None) -> FinishedRun:
@@ -119,12 +118,12 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     """
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
-    source, wanted = corpus or config.data.source, report["corpus"]
+    source, wanted = corpus or config.data.source, report.corpus
     found = prepared(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
-        if (here := getattr(found.manifest, name)) != wanted[name]:
+        if (here := getattr(found.manifest, name)) != getattr(wanted, name):
             raise UsageError(
-                f"{source} has {name} {here} and the corpus of {folder} had {wanted[name]}: name that corpus"
+                f"{source} has {name} {here} and the corpus of {folder} had {getattr(wanted, name)}: name that corpus"
             )
     if found.tokenizer.encoding != tokenizer.encoding:
         raise UsageError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")

@@ -15,7 +15,8 @@ from chunks import chunks_of
 
 from data.documents import open_source
 from eval import measured
-from eval.baselines import NAMES, Baselines, cached_baselines, measure_baselines
+from eval.baselines import NAMES, cached_baselines, measure_baselines
+from eval.measured import MeasuredSizes
 
 WORDS = "in the beginning God created heaven and earth without form void darkness upon face".split()  # noqa: SIM905
 TEXT = " ".join(random.Random(0).choices(WORDS, k=60_000)).encode()
@@ -91,7 +92,7 @@ def test_the_king_james_bible_gives_the_published_sizes() -> None:
     source = open_source("kjv")
     data = b"".join(chunk for chunk, _ in source.chunks())
     result = measure_baselines(lambda: iter([data]), len(data))
-    assert result == Baselines(
+    assert result == MeasuredSizes(
         {
             "gzip-9": 1_314_954,  # the program's file is 8 bytes longer: it holds the name kjv.txt
             "bzip2-9": 937_384,

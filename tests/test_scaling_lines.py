@@ -7,23 +7,13 @@ import pytest
 import yaml
 from finished_run import finished_cell
 
-from eval.curve import load_curve
-from eval.schema import load_report
-from studies.scaling.lines import Line, lines_of, load_settings, notes_of, point_of
+from studies.scaling.lines import Line, lines_of, notes_of
+from studies.scaling.runs import load_runs, load_settings
 from train.config import Config
 
 
 def lines_through(runs: Path) -> list[Line]:
-    points = [
-        point_of(
-            path.name,
-            load_report(path / "report.json"),
-            load_settings(path / "config.yaml"),
-            load_curve(path / "curve.csv"),
-        )
-        for path in sorted(runs.iterdir())
-    ]
-    return lines_of(points)
+    return lines_of(load_runs(runs))
 
 
 def cells(runs: Path, block: str = "attention", **changes: Any) -> None:
@@ -39,7 +29,7 @@ def test_blocks_have_a_line_each_and_seeds_share_it(tmp_path: Path) -> None:
     cells(tmp_path, "attention", seed=1)
     finished_cell(tmp_path / "best", 1e5, 256, 256_000, "ssd")
     lines = lines_through(tmp_path)
-    assert [(line.label, line.widths, len(line.points)) for line in lines] == [
+    assert [(line.label, line.widths, len(line.runs)) for line in lines] == [
         ("ssd", [64, 128, 256], 3),
         ("attention", [64, 128], 4),
     ]
@@ -65,7 +55,7 @@ def test_whatever_else_differs_makes_another_line(tmp_path: Path, changes: dict[
     cells(tmp_path, **changes)
     lines = lines_through(tmp_path)
     assert label in [line.label for line in lines]
-    assert sorted(len(line.points) for line in lines) == [2, 2]
+    assert sorted(len(line.runs) for line in lines) == [2, 2]
     (note,) = notes_of(lines)
     assert "never on one line" in note
 

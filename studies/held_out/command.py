@@ -80,10 +80,10 @@ def held_out(
     if len(files) > 1:
         all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
         publish(f"{'all':<{widest}}{all_bytes:>15,}{sum(scores) / all_bytes:>11.4f}{seen_bytes / all_bytes:>9.2%}")
-    corpus_bytes, length = report["corpus"]["bytes"], report["description_length"]
-    publish(f"{'in training, its corpus':<{widest}}{corpus_bytes:>15,}{length['data_bits_per_byte']:>11.4f}")
+    corpus_bytes, length = report.corpus.bytes, report.description_length
+    publish(f"{'in training, its corpus':<{widest}}{corpus_bytes:>15,}{length.data_bits_per_byte:>11.4f}")
     publish(f"{'  the last tenth of that':<{widest}}{corpus_bytes // 10:>15,}{curve.last_rate():>11.4f}")
-    publish(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
+    publish(f"{'  and with code and all':<{widest}}{'':>15}{length.bits_per_byte:>11.4f}")
 
 
 def refuse_seen_by(
@@ -93,12 +93,12 @@ def refuse_seen_by(
     the largest overlap. A corpus that several have seen is searched once; `given` is the first run's."""
     searched: dict[str, list[Overlap]] = {}
     for run in runs:
-        own = (finished_report(run)["corpus"], load_config(run / CONFIG_FILE).data)
+        own = (finished_report(run).corpus, load_config(run / CONFIG_FILE).data)
         for trained, data in [own, *((seen["corpus"], seen["data"]) for seen in seen_before(run))]:
-            if trained["sha256"] not in searched:
+            if trained.sha256 not in searched:
                 source = None if searched else given
                 found = refuse_seen(trained, data, source, files, window, threshold, contaminated)
-                searched[trained["sha256"]] = found
+                searched[trained.sha256] = found
     by_file = zip(*searched.values(), strict=True)
     return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
 
@@ -126,15 +126,15 @@ def refuse_seen(
         searches.append(Windows(file.read_bytes(), window))
     name, chunks = corpus_chunks(trained, data, given)
     digest = hashlib.sha256()
-    with tqdm(total=trained["bytes"], unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
+    with tqdm(total=trained.bytes, unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
         for chunk, ends in chunks:
             digest.update(chunk)
             for search in searches:
                 search.look(chunk, ends)
             bar.update(len(chunk))
-    if digest.hexdigest() != trained["sha256"]:
+    if digest.hexdigest() != trained.sha256:
         raise UsageError(
-            f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained['sha256'][:16]}: it is not "
+            f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained.sha256[:16]}: it is not "
             "what the run was trained on; name that with --corpus SOURCE"
         )
     overlaps = [search.overlap() for search in searches]
@@ -158,13 +158,13 @@ def corpus_chunks(trained: Corpus, data: DataConfig, given: str | None) -> tuple
     if given is not None:
         return given, open_source(given, data.field, data.split).chunks()
     for path in sorted(Path(data.cache_dir).expanduser().glob(f"*/{MANIFEST}")):
-        if trained["sha256"].encode() in path.read_bytes():
+        if trained.sha256.encode() in path.read_bytes():
             return str(path.parent), prepared_chunks(path.parent)
     try:
         return data.source, open_source(data.source, data.field, data.split).chunks()
     except UsageError as error:
         raise UsageError(
-            f"the run's corpus {trained['name']} (SHA-256 {trained['sha256'][:16]}) is neither in {data.cache_dir} nor "
+            f"the run's corpus {trained.name} (SHA-256 {trained.sha256[:16]}) is neither in {data.cache_dir} nor "
             f"where it was ({error}): nobody can tell what the run has seen; name it with --corpus SOURCE"
         ) from None
 

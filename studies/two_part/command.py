@@ -89,7 +89,7 @@ def two_part(
 
 def run_rows(run: FinishedRun, treatment: str, points: list[Point], group: int, place: Place) -> list[code.TwoPart]:
     """A row for each of `points`, printed as it is found."""
-    total_bytes = run.report["description_length"]["total_bits"] / 8
+    total_bytes = run.report.description_length.total_bits / 8
     told = "" if treatment == "none" else f", tables {treatment}"
     publish(f"\n{run.folder}{told}\n{code.heading(total_bytes, run.fixed_bits / 8)}")
     tensors, kept = parameters(run.model), small_vectors(run.model)
