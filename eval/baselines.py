@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
-from pathlib import Path
 from typing import get_args
 
 import brotli
@@ -20,7 +19,7 @@ import pyppmd
 import zstandard
 from tqdm import tqdm
 
-from eval.measured import LIMIT_BYTES, MeasuredSizes, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remembered
 from eval.schema import Baseline
 
 NAMES = get_args(Baseline)
@@ -55,25 +54,11 @@ def measure_baselines(
     return MeasuredSizes({name: round(sizes[name] * scale) for name in NAMES}, wanted_bytes, total_bytes)
 
 
-def cached_baselines(
-    directory: Path,
-    corpus_sha256: str,
-    chunks: Callable[[], Iterator[bytes]],
-    total_bytes: int,
-    limit_bytes: int = LIMIT_BYTES,
-    progress: bool = False,
-) -> MeasuredSizes:
-    """`measure_baselines`, remembered in `directory`/baselines.json for this corpus and these package versions."""
+def cached_baselines(corpus: CorpusBytes, progress: bool = False) -> MeasuredSizes:
+    """`measure_baselines`, remembered in baselines.json for this corpus and these package versions."""
     versions = {name: importlib.metadata.version(name) for name in ("brotli", "pyppmd", "zstandard")}
-    key = {
-        "measurement": MEASUREMENT,
-        "corpus_sha256": corpus_sha256,
-        "total_bytes": total_bytes,
-        "limit_bytes": limit_bytes,
-        "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
-    }
-    measure = partial(measure_baselines, chunks, total_bytes, limit_bytes, progress)
-    return remembered(directory / "baselines.json", key, MeasuredSizes, measure)
+    how = {"measurement": MEASUREMENT, "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION}}
+    return remembered(corpus, "baselines", how, MeasuredSizes, partial(measure_baselines, progress=progress))
 
 
 def _compressors(wanted_bytes: int) -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:

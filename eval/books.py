@@ -14,7 +14,7 @@ from eval.begun import refuse_other_run, refuse_other_settings
 from eval.code_size import decoder_values, measure_code, reference_machine
 from eval.decoder_imports import refuse_late_imports
 from eval.description_length import side_bits
-from eval.measured import MeasuredSizes
+from eval.measured import CorpusBytes
 from eval.provenance import describe_run
 from eval.reference_codes import cached_codes, reference_codes
 from eval.report import write_report
@@ -53,12 +53,10 @@ class Books:
             return
         if self.config.run.resume:
             refuse_other_settings(self.run_dir, self.config, self.values)
-        where, sha256 = self.corpus.directory, self.manifest.sha256
-        codes = cached_codes(where, sha256, self.corpus.read, self.manifest.bytes)
-        self.references = reference_codes(codes, self.manifest.tokens, self.corpus.tokenizer.vocabulary)
-        self.baselines: MeasuredSizes | None = None
-        if self.config.run.baselines:
-            self.baselines = cached_baselines(where, sha256, self.corpus.read, self.manifest.bytes, progress=True)
+        corpus, manifest = self.corpus, self.manifest
+        measured = CorpusBytes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
+        self.references = reference_codes(cached_codes(measured), manifest.tokens, corpus.tokenizer.vocabulary)
+        self.baselines = cached_baselines(measured, progress=True) if self.config.run.baselines else None
 
     def follow(self, run: Run, warm_start: bytes = b"") -> Outcome:
         """Run the epoch, and keep its live curve. `warm_start` is what the run begins with, packed."""

@@ -19,6 +19,17 @@ Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
+class CorpusBytes:
+    """A prepared corpus: its folder, its checksum, and its bytes in chunks, from the start at each call."""
+
+    directory: Path
+    sha256: str
+    chunks: Callable[[], Iterator[bytes]]
+    total_bytes: int
+    limit_bytes: int = LIMIT_BYTES
+
+
+@dataclass(frozen=True)
 class MeasuredSizes:
     """Bytes of the corpus by several codes. Beyond the limit, they are those of the first `measured_bytes`, scaled."""
 
@@ -64,17 +75,19 @@ def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) ->
         yield bytes(block)
 
 
-def remembered(path: Path, key: dict[str, Any], shape: type[Measured], measure: Callable[[], Measured]) -> Measured:
-    """`measure()`, which returns the dataclass `shape`, or what the JSON file at `path` keeps of it for the same `key`.
+def remembered(corpus: CorpusBytes, name: str, how: dict[str, Any], shape: type[Measured], measure: Any) -> Measured:
+    """`measure(chunks, total_bytes, limit_bytes)`, which returns the dataclass `shape`, or what name.json beside the
+    corpus keeps of it for the same corpus, limit, and `how` it was measured.
 
-    The file has both, the value under the file's name. Raises UsageError, one line naming the file, if it is damaged.
+    Raises UsageError, one line naming the file, if it is damaged.
     """
-    name = path.stem
+    path = corpus.directory / f"{name}.json"
+    key = {"corpus_sha256": corpus.sha256, "total_bytes": corpus.total_bytes, "limit_bytes": corpus.limit_bytes, **how}
     fields: dict[str, Any] = {"key": (dict[str, Any], ...), name: (shape, ...)}
     if path.exists():
         kept = read_json(path, TypeAdapter(create_model("Kept", **fields)), limit_bytes=100_000)
         if kept.key == key:
             return getattr(kept, name)
-    value: Any = measure()
+    value = measure(corpus.chunks, corpus.total_bytes, corpus.limit_bytes)
     write_file(path, json.dumps({"key": key, name: asdict(value)}, indent=1).encode())
     return value

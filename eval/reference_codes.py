@@ -13,12 +13,11 @@ not depend on the order in which the bytes of a context came, so the counts at t
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.special import gammaln
 
-from eval.measured import LIMIT_BYTES, MeasuredSizes, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remembered
 
 MEASUREMENT = 1  # raise it when a code changes: cached lengths of another measurement are not used
 SYMBOLS = 256
@@ -47,15 +46,17 @@ def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> Measur
     return MeasuredSizes(sizes, codes.measured_bytes, codes.total_bytes)
 
 
-def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LIMIT_BYTES) -> CountedCodes:
-    """Count the bytes of `chunks`; of a corpus beyond `limit_bytes`, its first `limit_bytes`. Memory stays flat.
+def count_codes(
+    chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES
+) -> CountedCodes:
+    """Count the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`, in flat memory.
 
     Raises UsageError when the source yields another number of bytes than `total_bytes`.
     """
     counts = np.zeros(SYMBOLS**3, np.uint32)
     # The first byte follows two zeros.
     before, measured_bytes = bytes(2), min(total_bytes, limit_bytes)
-    for block in first_blocks(chunks, total_bytes, limit_bytes):
+    for block in first_blocks(chunks(), total_bytes, limit_bytes):
         window = np.frombuffer(before + block, np.uint8).astype(np.int32)
         np.add.at(counts, (window[:-2] << 16) + (window[1:-1] << 8) + window[2:], 1)
         before = bytes(window[-2:].astype(np.uint8))
@@ -76,20 +77,6 @@ def adaptive_bits(counts: np.ndarray, start: float) -> float:
     return float(nats) / math.log(2)
 
 
-def cached_codes(
-    directory: Path,
-    corpus_sha256: str,
-    chunks: Callable[[], Iterator[bytes]],
-    total_bytes: int,
-    limit_bytes: int = LIMIT_BYTES,
-) -> CountedCodes:
-    """`count_codes`, remembered in `directory`/codes.json for this corpus."""
-    key = {
-        "measurement": MEASUREMENT,
-        "corpus_sha256": corpus_sha256,
-        "total_bytes": total_bytes,
-        "limit_bytes": limit_bytes,
-    }
-    return remembered(
-        directory / "codes.json", key, CountedCodes, lambda: count_codes(chunks(), total_bytes, limit_bytes)
-    )
+def cached_codes(corpus: CorpusBytes) -> CountedCodes:
+    """`count_codes`, remembered in codes.json for this corpus."""
+    return remembered(corpus, "codes", {"measurement": MEASUREMENT}, CountedCodes, count_codes)

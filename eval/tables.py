@@ -213,7 +213,7 @@ def markdown(report: Report, figure: str) -> str:
 
 def lay_out(rows: Iterable[Sequence[str]], *columns: str) -> list[str]:
     """Rows as lines. Each of the `columns` has its side and its characters: "<20" is 20, to the left."""
-    return ["".join(f"{cell:{column}}" for cell, column in zip(row, columns, strict=False)) for row in rows]
+    return ["".join(f"{cell:{column}}" for cell, column in zip(row, columns, strict=False)).rstrip() for row in rows]
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

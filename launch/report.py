@@ -12,8 +12,8 @@ folder comparison-NAME for its files. Exit status 2: bad arguments, nothing writ
 
 Where runs differ in width, as those of launch/sweep.py do, the page also shows how their lengths change with it: power
 laws with 95 % intervals, the best width of each architecture and vocabulary, and where architectures cross. That is in
-scaling.png, scaling.csv (a row a cell), scaling.json (fits), and for TensorBoard in RUNS_DIR/tensorboard. Runs that
-differ in anything but width and seed are never put on one line.
+scaling.png and .pdf, scaling.csv (a row a cell), scaling.json (fits), and for TensorBoard in RUNS_DIR/tensorboard. Runs
+that differ in anything except width and seed are never put on one line.
 """
 
 import sys

@@ -114,9 +114,9 @@ def test_seeds_of_a_width_become_mean_and_range(tmp_path: Path) -> None:
         finished_cell(tmp_path / str(seed), data_bytes, 64, 5000, seed=seed)
     finished_cell(tmp_path / "wide", 500.0, 128, 20_000)
     (line,) = lines_through(tmp_path)
-    mean, least, greatest = line.by_width("data_bits")
+    mean, (least, greatest) = line.means("data_bits"), line.range("data_bits")
     assert (mean.tolist(), least.tolist(), greatest.tolist()) == ([24_000, 4000], [8000, 4000], [48_000, 4000])
-    assert line.by_width("width")[0].tolist() == [64, 128]
+    assert line.means("width").tolist() == [64, 128]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def generalisation_arguments(parser: argparse.ArgumentParser) -> None:
     overlap_arguments(parser)
     parser.add_argument("--csv", type=output_file, metavar="FILE", help="write the rows")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write rows and agreement")
-    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
+    parser.add_argument(
+        "--png", type=output_file, metavar="NAME", help="write NAME-light.png, NAME-dark.png and NAME.pdf"
+    )
 
 
 def generalisation(

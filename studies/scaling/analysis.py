@@ -10,15 +10,13 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
-from studies.scaling.lines import Line, lines_of, notes_of
+from studies.scaling.lines import Line, SeedGroup, lines_of, notes_of
 from studies.scaling.runs import ComparedRun
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
-    SeedGroup,
     Verdict,
     compare,
-    groups_of,
     half_width_bits,
     verdicts,
 )
@@ -159,14 +157,14 @@ def analyse(runs: list[ComparedRun]) -> Scaling | None:
 
 def _beside_best(results: list[LineResult]) -> list[tuple[LineResult, Verdict | None]]:
     def best_group(result: LineResult) -> SeedGroup:
-        return groups_of(result.line)[result.line.widths.index(round(result.shortest.size))]
+        return result.line.groups[result.line.widths.index(round(result.shortest.size))]
 
     best = min(results, key=lambda result: result.shortest.bits)
     return [(one, None if one is best else compare(best_group(one), best_group(best))[1]) for one in results]
 
 
 def _result(line: Line) -> LineResult:
-    totals, sizes, groups = line.means("total_bits"), line.values("parameters_non_embedding"), groups_of(line)
+    totals, sizes, groups = line.means("total_bits"), line.values("parameters_non_embedding"), line.groups
     shortest = minimum(np.array(line.widths, dtype=np.float64), totals)
     at = int(totals.argmin())
     others = [(width, group) for width, group in zip(line.widths, groups, strict=True) if group is not groups[at]]
@@ -199,7 +197,7 @@ def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, 
 
 def _pairs(first: Line, second: Line) -> list[Pair]:
     """The two lines by each axis."""
-    groups = groups_of(first), groups_of(second)
+    groups = first.groups, second.groups
     span = functools.cache(lambda one, other: half_width_bits(groups[0][one], groups[1][other]))
     return [_pair(first, second, axis, span) for axis in AXES]
 

@@ -6,6 +6,7 @@ arithmetic.
 
 import csv
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,13 +146,8 @@ def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure:
         return replace(config, expansion=hidden / config.width)
 
     low, high = (round(bound * config.width) for bound in (LEAST_EXPANSION, LARGEST_EXPANSION))
-    while low < high:
-        middle = (low + high) // 2
-        if size(at(middle), vocabulary) < target:
-            low = middle + 1
-        else:
-            high = middle
-    best = min((at(low), at(max(low - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
+    above = bisect_left(range(high), target, low, high, key=lambda hidden: size(at(hidden), vocabulary))
+    best = min((at(above), at(max(above - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
     found = size(best, vocabulary)
     if abs(found - target) > TOLERANCE * target:
         raise UsageError(

@@ -9,6 +9,25 @@ from studies.scaling.runs import FOLLOWS_WIDTH, ComparedRun
 
 
 @dataclass(frozen=True)
+class SeedGroup:
+    """Runs that differ in nothing except the seed."""
+
+    name: str
+    runs: list[ComparedRun]
+
+    def values(self, field: str) -> np.ndarray:
+        """A field of every run: float64 [runs]."""
+        return np.array([getattr(run, field) for run in self.runs], dtype=np.float64)
+
+    def mean(self, field: str) -> float:
+        return float(self.values(field).mean())
+
+    def seeds(self) -> np.ndarray:
+        """The data bits of each seed: float64 [seeds]. A seed that was run twice counts once."""
+        return np.array(list({run.seed: run.data_bits for run in self.runs}.values()))
+
+
+@dataclass(frozen=True)
 class Line:
     """Runs of one block and one setting of everything else, narrow to wide. `label` is unique among the lines, and
     `family` among those that differ in more than the vocabulary."""
@@ -29,20 +48,25 @@ class Line:
     def widths(self) -> list[int]:
         return sorted({run.width for run in self.runs})
 
-    def values(self, name: str) -> np.ndarray:
+    @property
+    def groups(self) -> list[SeedGroup]:
+        """The runs of each width; a group of one run has the run's name."""
+        by_width = [[run for run in self.runs if run.width == width] for width in self.widths]
+        name = lambda runs: f"{self.label}, width {runs[0].width}, {len(runs)} seeds"  # noqa: E731
+        return [SeedGroup(name(runs) if len(runs) > 1 else runs[0].name, runs) for runs in by_width]
+
+    def values(self, field: str) -> np.ndarray:
         """A field of every run: float64 [runs]."""
-        return np.array([getattr(run, name) for run in self.runs], dtype=np.float64)
+        return np.array([getattr(run, field) for run in self.runs], dtype=np.float64)
 
-    def means(self, name: str) -> np.ndarray:
+    def means(self, field: str) -> np.ndarray:
         """The mean of a field over the seeds of each width: float64 [widths]."""
-        return self.by_width(name)[0]
+        return np.array([group.mean(field) for group in self.groups])
 
-    def by_width(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, least and greatest of a field over the seeds of each width: float64 [widths] each."""
-        widths, values = self.values("width"), self.values(name)
-        groups = [values[widths == width] for width in self.widths]
-        mean, least, greatest = np.array([(group.mean(), group.min(), group.max()) for group in groups]).T
-        return mean, least, greatest
+    def range(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest of a field over the seeds of each width: float64 [widths] each."""
+        values = [group.values(field) for group in self.groups]
+        return np.array([each.min() for each in values]), np.array([each.max() for each in values])
 
 
 def lines_of(runs: list[ComparedRun]) -> list[Line]:

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.files import write_file
 from eval.pages import render
 from eval.plots import Picture, picture
-from eval.tables import extrapolation_note, sizes
+from eval.tables import extrapolation_note
 from studies.scaling.analysis import Scaling, rounded
 from studies.scaling.plots import behind_figure, overlay_figure, scaling_figure, vocabulary_figure
 from studies.scaling.tables import Comparison, comparison_csv, scaling_csv, scaling_json, verdict_texts, without_law
@@ -38,13 +38,20 @@ def write_comparison(comparisons: list[Comparison], out: Path) -> list[Path]:
     files: dict[Path, bytes] = {out / "comparison.html": b""}
     for comparison, folder in zip(comparisons, _folders(comparisons, out), strict=True):
         pictures = _pictures(comparison)
-        parts.append(_part(comparison, pictures, out))
+        reports = {run.name: os.path.relpath(run.directory / "report.html", out) for run in comparison.runs}
+        links = {name: Path(path).as_posix() for name, path in reports.items()}
+        parts.append({"comparison": comparison, "links": links, "pictures": pictures})
         files |= {folder / name: content for name, content in _files(comparison, pictures).items()}
         if comparison.scaling:
             folder.mkdir(parents=True, exist_ok=True)
             write_tensorboard(folder / "tensorboard", comparison.scaling, comparison.standing, pictures)
     files[out / "comparison.html"] = render(
-        "comparison.html.j2", TEMPLATES, parts=parts, rounded=rounded, without_law=without_law
+        "comparison.html.j2",
+        TEMPLATES,
+        parts=parts,
+        rounded=rounded,
+        without_law=without_law,
+        note_of=extrapolation_note,
     )
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,22 +68,6 @@ def _folders(comparisons: list[Comparison], out: Path) -> list[Path]:
         out / f"comparison-{name}{'-' + one.corpus.sha256[:8] if names.count(name) > 1 else ''}"
         for name, one in zip(names, comparisons, strict=True)
     ]
-
-
-def _part(comparison: Comparison, pictures: dict[str, Picture], out: Path) -> dict[str, Any]:
-    """What the page says of a corpus."""
-    runs, report = comparison.runs, comparison.measured
-    return {
-        "corpus": comparison.corpus,
-        "runs": runs,
-        "standing": comparison.standing,
-        "scaling": comparison.scaling,
-        "selection": comparison.selection,
-        "links": {run.name: Path(os.path.relpath(run.directory / "report.html", out)).as_posix() for run in runs},
-        "baselines": [row for row in sizes(report) if not row.ours],
-        "note": extrapolation_note(report),
-        "pictures": pictures,
-    }
 
 
 def _pictures(comparison: Comparison) -> dict[str, Picture]:

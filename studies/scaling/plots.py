@@ -255,7 +255,8 @@ def _panels(count: int, entries: Sequence[Line2D] = ()) -> tuple[Figure, list[Ax
 
 def _draw_line(axes: Axes, line: Line, size: str, style: dict[str, Any]) -> None:
     """Mean totals over seeds, their range as bars, and a ring around the shortest where there is a choice."""
-    sizes, (mean, least, greatest) = line.means(size), (values / 8 for values in line.by_width("total_bits"))
+    sizes, mean = line.means(size), line.means("total_bits") / 8
+    least, greatest = (values / 8 for values in line.range("total_bits"))
     color = {name: style[name] for name in ("color", "alpha") if name in style}
     axes.plot(sizes, mean, **style)
     if (greatest > least).any():
@@ -266,9 +267,9 @@ def _draw_line(axes: Axes, line: Line, size: str, style: dict[str, Any]) -> None
 
 def _draw_law(axes: Axes, line: Line, stroke: Stroke, law: PowerLaw | None, prediction: Prediction | None) -> None:
     """The data term's measurements as points, its power law, and the prediction of the largest as a bar beside it."""
-    sizes, (mean, least, greatest) = line.means("parameters_non_embedding"), line.by_width("data_bits")
+    sizes, (least, greatest) = line.means("parameters_non_embedding"), line.range("data_bits")
     axes.vlines(sizes, least / 8, greatest / 8, color=stroke.color, lw=1.1, alpha=0.8)
-    axes.plot(sizes, mean / 8, **stroke.style(0.9) | ({"ls": ""} if law else {}))
+    axes.plot(sizes, line.means("data_bits") / 8, **stroke.style(0.9) | ({"ls": ""} if law else {}))
     if law:
         reach = np.geomspace(sizes.min() / 1.15, sizes.max() * 1.6, 200)
         axes.plot(reach, law.bits(reach) / 8, color=stroke.color, lw=0.9, alpha=0.85)

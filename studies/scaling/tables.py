@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from eval.schema import Corpus, Report
-from eval.tables import csv_text, duration, extrapolation_note, lay_out, markdown_table, sizes
+from eval.tables import Size, csv_text, duration, extrapolation_note, lay_out, markdown_table, sizes
 from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
 from studies.scaling.laws import NOT_IDENTIFIED, Fit
 from studies.scaling.lines import Line, lines_of
@@ -34,6 +34,10 @@ class Comparison:
     @property
     def corpus(self) -> Corpus:
         return self.runs[0].report.corpus
+
+    @property
+    def baselines(self) -> list[Size]:
+        return [row for row in sizes(self.measured) if not row.ours]
 
     @property
     def measured(self) -> Report:
@@ -71,12 +75,11 @@ def comparison_text(comparison: Comparison) -> str:
         lines += ["", textwrap.fill(" ".join([*standing.sentences(), *standing.method()]), 100)]
     if comparison.selection:
         lines.append("\n" + textwrap.fill(str(comparison.selection), 100))
-    baselines = [row for row in sizes(comparison.measured) if not row.ours]
-    if baselines:
+    if comparison.baselines:
         head = ("baseline", "bytes", "bits/byte", "ratio", f"   {runs[0].name} is")
         cells = [
             (row.name, f"{row.bytes:,.0f}", f"{row.bits_per_byte:.4f}", f"{row.ratio:.2f}", f"   {row.verdict}")
-            for row in baselines
+            for row in comparison.baselines
         ]
         lines += ["", *lay_out([head, *cells], f"<{widest}", ">15", ">11", ">8", "")]
     return "\n".join([*lines, extrapolation_note(comparison.measured)]).rstrip() + "\n"

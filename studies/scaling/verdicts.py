@@ -19,8 +19,7 @@ from scipy.stats import t as student
 
 from eval.curve import Curve
 from studies.scaling.laws import Interval
-from studies.scaling.lines import Line
-from studies.scaling.runs import ComparedRun
+from studies.scaling.lines import Line, SeedGroup
 
 LEVEL = 0.95
 SAMPLES = 2000
@@ -90,21 +89,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class SeedGroup:
-    """Runs that differ in nothing except the seed."""
-
-    name: str
-    runs: list[ComparedRun]
-
-    def mean(self, field_name: str) -> float:
-        return float(np.mean([getattr(run, field_name) for run in self.runs]))
-
-    def seeds(self) -> np.ndarray:
-        """The data bits of each seed: float64 [seeds]. A seed that was run twice counts once."""
-        return np.array(list({run.seed: run.data_bits for run in self.runs}.values()))
-
-
-@dataclass(frozen=True)
 class Standing:
     """All groups beside the one with the shortest mean total: a data and a total verdict for each of the others."""
 
@@ -145,23 +129,13 @@ class Standing:
         return [*found, f"Each interval stands for itself: {by_chance}"]
 
 
-def groups_of(line: Line) -> list[SeedGroup]:
-    """The runs of a line by width, narrow to wide; a group of one run has the run's name."""
-    groups = []
-    for width in line.widths:
-        runs = [run for run in line.runs if run.width == width]
-        several = f"{line.label}, width {width}, {len(runs)} seeds"
-        groups.append(SeedGroup(several if len(runs) > 1 else runs[0].name, runs))
-    return groups
-
-
 def standing_of(lines: Iterable[Line]) -> Standing:
     """Each group of the lines beside the one of the shortest mean total, shortest first.
 
     Runs of one seed and one configuration differ in their code or their machine, so each of them is a group.
     """
     groups: list[SeedGroup] = []
-    for group in (group for line in lines for group in groups_of(line)):
+    for group in (group for line in lines for group in line.groups):
         repeated = len(group.seeds()) < len(group.runs)
         groups += [SeedGroup(run.name, [run]) for run in group.runs] if repeated else [group]
     shortest, *others = sorted(groups, key=lambda group: group.mean("total_bits"))
