@@ -2,7 +2,7 @@
 
     python benchmarks/loss_curves.py RUN [RUN ...]        runs made with --run.log_steps 1
 
-Each run's loss, step by step, is logged again as others log theirs: every 10th to 1000th step, as the loss of the batch,
+Each run's loss, step by step, is logged again as others do: every 10th to 1000th step, as the loss of the batch,
 as a mean, smoothed, in buckets with least and greatest value, late, or cut off. For each way, and up to ten offsets of
 the first point, the bounds are compared with the bits that the run took. Writes benchmarks/results/loss_curves.csv:
 curves, how many have the truth inside, the bounds' mean distance from the truth and the estimate's largest, in percent.
@@ -26,7 +26,7 @@ import numpy as np
 from eval.schema import load_report
 from studies.loss_curve.command import integrate
 from studies.loss_curve.points import Kind, Points, convert_points, parse_smoothing
-from studies.scaling.lines import load_settings
+from studies.scaling.runs import load_settings
 from train.config import BYTE_SYMBOLS
 
 RESULTS = ROOT / "benchmarks" / "results" / "loss_curves.csv"
@@ -104,9 +104,9 @@ def bucketed(x: np.ndarray, bits: np.ndarray, kept: np.ndarray) -> Points:
 
 def rows_of(run: Path) -> Iterator[dict[str, object]]:
     report, settings, steps = load_report(run / "report.json"), load_settings(run / "config.yaml"), read_steps(run)
-    truth_bits, tokens = report["description_length"]["data_bits"], report["coded"]["tokens"]
+    truth_bits, tokens = report.description_length.data_bits, report.coded.tokens
     vocabulary = BYTE_SYMBOLS if settings["data.tokenizer"] == "bytes" else settings["data.vocabulary"]
-    corpus = {"corpus": report["corpus"]["name"], "bytes": report["corpus"]["bytes"], "steps": len(steps.x)}
+    corpus = {"corpus": report.corpus.name, "bytes": report.corpus.bytes, "steps": len(steps.x)}
     for name, every, kind, smoothing, curves in logged(steps):
         how = parse_smoothing(smoothing)
         found = [integrate(convert_points(c, None, "bits", kind, how), tokens, vocabulary) for c in curves]

@@ -12,19 +12,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from data.files import output_file, write_file
-from eval.plots import THEMES, Theme, png, styled
-
-# How panels differ from a lone graph, in matplotlib's words.
-PANELS = {
-    "axes.axisbelow": True, "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
-    "axes.titlelocation": "left", "axes.titlesize": 9.5, "figure.constrained_layout.h_pad": 0.08,
-    "legend.fontsize": 8, "legend.frameon": False, "legend.title_fontsize": 8, "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-}  # fmt: skip
+from eval.plots import picture
 
 
 def argument(help: str, **settings: Any) -> Any:
@@ -45,7 +36,7 @@ def file_option(help: str, metavar: str = "FILE") -> Any:
 
 
 def png_option() -> Any:
-    return file_option("write NAME-light.png and NAME-dark.png", "NAME")
+    return file_option("write NAME-light.png, NAME-dark.png and NAME.pdf", "NAME")
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: type) -> None:
@@ -62,13 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: type) -> None:
         groups.get(group, parser).add_argument(name, **settings)
 
 
-def write_figures(path: Path | None, draw: Callable[[Theme], Figure]) -> None:
-    """Write what `draw` draws for a light and for a dark page, if a path was given."""
-    if path is None:
-        return
-    for name, theme in THEMES.items():
-        with styled(theme), matplotlib.rc_context(PANELS):
-            figure = draw(theme)
-            for axes in figure.axes:
-                axes.grid(visible=True, axis="y")
-            write_file(path.with_name(f"{path.name}-{name}.png"), png(figure))
+def write_figures(path: Path | None, draw: Callable[..., Figure], *arguments: Any) -> None:
+    """Write what `draw(*arguments, theme)` draws, if a path was given."""
+    if path:
+        for name, content in picture(draw, *arguments).files(path.name, "-light").items():
+            write_file(path.with_name(name), content)

@@ -108,8 +108,7 @@ class FinishedRun:
     @property
     def fixed_bits(self) -> float:
         """Code, tokenizer and side information: the same for every code with this model."""
-        length = self.report["description_length"]
-        return length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
+        return self.report.description_length.fixed_bits
 
     @property
     def lanes(self) -> Lanes:
@@ -133,13 +132,11 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     """
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
-    source, wanted = corpus or config.data.source, report["corpus"]
+    source, wanted = corpus or config.data.source, report.corpus
     found = prepared(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
-        if (here := getattr(found.manifest, name)) != wanted[name]:
-            raise UsageError(
-                f"{source} has {name} {here} and the corpus of {folder} had {wanted[name]}: name that corpus"
-            )
+        if (here := getattr(found.manifest, name)) != (there := getattr(wanted, name)):
+            raise UsageError(f"{source} has {name} {here} and the corpus of {folder} had {there}: name that corpus")
     if found.tokenizer.encoding != tokenizer.encoding:
         raise UsageError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
     return FinishedRun(folder, config, model, tokenizer, report, found)

@@ -47,9 +47,9 @@ def test_unseen_files_are_scored_beside_the_training(folder: Path) -> None:
     done = run(EVALUATE, "held-out", str(folder / "run"), *files, "--threshold=0.2")
     assert done.returncode == 0, done.stderr
     found, report = rates(done.stdout), load_report(folder / "run" / "report.json")
-    length = report["description_length"]
-    assert found["in training, its corpus"] == pytest.approx(length["data_bits_per_byte"], abs=1e-4)
-    assert found["and with code and all"] == pytest.approx(length["bits_per_byte"], abs=1e-4)
+    length = report.description_length
+    assert found["in training, its corpus"] == pytest.approx(length.data_bits_per_byte, abs=1e-4)
+    assert found["and with code and all"] == pytest.approx(length.bits_per_byte, abs=1e-4)
     assert found["the last tenth of that"] < found["in training, its corpus"]
     assert found["the last tenth of that"] < found[files[0]] < 8
     sizes = [Path(file).stat().st_size for file in files]
@@ -83,7 +83,7 @@ def test_a_file_that_was_seen_is_refused_unless_it_may_be_contaminated(folder: P
 
 
 def search(folder: Path, given: str | None = None, **changes: str) -> float:
-    trained = load_report(folder / "run" / "report.json")["corpus"]
+    trained = load_report(folder / "run" / "report.json").corpus
     data = load_frozen(folder / "run")[0].data
     for name, value in changes.items():
         setattr(data, name, value)
@@ -125,7 +125,7 @@ def test_prepared_tokens_are_the_documents(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
-    trained, data = load_report(folder / "run" / "report.json")["corpus"], DataConfig()
+    trained, data = load_report(folder / "run" / "report.json").corpus, DataConfig()
     (tmp_path / "short").write_bytes(b"x" * 63)
     for files, window, threshold, message in [
         ([tmp_path / "short"], 64, 0.01, "too short to tell"),

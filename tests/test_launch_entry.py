@@ -191,7 +191,7 @@ BUGS: list[tuple[Any, str, list[str]]] = [
     (launch.train, "joined", ["--model.width=32"]),
     (launch.compress, "open_source", [str(ROOT / "LICENSE"), "/tmp/no-such-archive"]),
     (launch.decompress, "open_archive", [str(ROOT / "LICENSE"), "/tmp/no-such-file"]),
-    (launch.sweep, "grid", SWEEP),
+    (launch.sweep, "make_cells", SWEEP),
     (launch.report, "load_runs", ["runs"]),
     (launch.evaluate.curve, "read_points", ["curve", "loss.csv"]),
     (launch.evaluate.fixed_model, "load_frozen", ["encode", "a", "b", "--checkpoint=c"]),

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +296,7 @@ def test_what_is_told_is_what_was_found(tmp_path: Path) -> None:
     edges, low, high = bound_steps(curve, integral)
     assert np.trapezoid(low, edges) == pytest.approx(integral.low_bits + integral.noise_bits)
     assert np.trapezoid(high, edges) == pytest.approx(integral.high_bits - integral.noise_bits)
-    write_figures(tmp_path / "curve", partial(draw, [(curve, integral)]))
+    write_figures(tmp_path / "curve", draw, [(curve, integral)])
     for theme in ("light", "dark"):
         assert (tmp_path / f"curve-{theme}.png").read_bytes().startswith(b"\x89PNG")
     unbounded = integrate(curve, None, None)

@@ -31,7 +31,7 @@ def of(path: Path, y: list[str], tag: str | None, unit: str, kind: Kind, tokens_
 
 
 def test_the_files_of_a_run_give_its_ledger_to_the_bit(folder: Path) -> None:
-    truth_bits = load_report(folder / "run/report.json")["description_length"]["data_bits"]
+    truth_bits = load_report(folder / "run/report.json").description_length.data_bits
     sums = of(folder / "run/curve.csv", ["data_bits"], None, "bits", "total", None)
     assert (sums.low_bits, sums.high_bits) == pytest.approx((truth_bits, truth_bits), rel=1e-9)
     # TensorBoard's numbers have seven digits.
@@ -52,8 +52,8 @@ def test_a_loss_logged_now_and_then_has_the_ledger_inside_its_bounds(folder: Pat
         lines = [f"{x[place]:.0f},{nats[place]:.5f}" for place in kept]
         path.write_text("\n".join(["tokens,loss", *lines]) + "\n")
         integral = of(path, [], None, "nats", "instant", None)
-        assert integral.low_bits <= report["description_length"]["data_bits"] <= integral.high_bits, every
-        assert integral.tokens == report["coded"]["tokens"]
+        assert integral.low_bits <= report.description_length.data_bits <= integral.high_bits, every
+        assert integral.tokens == report.coded.tokens
         widths.append(integral.high_bits - integral.low_bits)
     assert widths[0] < 0.6 * widths[-1]
 

@@ -67,11 +67,11 @@ class Search:
         first parameters were. A corpus that several have seen is searched once; `corpus` is the first run's."""
         searched: dict[str, list[Overlap]] = {}
         for run in runs:
-            own = (finished_report(run)["corpus"], load_config(run / CONFIG_FILE).data)
+            own = (finished_report(run).corpus, load_config(run / CONFIG_FILE).data)
             for trained, data in [own, *((seen["corpus"], seen["data"]) for seen in seen_before(run))]:
-                if trained["sha256"] not in searched:
+                if trained.sha256 not in searched:
                     found = self.search(trained, data, None if searched else self.corpus, files)
-                    searched[trained["sha256"]] = found
+                    searched[trained.sha256] = found
         by_file = zip(*searched.values(), strict=True)
         return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
 
@@ -94,15 +94,15 @@ class Search:
             searches.append(Windows(file.read_bytes(), self.window))
         name, chunks = open_corpus(trained, data, given)
         digest = hashlib.sha256()
-        with tqdm(total=trained["bytes"], unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
+        with tqdm(total=trained.bytes, unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
             for chunk, ends in chunks:
                 digest.update(chunk)
                 for windows in searches:
                     windows.look(chunk, ends)
                 bar.update(len(chunk))
-        if digest.hexdigest() != trained["sha256"]:
+        if digest.hexdigest() != trained.sha256:
             raise UsageError(
-                f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained['sha256'][:16]}: it is "
+                f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained.sha256[:16]}: it is "
                 "not what the run was trained on; name that with --corpus SOURCE"
             )
         overlaps = [windows.overlap() for windows in searches]
@@ -144,10 +144,10 @@ class HeldOut(Search):
         if len(self.files) > 1:
             all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
             show("all", all_bytes, sum(scores) / all_bytes, f"{seen_bytes / all_bytes:>9.2%}")
-        corpus_bytes, length = report["corpus"]["bytes"], report["description_length"]
-        show("in training, its corpus", corpus_bytes, length["data_bits_per_byte"])
+        corpus_bytes, length = report.corpus.bytes, report.description_length
+        show("in training, its corpus", corpus_bytes, length.data_bits_per_byte)
         show("  the last tenth of that", corpus_bytes // 10, curve.last_rate())
-        publish(f"{'  and with code and all':<{widest}}{'':>15}{length['bits_per_byte']:>11.4f}")
+        publish(f"{'  and with code and all':<{widest}}{'':>15}{length.bits_per_byte:>11.4f}")
 
 
 def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[str, Chunks]:
@@ -158,13 +158,13 @@ def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[s
     if given is not None:
         return given, open_source(given, data.field, data.split).chunks()
     for path in sorted(Path(data.cache_dir).expanduser().glob(f"*/{MANIFEST}")):
-        if trained["sha256"].encode() in path.read_bytes():
+        if trained.sha256.encode() in path.read_bytes():
             return str(path.parent), read_prepared(path.parent)
     try:
         return data.source, open_source(data.source, data.field, data.split).chunks()
     except UsageError as error:
         raise UsageError(
-            f"the run's corpus {trained['name']} (SHA-256 {trained['sha256'][:16]}) is neither in {data.cache_dir} nor "
+            f"the run's corpus {trained.name} (SHA-256 {trained.sha256[:16]}) is neither in {data.cache_dir} nor "
             f"where it was ({error}): nobody can tell what the run has seen; name it with --corpus SOURCE"
         ) from None
 

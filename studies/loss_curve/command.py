@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Curve:
             publish(json.dumps(entries, indent=1, allow_nan=False))
         else:
             publish("\n\n".join(format_table(integral, self.corpus_bytes) for integral in integrals))
-        write_figures(self.png, partial(draw, list(zip(curves, integrals, strict=True))))
+        write_figures(self.png, draw, list(zip(curves, integrals, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -312,7 +311,7 @@ def draw(curves: Sequence[tuple[LossCurve, Integral]], theme: Theme) -> Figure:
     for (curve, integral), color in zip(curves, theme.series, strict=False):
         edges, low, high = bound_steps(curve, integral)
         axes.fill_between(edges, low, high, color=color, alpha=0.28, lw=0)
-        axes.plot(curve.x, curve.bits, color=color, marker="o" if len(curve.x) < 60 else "", ms=3.2)
+        axes.plot(curve.x, curve.bits, color=color, lw=1.6, marker="o" if len(curve.x) < 60 else "", ms=3.2)
         labels.append((f"{curve.name}  {format_bytes(integral.bits / 8)}  ends at", float(curve.bits[-1]), color))
     bits = np.concatenate([curve.bits for curve, _ in curves])
     axes.set_ylim(0.9 * float(bits.min()), 1.08 * float(np.quantile(bits, 0.98)))

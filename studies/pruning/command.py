@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ class Prune:
             publish("\n" + format_coded(stages))
             halves = measure_halves(bench, stages[0].held_out_bits)
             publish("\n" + format_halves(halves))
-        write_figures(self.png, partial(draw, stages, halves))
+        write_figures(self.png, draw, stages, halves)
         if self.json:
             found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(half) for half in halves]}
             write_file(self.json, json.dumps(found, indent=1).encode())

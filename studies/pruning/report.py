@@ -3,6 +3,7 @@ which it pays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from archive.weights import Point
-from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter
+from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
 from studies.two_part.command import name_point
 
+LINE: dict[str, Any] = {"lw": 1.6, "ms": 4}
 # By method: what the figure calls it, its mark, and the number of its color in a theme's series.
 METHODS = {
     "whole": ("quantised alone", "D", 1),
@@ -142,6 +144,8 @@ def draw(stages: Sequence[Stage], halves: Sequence[Half], theme: Theme) -> Figur
     draw_sizes(grid[2, 1], stages, theme, "total_bytes")
     grid[2, 1].set_title("two-part total")
     grid[2, 1].yaxis.set_major_formatter(bytes_formatter(grid[2, 1].get_ylim()[1]))
+    for axes in grid.flat:
+        frame(axes)
     return figure
 
 
@@ -152,7 +156,7 @@ def draw_kept(row: Sequence[Axes], stages: Sequence[Stage], halves: Sequence[Hal
         for rank, stage in enumerate(ours, 1):
             kept = 100 * np.array(stage.left[first::2])
             axes.plot(
-                np.arange(1, len(kept) + 1), kept, "o-", color=theme.data,
+                np.arange(1, len(kept) + 1), kept, "o-", **LINE, color=theme.data,
                 alpha=0.25 + 0.75 * rank / len(ours), label=f"{stage.removed:.0%}",
             )  # fmt: skip
         names = ", ".join(dict.fromkeys(half.kind for half in halves[first::2]))
@@ -184,7 +188,7 @@ def draw_shares(axes: Axes, stages: Sequence[Stage], theme: Theme) -> None:
         name, mark, number = METHODS[method]
         part = [stage for stage in stages if stage.method in (whole, method)]
         shares, rates = [100 * stage.removed for stage in part], [stage.held_out_bits for stage in part]
-        axes.plot(shares, rates, f"{mark}-", color=theme.series[number], label=name)
+        axes.plot(shares, rates, f"{mark}-", **LINE, color=theme.series[number], label=name)
     axes.set_title("held out, bits per byte, fp32")
     axes.set_xlabel("removed of blocks and MLPs, %")
     axes.legend()
@@ -198,7 +202,7 @@ def draw_sizes(axes: Axes, stages: Sequence[Stage], theme: Theme, value: str) ->
         whole = stage.method == "whole"
         axes.plot(
             [entry.weight_bytes for entry in stage.coded], [getattr(entry, value) for entry in stage.coded], f"{mark}-",
-            color=theme.series[number], label=name if whole or stage.removed == last else None,
+            **LINE, color=theme.series[number], label=name if whole or stage.removed == last else None,
             alpha=1 if whole else 0.25 + 0.75 * stage.removed / last, zorder=3 if whole else 2,
         )  # fmt: skip
     axes.set_xlabel("weights, quantised and coded")

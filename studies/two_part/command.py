@@ -8,11 +8,8 @@ Context mixing keeps tables of counts beside the weights. `charged`: they are se
 `emptied`: they are not, and stay empty. `learned`: they begin empty and count what is decoded; only weights are sent.
 """
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +22,8 @@ from archive.weights import FLOATS, Point, pack_counts, unpack_counts
 from data.errors import RunFailed, UsageError
 from data.files import write_file
 from data.streams import publish
-from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter
+from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
+from eval.tables import csv_text
 from model.lm import LanguageModel
 from studies.common import argument, file_option, option, png_option, write_figures
 from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
@@ -74,9 +72,10 @@ class TwoPart:
             for run in runs:
                 for treatment in ["none"] if run.model.mixing is None else self.tables or TABLES:
                     rows += measure(run, treatment, self.points, group, place)
-        write_figures(self.png, partial(draw, rows))
+        write_figures(self.png, draw, rows)
         if self.csv:
-            write_file(self.csv, format_csv(rows).encode())
+            cells = [{n: round(v) if isinstance(v, float) else v for n, v in asdict(row).items()} for row in rows]
+            write_file(self.csv, csv_text(cells).encode())
 
 
 def check_group(group: int | None, points: Sequence[Point]) -> int:
@@ -123,7 +122,7 @@ def name_point(point: Point | str) -> str:
 
 def measure(run: FinishedRun, treatment: str, points: Sequence[Point], group: int, place: Place) -> list[Row]:
     """A row for each of `points`, printed as it is found."""
-    total_bytes, fixed_bytes = run.report["description_length"]["total_bits"] / 8, run.fixed_bits / 8
+    total_bytes, fixed_bytes = run.report.description_length.total_bits / 8, run.fixed_bits / 8
     own = Row(
         run.folder.name, "none", "prequential", 0, 0, total_bytes - fixed_bytes, fixed_bytes, total_bytes, total_bytes
     )
@@ -185,15 +184,6 @@ def format_verdict(rows: Sequence[Row]) -> str:
     )
 
 
-def format_csv(rows: Sequence[Row]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Row))
-    for row in rows:
-        writer.writerow(round(value) if isinstance(value, float) else value for value in astuple(row))
-    return stream.getvalue()
-
-
 def draw(rows: Sequence[Row], theme: Theme) -> Figure:
     """Total bytes against bits a weight as stacked bars, a panel for each run and treatment of its tables, each with
     the prequential total as a line."""
@@ -209,6 +199,7 @@ def draw(rows: Sequence[Row], theme: Theme) -> Figure:
         axes.set_visible(False)
     for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
         draw_panel(axes, panel, theme)
+        frame(axes)
         axes.set_title(name)
         axes.set_ylim(0, 1.06 * most_bytes)
         axes.yaxis.set_major_formatter(bytes_formatter(most_bytes))
