@@ -2,7 +2,7 @@
 
     python benchmarks/loss_curves.py RUN [RUN ...]        runs made with --run.log_steps 1
 
-Each run's loss, step by step, is logged again as others log theirs: every 10th to 1000th step, as the loss of the batch,
+Each run's loss, step by step, is logged again as others do: every 10th to 1000th step, as the loss of the batch,
 as a mean, smoothed, in buckets with least and greatest value, late, or cut off. For each way, and up to ten offsets of
 the first point, the bounds are compared with the bits that the run took. Writes benchmarks/results/loss_curves.csv:
 curves, how many have the truth inside, the bounds' mean distance from the truth and the estimate's largest, in percent.
