@@ -198,7 +198,7 @@ BUGS: list[tuple[Any, str, list[str]]] = [
     (launch.evaluate.fixed_model, "open_archive", ["decode", "a", "b", "--checkpoint=c"]),
     (launch.evaluate.generalisation, "load_runs", ["generalisation", "a", "b"]),
     (launch.evaluate.held_out, "finished_report", ["held-out", "a", "b"]),
-    (launch.evaluate.prune, "open_run", ["prune", "a", "--held_out=b"]),
+    (launch.evaluate.prune.scoring, "open_run", ["prune", "a", "--held_out=b"]),
     (launch.evaluate.sampling, "load_frozen", ["sample", "a"]),
     (launch.evaluate.two_part, "open_run", ["two-part", "a"]),
 ]
