@@ -2,15 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finished_run import finished_cell
+from finished_run import finished_cell, run_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from eval.plots import DARK, LIGHT, png, styled
@@ -23,7 +21,6 @@ from studies.scaling.runs import load_runs, refuse_mixed
 from studies.scaling.tables import compare_runs, scaling_csv, scaling_text
 from studies.scaling.verdicts import standing_of
 
-ROOT = Path(__file__).parents[1]
 WIDTHS = (64, 96, 128, 192, 256)
 FIXED_BYTES = 80 + 15 + 5
 # In bytes. Steep is shorter beyond 300,000 parameters.
@@ -50,8 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("work") / "sweep"
     sweep(runs, vocabularies=(1024, 2048))
     (runs / "sweep.json").write_text(json.dumps({"format": 1, "cells": 20, "names": []}))
-    command = [sys.executable, str(ROOT / "launch/report.py"), str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_report(runs)
     assert done.returncode == 0, done.stderr
     assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout

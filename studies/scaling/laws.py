@@ -100,7 +100,8 @@ def fit_power_law(sizes: np.ndarray, bits: np.ndarray) -> PowerLaw:
 
     `sizes`, `bits`: [C], of `LEAST_SIZES_TO_PREDICT` sizes or more. The law is fitted around the geometric mean of the
     sizes, where its coefficients depend little on each other. The fit starts from the best of several exponents, with
-    floor and scale by non-negative least squares. Raises UsageError with the reason if the bits do not fall like a power of the size.
+    floor and scale by non-negative least squares. Raises UsageError with the reason if the bits do not fall like a
+    power of the size.
     """
     _refuse_rise(sizes, bits)
     center = np.exp(np.log(sizes).mean())
