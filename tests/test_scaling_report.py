@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def analysed(runs: Path) -> Scaling:
-    found = analyse(load_runs(runs))
+    found = analyse(lines_of(load_runs(runs)))
     assert found is not None
     return found
 
@@ -98,7 +98,7 @@ def test_three_widths_give_no_fit_and_the_reason(tmp_path: Path) -> None:
 
 def test_without_two_widths_there_is_no_scaling(tmp_path: Path) -> None:
     sweep(tmp_path, (64,))
-    assert analyse(load_runs(tmp_path)) is None
+    assert analyse(lines_of(load_runs(tmp_path))) is None
 
 
 def test_no_crossing_is_a_result_too(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
-from studies.scaling.lines import Line, SeedGroup, lines_of, notes_of
-from studies.scaling.runs import ComparedRun
+from studies.scaling.lines import Line, SeedGroup, notes_of
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
@@ -132,9 +131,8 @@ class Scaling:
     notes: list[str]
 
 
-def analyse(runs: list[ComparedRun]) -> Scaling | None:
-    """What the runs, all of one corpus, say about width; None if no line has two widths."""
-    lines = lines_of(runs)
+def analyse(lines: list[Line]) -> Scaling | None:
+    """What the lines, all of one corpus, say about width; None if none of them has two widths."""
     results = [_result(line) for line in lines if len(line.widths) > 1]
     if not results:
         return None

@@ -48,7 +48,7 @@ class Comparison:
 def compare_runs(runs: list[ComparedRun], selection: Selection | None = None) -> Comparison:
     """What the runs, all of one corpus, show."""
     lines = lines_of(runs)
-    return Comparison(runs, lines, standing_of(lines), analyse(runs), selection)
+    return Comparison(runs, lines, standing_of(lines), analyse(lines), selection)
 
 
 def comparison_text(comparison: Comparison) -> str:
