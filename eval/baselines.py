@@ -19,7 +19,7 @@ import pyppmd
 import zstandard
 from tqdm import tqdm
 
-from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remember
 from eval.schema import Baseline
 
 NAMES = get_args(Baseline)
@@ -58,7 +58,7 @@ def cached_baselines(corpus: CorpusBytes, progress: bool = False) -> MeasuredSiz
     """`measure_baselines`, remembered in baselines.json for this corpus and these package versions."""
     versions = {name: importlib.metadata.version(name) for name in ("brotli", "pyppmd", "zstandard")}
     how = {"measurement": MEASUREMENT, "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION}}
-    return remembered(corpus, "baselines", how, MeasuredSizes, partial(measure_baselines, progress=progress))
+    return remember(corpus, "baselines", how, MeasuredSizes, partial(measure_baselines, progress=progress))
 
 
 def _compressors(wanted_bytes: int) -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:

@@ -48,7 +48,7 @@ class MeasuredSizes:
 
 
 def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) -> Iterator[bytes]:
-    """The first `limit_bytes` of a corpus of `total_bytes`, in blocks of a mebibyte whatever the chunks.
+    """The first `limit_bytes` of a corpus of `total_bytes`, in blocks of a mebibyte, however long the chunks are.
 
     Raises UsageError when `chunks` come to another number of bytes, before any block that would be too much.
     """
@@ -75,7 +75,7 @@ def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) ->
         yield bytes(block)
 
 
-def remembered(corpus: CorpusBytes, name: str, how: dict[str, Any], shape: type[Measured], measure: Any) -> Measured:
+def remember(corpus: CorpusBytes, name: str, how: dict[str, Any], shape: type[Measured], measure: Any) -> Measured:
     """`measure(chunks, total_bytes, limit_bytes)`, which returns the dataclass `shape`, or what name.json beside the
     corpus keeps of it for the same corpus, limit, and `how` it was measured.
 

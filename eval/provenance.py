@@ -113,7 +113,7 @@ def not_default(config: dict[str, Any]) -> dict[str, tuple[str, str]]:
             value = config.get(section, {}).get(name, default)
             if value != default and f"{section}.{name}" not in NOT_LISTED:
                 found[f"{section}.{name}"] = setting_text(value), setting_text(default)
-    # Bytes have one vocabulary, whatever that field says.
+    # Bytes have one vocabulary, and ignore that field.
     if config["data"]["tokenizer"] == "bytes":
         found.pop("data.vocabulary", None)
     return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remember
 
 MEASUREMENT = 1  # raise it when a code changes: cached lengths of another measurement are not used
 SYMBOLS = 256
@@ -49,7 +49,7 @@ def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> Measur
 def count_codes(
     chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES
 ) -> CountedCodes:
-    """Count the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`, in flat memory.
+    """Count the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`.
 
     Raises UsageError when the source yields another number of bytes than `total_bytes`.
     """
@@ -79,4 +79,4 @@ def adaptive_bits(counts: np.ndarray, start: float) -> float:
 
 def cached_codes(corpus: CorpusBytes) -> CountedCodes:
     """`count_codes`, remembered in codes.json for this corpus."""
-    return remembered(corpus, "codes", {"measurement": MEASUREMENT}, CountedCodes, count_codes)
+    return remember(corpus, "codes", {"measurement": MEASUREMENT}, CountedCodes, count_codes)

@@ -180,20 +180,22 @@ class Report(Section):
         length = given.get("description_length") if isinstance(given, dict) else None
         written: dict[str, Any] = {}
         if isinstance(length, dict):
+            # From a file, which has the numbers that follow, and the length of the corpus only in its section.
             if "corpus_bytes" in length:
                 raise UsageError("description_length.corpus_bytes is not a field")
             written = {name: length.get(name) for name in DescriptionLength.model_computed_fields}
-            terms = {name: value for name, value in length.items() if name not in written}
             corpus = given.get("corpus")
-            corpus_bytes = corpus.get("bytes") if isinstance(corpus, dict) else None
-            given = given | {"description_length": terms | {"corpus_bytes": corpus_bytes}}
+            terms = {name: value for name, value in length.items() if name not in written}
+            terms["corpus_bytes"] = corpus.get("bytes") if isinstance(corpus, dict) else None
+            given = given | {"description_length": terms}
         report = build(given)
-        report._refuse_wrong_sums(written)
+        report._refuse_wrong(written)
         return report
 
-    def _refuse_wrong_sums(self, written: dict[str, Any]) -> None:
+    def _refuse_wrong(self, written: dict[str, Any]) -> None:
         """`written` are the numbers that follow from others, as a file has them."""
         corpus, length, coded = self.corpus, self.description_length, self.coded
+        sizes: dict[Any, float] = self.references
         assert length.corpus_bytes == corpus.bytes
         if (coded.tokens, coded.bytes) != (corpus.tokens, corpus.bytes):
             raise UsageError(
@@ -208,7 +210,6 @@ class Report(Section):
             expected = getattr(length, name)
             if type(value) not in (int, float) or not math.isclose(value, expected, rel_tol=1e-9):
                 raise UsageError(f"description_length.{name} is {value}, but its terms make it {expected}")
-        sizes: dict[Any, float] = self.references
         if sizes and (missing := {*get_args(Reference)} - sizes.keys()):
             raise UsageError(f"references.{min(missing)} is missing")
         for name, size_bytes in {"oracle": 0, "uniform": corpus.bytes}.items() if sizes else ():

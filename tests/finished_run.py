@@ -1,11 +1,15 @@
 """A finished run with round numbers, for the tests of reports: 1,000 bytes described in 500, by a straight curve."""
 
+import contextlib
+import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+import launch.report
 from eval.code_size import CodeSize
 from eval.reference_codes import CountedCodes, reference_codes
 from eval.report import write_report
@@ -141,3 +145,11 @@ def finished_cell(
         data_bits = length.data_bits * np.cumsum(chunk_bits) / chunk_bits.sum()
     rows = [f"{x:.0f},{y!r},{y + fixed_bits!r}" for x, y in zip(coded_bytes, data_bits.tolist(), strict=True)]
     (run_dir / "curve.csv").write_text("\n".join(["coded_bytes,data_bits,total_bits", *rows]) + "\n")
+
+
+def run_report(*arguments: str | Path, cwd: Path = Path()) -> subprocess.CompletedProcess[str]:
+    """launch/report.py as in `cwd`, in this process."""
+    given, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = launch.report.main(given)
+    return subprocess.CompletedProcess(given, status, out.getvalue(), err.getvalue())

@@ -1,4 +1,4 @@
-"""The runs of a folder held against a file, as users start it."""
+"""The runs of a folder compared on a held-out file, as users start it."""
 
 import csv
 import json

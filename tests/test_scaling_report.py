@@ -2,15 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finished_run import finished_cell
+from finished_run import finished_cell, run_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from eval.plots import DARK, LIGHT, png, styled
@@ -23,7 +21,6 @@ from studies.scaling.runs import load_runs, refuse_mixed
 from studies.scaling.tables import compare_runs, scaling_csv, scaling_text
 from studies.scaling.verdicts import standing_of
 
-ROOT = Path(__file__).parents[1]
 WIDTHS = (64, 96, 128, 192, 256)
 FIXED_BYTES = 80 + 15 + 5
 # In bytes. Steep is shorter beyond 300,000 parameters.
@@ -50,15 +47,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("work") / "sweep"
     sweep(runs, vocabularies=(1024, 2048))
     (runs / "sweep.json").write_text(json.dumps({"format": 1, "cells": 20, "names": []}))
-    command = [sys.executable, str(ROOT / "launch/report.py"), str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_report(runs)
     assert done.returncode == 0, done.stderr
     assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout
 
 
 def analysed(runs: Path) -> Scaling:
-    found = analyse(load_runs(runs))
+    found = analyse(lines_of(load_runs(runs)))
     assert found is not None
     return found
 
@@ -102,7 +98,7 @@ def test_three_widths_give_no_fit_and_the_reason(tmp_path: Path) -> None:
 
 def test_without_two_widths_there_is_no_scaling(tmp_path: Path) -> None:
     sweep(tmp_path, (64,))
-    assert analyse(load_runs(tmp_path)) is None
+    assert analyse(lines_of(load_runs(tmp_path))) is None
 
 
 def test_no_crossing_is_a_result_too(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finished_run import SIZES, finished_cell, finished_run
+from finished_run import SIZES, finished_cell, finished_run, run_report
 
 from data.errors import UsageError
 from eval.curve import Curve, load_curve
@@ -20,8 +18,6 @@ from studies.scaling.pages import write_comparison
 from studies.scaling.plots import behind_figure, overlay_figure
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs, refuse_mixed
 from studies.scaling.tables import compare_runs, comparison_text
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +29,6 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished_run(runs / "sweep/middle", data_bytes=500.0)
     (runs / "unfinished").mkdir()
     return runs
-
-
-def report(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch/report.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
@@ -77,7 +68,7 @@ def test_every_corpus_has_a_section_and_one_can_be_chosen(tmp_path: Path) -> Non
         finished_run(tmp_path / folder, data_bytes=400.0 if folder == "one" else 500.0)
     finished_run(tmp_path / "other", name="code", sha256="b" * 64)
     finished_run(tmp_path / "third", name="code", sha256="c" * 64)
-    done = report(tmp_path, "--out", tmp_path / "out")
+    done = run_report(tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for words in ("text: 1,000 bytes, 2 finished runs", "code: 1,000 bytes, 1 finished runs"):
         assert words in done.stdout
@@ -111,7 +102,7 @@ def test_a_section_pays_for_the_cells_of_its_own_corpus(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Path) -> None:
-    done = report(runs_dir, "--out", tmp_path / "out", cwd=tmp_path)
+    done = run_report(runs_dir, "--out", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "sweep/small" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -142,7 +133,7 @@ def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere",), ("runs", "--what"), ("runs", "extra"), (".",)])
 def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    done = report(*arguments, cwd=tmp_path)
+    done = run_report(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("onepass: ")
     assert done.stderr.count("\n") == 1
@@ -150,7 +141,7 @@ def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], tmp
 
 
 def test_help_teaches(tmp_path: Path) -> None:
-    done = report("--help", cwd=tmp_path)
+    done = run_report("--help", cwd=tmp_path)
     assert done.returncode == 0
     for word in ("RUNS_DIR", "--out", "python launch/report.py runs", "status 2"):
         assert word in done.stdout
@@ -159,7 +150,7 @@ def test_help_teaches(tmp_path: Path) -> None:
 def test_a_damaged_run_is_named(runs_dir: Path, tmp_path: Path) -> None:
     finished_run(tmp_path / "run")
     (tmp_path / "run/curve.csv").write_text("step,coded_bytes\n1,x\n")
-    done = report(tmp_path)
+    done = run_report(tmp_path)
     assert done.returncode == 2
     assert "run/curve.csv is no curve of a run" in done.stderr
 

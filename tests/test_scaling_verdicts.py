@@ -97,8 +97,8 @@ def test_every_file_has_the_same_verdict(tmp_path: Path) -> None:
     assert float(row["data_low_bits"]) == pytest.approx(data.interval_bits[0] if data.interval_bits else None)
     assert rows["attention-32-0"]["data_verdict"] == "longer"
     document = json.loads((out / "scaling.json").read_text())
-    told = {entry["cell"]: entry for entry in document["beside_shortest"]["cells"]}["attention, width 128, 3 seeds"]
-    assert (told["data"]["verdict"], told["total"]["verdict"]) == (data.word, total.word)
+    written = {entry["cell"]: entry for entry in document["beside_shortest"]["cells"]}["attention, width 128, 3 seeds"]
+    assert (written["data"]["verdict"], written["total"]["verdict"]) == (data.word, total.word)
     for pair in document["architectures"]:
         assert pair["data_verdict"].startswith(f"{NOT_DISTINGUISHABLE} from ")
         assert len(pair["nodes"]) == 3

@@ -10,8 +10,7 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
-from studies.scaling.lines import Line, SeedGroup, lines_of, notes_of
-from studies.scaling.runs import ComparedRun
+from studies.scaling.lines import Line, SeedGroup, notes_of
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
@@ -103,15 +102,11 @@ class Pair:
         if self.range is None:
             return "nothing in common"
         # Stretches of neighboring nodes with one verdict: who is shorter, first and last size.
-        stretches: list[tuple[str, float, float]] = []
-        for node, one in zip(self.nodes, verdicts, strict=True):
-            who = one.shorter or NOT_DISTINGUISHABLE
-            if stretches and stretches[-1][0] == who:
-                stretches[-1] = who, stretches[-1][1], node.size
-            else:
-                stretches.append((who, node.size, node.size))
+        said = [(one.shorter or NOT_DISTINGUISHABLE, node.size) for node, one in zip(self.nodes, verdicts, strict=True)]
+        grouped = [(who, [size for _, size in nodes]) for who, nodes in itertools.groupby(said, lambda pair: pair[0])]
+        stretches = [(who, sizes[0], sizes[-1]) for who, sizes in grouped]
         if len(stretches) == 1:
-            return f"{stretches[0][0]} from {rounded(self.range[0])} to {rounded(self.range[1])}"
+            return f"{stretches[0][0]} from {size_text(self.range[0])} to {size_text(self.range[1])}"
         parts, before = [], ""
         for (who, start, last), (then, first, _) in itertools.pairwise(stretches):
             # What is not distinguishable reaches from the last verdict to the next.
@@ -119,7 +114,7 @@ class Pair:
             if NOT_DISTINGUISHABLE not in (who, then):
                 end = next((at.size for at in crossed if last <= at.size <= first), (last * first) ** 0.5)
             alone = start == last and before == then == NOT_DISTINGUISHABLE
-            parts.append(f"{who} {'at' if alone else 'to'} {rounded(end)}")
+            parts.append(f"{who} {'at' if alone else 'to'} {size_text(end)}")
             before = who
         return ", ".join([*parts, f"{stretches[-1][0]} above"])
 
@@ -136,9 +131,8 @@ class Scaling:
     notes: list[str]
 
 
-def analyse(runs: list[ComparedRun]) -> Scaling | None:
-    """What the runs, all of one corpus, say about width; None if no line has two widths."""
-    lines = lines_of(runs)
+def analyse(lines: list[Line]) -> Scaling | None:
+    """What the lines, all of one corpus, say about width; None if none of them has two widths."""
     results = [_result(line) for line in lines if len(line.widths) > 1]
     if not results:
         return None
@@ -244,6 +238,6 @@ def sizes_between(sides: list[np.ndarray], common: Interval) -> list[float]:
     return distinct
 
 
-def rounded(size: float) -> str:
+def size_text(size: float) -> str:
     """Three digits of a width or of a number of parameters: "1,230,000"."""
     return f"{float(f'{size:.3g}'):,.0f}"

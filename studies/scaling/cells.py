@@ -90,13 +90,13 @@ def make_cells(grid: Grid) -> list[Cell]:
             symbols, data = BYTE_SYMBOLS, replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
         else:
             symbols, data = vocabulary, replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
-        # Both vary with the cell, whatever the options said.
+        # These two come from the cell, not from the options.
         model = replace(config.model, width=width, block=block)
         for seed in grid.seeds:
             check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
         if grid.measure != "none" and block != grid.blocks[0]:
             model = match(model, replace(model, block=grid.blocks[0]), symbols, grid.measure)
-        # Names and widths that do not go together are refused now, not in the middle of the night.
+        # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
         count_parameters(model, symbols)
         for seed in grid.seeds:
             name = f"{block.replace(' ', '+')}-{width}"

@@ -99,8 +99,9 @@ def fit_power_law(sizes: np.ndarray, bits: np.ndarray) -> PowerLaw:
     """The power law with the least squares of log(law / bits), with floor >= 0, scale > 0 and exponent > 0.
 
     `sizes`, `bits`: [C], of `LEAST_SIZES_TO_PREDICT` sizes or more. The law is fitted around the geometric mean of the
-    sizes, which all but uncouples its coefficients, from the best of several exponents with floor and scale by
-    non-negative least squares. Raises UsageError with the reason if the bits do not fall like a power of the size.
+    sizes, where its coefficients depend little on each other. The fit starts from the best of several exponents, with
+    floor and scale by non-negative least squares. Raises UsageError with the reason if the bits do not fall like a
+    power of the size.
     """
     _refuse_rise(sizes, bits)
     center = np.exp(np.log(sizes).mean())
@@ -183,11 +184,10 @@ def bootstrap(sizes: np.ndarray, bits: np.ndarray, law: PowerLaw, samples: int) 
 
 def crossings(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
-) -> tuple[list[Crossing], Interval, bool] | None:
+) -> tuple[list[Crossing], Interval] | None:
     """Where two curves cross: each is (sizes, bits) with rising sizes, and straight in log-log between them.
 
-    Returns the crossings, the range of sizes that both curves cover, and whether the first is shorter at its start;
-    None if the curves share no range, or are the same.
+    Returns the crossings, and the range of sizes that both curves cover; None if they share no range, or are the same.
     """
     low, high = max(first[0][0], second[0][0]), min(first[0][-1], second[0][-1])
     if low > high:
@@ -206,7 +206,7 @@ def crossings(
             where = nodes[left] + share * (nodes[right] - nodes[left]) if right == left + 1 else nodes[left + 1]
             bits = np.exp(np.interp(where, nodes, one))
             found.append(Crossing(float(np.exp(where)), float(bits), bool(difference[left] < 0)))
-    return found, (float(low), float(high)), bool(difference[apart[0]] < 0)
+    return found, (float(low), float(high))
 
 
 def minimum(sizes: np.ndarray, bits: np.ndarray) -> Minimum:

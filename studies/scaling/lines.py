@@ -71,7 +71,7 @@ class Line:
 
 def lines_of(runs: list[ComparedRun]) -> list[Line]:
     """The runs in lines, the block of the shortest description first. Labels hold what tells the lines apart."""
-    names = [name for name in differing(runs) if name != FOLLOWS_WIDTH]
+    names = [name for name in find_differing(runs) if name != FOLLOWS_WIDTH]
     groups: dict[str, list[ComparedRun]] = {}
     for run in sorted(runs, key=lambda run: run.total_bits):
         groups.setdefault(_label(run, names), []).append(run)
@@ -89,7 +89,7 @@ def lines_of(runs: list[ComparedRun]) -> list[Line]:
     return sorted(lines.values(), key=lambda line: blocks.index(line.block))
 
 
-def differing(runs: list[ComparedRun]) -> list[str]:
+def find_differing(runs: list[ComparedRun]) -> list[str]:
     """Names of the settings in which any two of the runs differ, in the order of the configuration."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     return [name for name in names if len({_text(run.settings.get(name)) for run in runs}) > 1]
@@ -98,7 +98,7 @@ def differing(runs: list[ComparedRun]) -> list[str]:
 def notes_of(lines: list[Line]) -> list[str]:
     """What has to be said of runs that differ in more than their block, width and seed. Sentences."""
     runs = [run for line in lines for run in line.runs]
-    names = differing(runs)
+    names = find_differing(runs)
     notes = []
     if FOLLOWS_WIDTH in names:
         expansions = [float(run.settings[FOLLOWS_WIDTH]) for run in runs]

@@ -14,7 +14,7 @@ from data.files import write_file
 from eval.pages import render
 from eval.plots import Picture, picture
 from eval.tables import extrapolation_note
-from studies.scaling.analysis import Scaling, rounded
+from studies.scaling.analysis import Scaling, size_text
 from studies.scaling.plots import behind_figure, overlay_figure, scaling_figure, vocabulary_figure
 from studies.scaling.tables import Comparison, comparison_csv, scaling_csv, scaling_json, verdict_texts, without_law
 from studies.scaling.verdicts import Standing
@@ -49,7 +49,7 @@ def write_comparison(comparisons: list[Comparison], out: Path) -> list[Path]:
         "comparison.html.j2",
         TEMPLATES,
         parts=parts,
-        rounded=rounded,
+        size_text=size_text,
         without_law=without_law,
         note_of=extrapolation_note,
     )

@@ -19,7 +19,7 @@ from train.config import BYTE_SYMBOLS, Config
 
 SETTINGS_LIMIT_BYTES = 1 << 20
 SWEEP_LIMIT_BYTES = 16 << 20
-# Runs have these by themselves; or the corpus' checksum stands for them; or they say where and how fast a run ran.
+# A run has these as fields; or the checksum of the corpus covers them; or they say where and how fast it ran.
 NOT_COMPARED = {
     *("model.block", "model.width", "train.seed", "train.accumulation"),
     *("data.source", "data.field", "data.split", "data.cache_dir", "data.workers"),

@@ -48,7 +48,7 @@ class Comparison:
 def compare_runs(runs: list[ComparedRun], selection: Selection | None = None) -> Comparison:
     """What the runs, all of one corpus, show."""
     lines = lines_of(runs)
-    return Comparison(runs, lines, standing_of(lines), analyse(runs), selection)
+    return Comparison(runs, lines, standing_of(lines), analyse(lines), selection)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -105,7 +105,7 @@ def scaling_text(scaling: Scaling) -> str:
 
 
 def _pair_lines(pairs: list[Pair]) -> list[str]:
-    """Which architecture is shorter where: all pairs by width if they are few, and whatever crosses."""
+    """Which architecture is shorter where: all pairs by width if they are few, and those that cross."""
     crossed = [pair for pair in pairs if pair.identified]
     shown = [pair for pair in pairs if pair in crossed or (pair.axis == "width" and len(pairs) <= 2 * MOST_PAIRS)]
     lines = []
@@ -154,8 +154,8 @@ def verdict_texts(scaling: Scaling, standing: Standing) -> dict[str, str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A line a run: its name, its settings that matter, model, description length and cost as in report.json, and how
-    it stands beside the shortest one."""
+    """A line a run: its name, its settings that matter, model, description length and cost as in report.json, and its
+    verdict beside the shortest one."""
     rows, shortest = [], comparison.standing.shortest
     beside = {run.name: found for group, *found in comparison.standing.others for run in group.runs}
     for run in comparison.runs:

@@ -71,11 +71,11 @@ class Verdict:
     @property
     def span(self) -> str:
         """The difference in bytes and its interval: "+136 (−80 to +353)"."""
-        difference = signed(self.difference_bits)
+        difference = bytes_text(self.difference_bits)
         if self.interval_bits is None:
             return difference
         low, high = self.interval_bits
-        return f"{difference} ({signed(low)} to {signed(high)})"
+        return f"{difference} ({bytes_text(low)} to {bytes_text(high)})"
 
     def csv_columns(self) -> dict[str, Any]:
         """As columns of a CSV file, whose names begin with the term."""
@@ -125,8 +125,7 @@ class Standing:
         found = [f"The 95 % intervals are from {'; '.join(sources)}."]
         if any("one seed each" in source for source in sources):
             found.append("Where there is one seed each, another seed may move a difference by more than its interval.")
-        by_chance = "of twenty pairs that do not differ, one is told apart by chance."
-        return [*found, f"Each interval stands for itself: {by_chance}"]
+        return [*found, "Each interval is for one pair: of twenty pairs that are equal, one seems to differ by chance."]
 
 
 def standing_of(lines: Iterable[Line]) -> Standing:
@@ -221,7 +220,7 @@ def bootstrap_half_width(differences: np.ndarray) -> float:
     return float(student.ppf((1 + LEVEL) / 2, blocks - 1) * error)
 
 
-def signed(bits: float) -> str:
+def bytes_text(bits: float) -> str:
     """Bits as bytes with a sign: "+1,234", "−80"."""
     return f"{bits / 8:+,.0f}".replace("-", "−")
 
