@@ -64,7 +64,7 @@ class WarmStart:
 
     def keep(self, run_dir: Path) -> None:
         """Write both to a run directory."""
-        seen = [{"corpus": one["corpus"], "data": asdict(one["data"])} for one in self.seen]
+        seen = [{"corpus": one["corpus"].model_dump(), "data": asdict(one["data"])} for one in self.seen]
         write_file(run_dir / PARAMETERS_FILE, self.packed)
         write_file(run_dir / SEEN_FILE, json.dumps(seen, indent=1).encode())
 
@@ -117,7 +117,7 @@ def packed_parameters(config: Config, corpus: PreparedCorpus) -> tuple[bytes, li
     with torch.device("meta"):
         wanted = LanguageModel(config.model, tokenizer.vocabulary)
     refuse_other_shapes(tensors, {name: tuple(one.shape) for name, one in wanted.named_parameters()}, folder)
-    seen = [Seen(corpus=report["corpus"], data=before.data), *seen_before(folder)]
+    seen = [Seen(corpus=report.corpus, data=before.data), *seen_before(folder)]
     return pack(tensors, "fp32", 0, frozenset()), seen
 
 

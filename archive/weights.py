@@ -12,17 +12,19 @@ et al. 2016, "Deep compression", arXiv:1510.00149. Shapes: `N` weights of a tens
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from math import prod
 from typing import Literal
 
 import numpy as np
+import torch
 
 from archive.coder import Decoder, cumulative, encode
 from data.errors import UsageError
 from model.lm import LanguageModel
 
 Point = Literal["fp32", "fp16", "bf16"] | int
+FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FLOATS: tuple[Point, ...] = ("fp32", "fp16", "bf16")
 # Steps are 2^((symbol + LOWEST) / STEPS_PER_OCTAVE): 2^-24 .. 2^8.
 STEPS_PER_OCTAVE, LOWEST, STEP_SYMBOLS = 8, -192, 256
@@ -44,13 +46,10 @@ def quantise(weights: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np
     top = top_level(bits)
     largest = np.maximum(np.abs(rows).max(1), 2.0**-60)
     widest = np.ceil(STEPS_PER_OCTAVE * np.log2(largest / top)).astype(np.int64) - LOWEST
-    best, steps = np.full(len(rows), np.inf), np.zeros(len(rows), np.int64)
-    for clipping in range(CLIPPINGS):
-        tried = (widest - clipping).clip(0, STEP_SYMBOLS - 1)
-        size = step_sizes(tried)[:, None]
-        error = ((np.rint(rows / size).clip(-top, top) * size - rows) ** 2).sum(1)
-        better = error < best
-        best[better], steps[better] = error[better], tried[better]
+    tried = (widest - np.arange(CLIPPINGS)[:, None]).clip(0, STEP_SYMBOLS - 1)
+    sizes = step_sizes(tried)[..., None]
+    errors = [((np.rint(rows / size).clip(-top, top) * size - rows) ** 2).sum(1) for size in sizes]
+    steps = tried[np.argmin(errors, 0), np.arange(len(rows))]
     levels = np.rint(rows / step_sizes(steps)[:, None]).clip(-top, top).astype(np.int64)
     return levels.ravel()[: weights.size], steps
 
@@ -77,16 +76,14 @@ def pack(tensors: Mapping[str, np.ndarray], point: Point, group: int, kept: Set[
     """
     if point not in FLOATS and not 2 <= int(point) <= 8:
         raise UsageError(f"{point} bits a weight: give 2 to 8, or one of {', '.join(map(str, FLOATS))}")
-    floating = [(name, point if point in FLOATS else "fp16") for name in tensors if point in FLOATS or name in kept]
-    planes = b"".join(to_bytes(name, tensors[name], str(kind)) for name, kind in floating)
-    others = [name for name in tensors if point not in FLOATS and name not in kept]
-    coded = []
-    check, steps_coder = 0, Adaptive(STEP_SYMBOLS)
-    for name in others:
+    formats = {name: float_format(point, name in kept) for name in tensors}
+    planes = b"".join(to_bytes(name, tensors[name], kind) for name, kind in formats.items() if kind)
+    coded, check, steps_coder = [], 0, Adaptive(STEP_SYMBOLS)
+    for name in (name for name, kind in formats.items() if not kind):
         refuse_odd(name, tensors[name])
         levels, steps = quantise(tensors[name], int(point), group)
-        coded.append(steps_coder.shares(steps))
-        coded.append(Adaptive(2 * top_level(int(point)) + 1).shares(levels + top_level(int(point))))
+        top = top_level(int(point))
+        coded += [steps_coder.shares(steps), Adaptive(2 * top + 1).shares(levels + top)]
         check = zlib.crc32(levels.data, check)
     payload = encode(np.concatenate(coded)[::-1].tolist(), check) if coded else b""
     about = [point, group, [[list(tensors[name].shape), int(name in kept)] for name in tensors]]
@@ -104,10 +101,10 @@ def unpack(packed: bytes) -> list[np.ndarray]:
     decoder, found, check, steps_coder = Decoder(packed[length:]), [], 0, Adaptive(STEP_SYMBOLS)
     for shape, kept in entries:
         size = prod(shape)
-        if point in FLOATS or kept:
-            kind = point if point in FLOATS else "fp16"
-            part, planes = planes[: size * width_bytes(kind)], planes[size * width_bytes(kind) :]
-            found.append(from_bytes(part, kind).reshape(shape))
+        if kind := float_format(point, kept):
+            stop = size * FORMATS[kind].itemsize
+            found.append(from_bytes(planes[:stop], kind).reshape(shape))
+            planes = planes[stop:]
             continue
         steps = steps_coder.symbols(decoder, -(-size // (group or size)))
         levels = Adaptive(2 * top_level(point) + 1).symbols(decoder, size) - top_level(point)
@@ -124,60 +121,44 @@ class Adaptive:
     def __init__(self, alphabet: int):
         self.counts = np.full(alphabet, 0.5)
 
-    def chunks(self, total: int) -> Iterator[tuple[int, np.ndarray]]:
-        """How many symbols come next, and their bounds [S + 1], for `total` symbols."""
-        for start in range(0, total, CHUNK):
-            yield min(CHUNK, total - start), cumulative(self.counts[None])[0]
-
-    def learn(self, symbols: np.ndarray) -> None:
-        self.counts += np.bincount(symbols, minlength=len(self.counts))
-
     def shares(self, symbols: np.ndarray) -> np.ndarray:
         """Start and width [N, 2] of each symbol's share of the coder's number."""
-        found, at = [np.empty((0, 2), np.int64)], 0
-        for count, bounds in self.chunks(len(symbols)):
-            part = symbols[at : at + count]
+        found = []
+        for part in np.split(symbols, range(CHUNK, len(symbols), CHUNK)):
+            bounds = cumulative(self.counts[None])[0]
             found.append(np.stack([bounds[part], bounds[part + 1] - bounds[part]], 1))
             self.learn(part)
-            at += count
         return np.concatenate(found)
 
     def symbols(self, decoder: Decoder, total: int) -> np.ndarray:
         """The same, back: the next `total` symbols."""
         found = [np.empty(0, np.int64)]
-        for count, bounds in self.chunks(total):
-            found.append(decoder.decode(np.broadcast_to(bounds, (count, len(bounds)))))
+        for start in range(0, total, CHUNK):
+            bounds = cumulative(self.counts[None])
+            found.append(decoder.decode(bounds.repeat(min(CHUNK, total - start), 0)))
             self.learn(found[-1])
         return np.concatenate(found)
 
+    def learn(self, symbols: np.ndarray) -> None:
+        self.counts += np.bincount(symbols, minlength=len(self.counts))
 
-def width_bytes(kind: str) -> int:
-    return 4 if kind == "fp32" else 2
+
+def float_format(point: Point, kept: bool) -> str:
+    """What a tensor is packed in: a key of FORMATS, or "" for levels."""
+    return str(point) if point in FLOATS else "fp16" if kept else ""
 
 
 def to_bytes(name: str, weights: np.ndarray, kind: str) -> bytes:
     """Weights in floating point, all first bytes before all second ones: exponents have something in common."""
-    refuse_odd(name, weights)
-    flat = weights.ravel().astype("<f4")
-    if kind == "fp16":
-        with np.errstate(over="ignore"):
-            words = flat.astype("<f2")
-        refuse_odd(name, words)
-    elif kind == "bf16":
-        # To the nearest, and to even halfway.
-        whole = flat.view("<u4").astype(np.uint64)
-        words = ((whole + 0x7FFF + (whole >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)).astype("<u2")
-    else:
-        words = flat
-    return words.view(np.uint8).reshape(-1, width_bytes(kind)).T.tobytes()
+    words = torch.from_numpy(weights).flatten().to(FORMATS[kind])
+    refuse_odd(name, words.float().numpy())
+    return words.view(torch.uint8).numpy().reshape(-1, words.itemsize).T.tobytes()
 
 
 def from_bytes(planes: bytes, kind: str) -> np.ndarray:
     """Weights [N], float32, of what `to_bytes` returned."""
-    raw = np.frombuffer(planes, np.uint8).reshape(width_bytes(kind), -1).T.copy()
-    if kind == "bf16":
-        return (raw.view("<u2").astype("<u4") << 16).view("<f4").ravel()
-    return raw.view("<f2" if kind == "fp16" else "<f4").astype(np.float32).ravel()
+    raw = np.frombuffer(planes, np.uint8).reshape(FORMATS[kind].itemsize, -1).T.copy()
+    return torch.from_numpy(raw).view(FORMATS[kind]).float().flatten().numpy()
 
 
 def refuse_odd(name: str, weights: np.ndarray) -> None:

@@ -176,7 +176,7 @@ ENTRIES = [
             "python launch/evaluate.py curve research/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
             "--error uncertainty --tokens_per_step 1e9 --vocabulary 32000 --corpus_bytes 5.6e12",
         ),
-        ("studies/loss_curve/integral.py", "research/loss-curves/llama.csv"), "llama.txt", "stdout",
+        ("studies/loss_curve/command.py", "research/loss-curves/llama.csv"), "llama.txt", "stdout",
     ),
     Entry(
         "sampling", "minutes",
@@ -278,7 +278,7 @@ ENTRIES = [
     ),
     Entry(
         "pruning", "hours", ("python benchmarks/pruning.py {enwik8:100000000} {deuterocanon} {work}",),
-        (*LEARNING, "studies/pruning/terms.py", "archive/weights.py"), "pruning.csv",
+        (*LEARNING, "studies/pruning/report.py", "archive/weights.py"), "pruning.csv",
     ),
     Entry(
         "two-part", "hours",
@@ -288,7 +288,7 @@ ENTRIES = [
             "{work}/enwik8-16 {work}/enwik8-32 {work}/enwik8-64 {work}/enwik8-128 "
             "--csv benchmarks/results/two_part.csv",
         ),
-        (*LEARNING, "studies/two_part/terms.py", "archive/weights.py"), "two_part.csv",
+        (*LEARNING, "studies/two_part/command.py", "archive/weights.py"), "two_part.csv",
     ),
     Entry(
         "loss-curves", "hours",
@@ -303,7 +303,7 @@ ENTRIES = [
             "python benchmarks/loss_curves.py {work}/kjv-default {work}/kjv-ssd-64 {work}/enwik6-default "
             "{work}/enwik6-attention {work}/enwik6-bytes {work}/enwik3e6-default",
         ),
-        (*LEARNING, "studies/loss_curve/integral.py", "studies/loss_curve/smoothing.py"), "loss_curves.csv",
+        (*LEARNING, "studies/loss_curve/command.py", "studies/loss_curve/points.py"), "loss_curves.csv",
     ),
     Entry(
         "modalities", "hours", ("python benchmarks/modalities.py {work} --engine.threads=1",),

@@ -2,9 +2,9 @@
 
     python benchmarks/loss_curves.py RUN [RUN ...]        runs made with --run.log_steps 1
 
-Each run's loss, step by step, is logged anew as others log theirs: every 10th to 1000th step, as the loss of the batch,
+Each run's loss, step by step, is logged again as others do: every 10th to 1000th step, as the loss of the batch,
 as a mean, smoothed, in buckets with least and greatest value, late, or cut off. For each way, and up to ten offsets of
-the first point, the bounds are held against the bits that the run took. Writes benchmarks/results/loss_curves.csv:
+the first point, the bounds are compared with the bits that the run took. Writes benchmarks/results/loss_curves.csv:
 curves, how many have the truth inside, the bounds' mean distance from the truth and the estimate's largest, in percent.
 """
 
@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.schema import load_report
-from studies.loss_curve.files import Points
-from studies.loss_curve.integral import integrate
-from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
-from studies.scaling.lines import load_settings
+from studies.loss_curve.command import integrate
+from studies.loss_curve.points import Kind, Points, convert_points, parse_smoothing
+from studies.scaling.runs import load_settings
 from train.config import BYTE_SYMBOLS
 
 RESULTS = ROOT / "benchmarks" / "results" / "loss_curves.csv"
@@ -105,15 +104,15 @@ def bucketed(x: np.ndarray, bits: np.ndarray, kept: np.ndarray) -> Points:
 
 def rows_of(run: Path) -> Iterator[dict[str, object]]:
     report, settings, steps = load_report(run / "report.json"), load_settings(run / "config.yaml"), read_steps(run)
-    truth_bits, tokens = report["description_length"]["data_bits"], report["coded"]["tokens"]
+    truth_bits, tokens = report.description_length.data_bits, report.coded.tokens
     vocabulary = BYTE_SYMBOLS if settings["data.tokenizer"] == "bytes" else settings["data.vocabulary"]
-    corpus = {"corpus": report["corpus"]["name"], "bytes": report["corpus"]["bytes"], "steps": len(steps.x)}
+    corpus = {"corpus": report.corpus.name, "bytes": report.corpus.bytes, "steps": len(steps.x)}
     for name, every, kind, smoothing, curves in logged(steps):
         how = parse_smoothing(smoothing)
-        found = [integrate(loss_curve(c, None, "bits", kind, how), tokens, vocabulary) for c in curves]
+        found = [integrate(convert_points(c, None, "bits", kind, how), tokens, vocabulary) for c in curves]
         low, bits, high = (np.array([getattr(f, n) for f in found]) for n in ("low_bits", "bits", "high_bits"))
         percent = [100 * (values / truth_bits - 1) for values in (low, bits, high)]
-        # What is exact is told in other sums than the ledger's.
+        # Exact integrals are other sums than the ledger's.
         inside = (low <= truth_bits * (1 + 1e-9)) & (high >= truth_bits * (1 - 1e-9))
         yield {
             "run": run.name, **corpus, "logged": name, "every": every, "points": len(curves[0].x),
@@ -133,8 +132,8 @@ def main() -> None:
         for run in options.runs:
             for row in rows_of(run):
                 table.writerow(row)
-                told = f"{row['run']:<18}{row['logged']:<32}{row['every']:>5}{row['points']:>6}"
-                entry.publish(f"{told}  {row['inside']:>2} of {row['curves']:>2}  {row['low_percent']:>8} "
+                start = f"{row['run']:<18}{row['logged']:<32}{row['every']:>5}{row['points']:>6}"
+                entry.publish(f"{start}  {row['inside']:>2} of {row['curves']:>2}  {row['low_percent']:>8} "
                       f"{row['worst_percent']:>8} {row['high_percent']:>8}")  # fmt: skip
 
 

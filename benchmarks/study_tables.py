@@ -23,8 +23,8 @@ import numpy as np
 
 from data.files import write_file
 from studies.scaling.analysis import trend_of
-from studies.scaling.files import law_text, without_law
 from studies.scaling.laws import Fit, PowerLaw
+from studies.scaling.tables import law_text, without_law
 
 
 def tables(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What ordinary compressors make of the same bytes: the numbers a description length has to beat.
 
 One pass over the corpus feeds all compressors, side by side in threads (each of them releases the interpreter lock),
-so memory stays flat and the slowest one, brotli, sets the time.
+so memory stays flat, and brotli, the slowest, sets the time.
 """
 
 import bz2
@@ -10,38 +10,25 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from pathlib import Path
+from typing import get_args
 
 import brotli
 import pyppmd
 import zstandard
 from tqdm import tqdm
 
-from eval.measured import LIMIT_BYTES, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remember
+from eval.schema import Baseline
 
-NAMES = ("gzip-9", "bzip2-9", "xz-9e", "zstd-22", "brotli-11", "ppmd")
+NAMES = get_args(Baseline)
 MEASUREMENT = 1  # raise it when a compressor's settings change: cached sizes of another measurement are not used
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Compressed bytes by compressor. Beyond the limit they are the sizes of the first `measured_bytes`, scaled."""
-
-    sizes: dict[str, int]
-    measured_bytes: int
-    total_bytes: int
-
-    @property
-    def extrapolated(self) -> bool:
-        return self.measured_bytes < self.total_bytes
 
 
 def measure_baselines(
     chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES, progress: bool = False
-) -> Baselines:
+) -> MeasuredSizes:
     """Compress the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`.
 
     Raises UsageError when the source yields another number of bytes than `total_bytes`.
@@ -64,33 +51,17 @@ def measure_baselines(
             list(threads.map(compress, compressors, repeat(block)))
         list(threads.map(finish, compressors))
     scale = total_bytes / max(wanted_bytes, 1)
-    return Baselines({name: round(sizes[name] * scale) for name in NAMES}, wanted_bytes, total_bytes)
+    return MeasuredSizes({name: round(sizes[name] * scale) for name in NAMES}, wanted_bytes, total_bytes)
 
 
-def cached_baselines(
-    directory: Path,
-    corpus_sha256: str,
-    chunks: Callable[[], Iterator[bytes]],
-    total_bytes: int,
-    limit_bytes: int = LIMIT_BYTES,
-    progress: bool = False,
-) -> Baselines:
-    """`measure_baselines`, remembered in `directory`/baselines.json for this corpus and these package versions."""
+def cached_baselines(corpus: CorpusBytes, progress: bool = False) -> MeasuredSizes:
+    """`measure_baselines`, remembered in baselines.json for this corpus and these package versions."""
     versions = {name: importlib.metadata.version(name) for name in ("brotli", "pyppmd", "zstandard")}
-    key = {
-        "measurement": MEASUREMENT,
-        "corpus_sha256": corpus_sha256,
-        "total_bytes": total_bytes,
-        "limit_bytes": limit_bytes,
-        "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
-    }
-    measure = partial(measure_baselines, chunks, total_bytes, limit_bytes, progress)
-    return remembered(directory / "baselines.json", key, Baselines, measure)
+    how = {"measurement": MEASUREMENT, "versions": versions | {"zlib": zlib.ZLIB_RUNTIME_VERSION}}
+    return remember(corpus, "baselines", how, MeasuredSizes, partial(measure_baselines, progress=progress))
 
 
-def _compressors(
-    wanted_bytes: int,
-) -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:
+def _compressors(wanted_bytes: int) -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:
     """(compress a block, finish) of every compressor, the slowest first so that its thread starts first."""
     # memLevel 9 is what the gzip program has; Python's gzip module uses 8, which costs 0.06 % on the King James Bible.
     gzip = zlib.compressobj(9, zlib.DEFLATED, 31, 9)

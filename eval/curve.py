@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -20,6 +21,11 @@ class Curve:
     data_bits: np.ndarray
     total_bits: np.ndarray
 
+    def thin(self, points: int = 2000) -> Self:
+        """At most so many of the points, evenly chosen, the last one included: more than a figure can show."""
+        kept = np.unique(np.linspace(0, len(self.coded_bytes) - 1, points).round().astype(int))
+        return type(self)(self.coded_bytes[kept], self.data_bits[kept], self.total_bits[kept])
+
     def rate(self, windows: int = 150) -> tuple[np.ndarray, np.ndarray]:
         """Bits per byte now: (corpus bytes at the middle of each window, its data bits per byte), `windows` at most."""
         coded_bytes, data_bits = np.append(0, self.coded_bytes), np.append(0, self.data_bits)
@@ -35,7 +41,7 @@ class Curve:
 
 
 def load_curve(path: Path) -> Curve:
-    """Read a curve.csv of at least one point. Raises UsageError, one line naming file and trouble, if it is none."""
+    """Read a curve.csv of at least one point. Raises UsageError, one line naming the file and what is wrong in it."""
     if path.stat().st_size > LIMIT_BYTES:
         raise UsageError(f"{path} is larger than {LIMIT_BYTES:,} bytes, the most a curve can be: it is damaged")
     try:

@@ -1,39 +1,8 @@
-"""The description length of a corpus: L(D) = data_bits + code_bits + tokenizer_bits + side_bits.
-
-J. Rae, "Compression for AGI" (2023); L. Blier and Y. Ollivier, "The Description Length of Deep Learning Models" (2018),
-arXiv:1802.07044.
-"""
+"""The side information of a description length; eval/schema.py has all four terms."""
 
 import math
-from dataclasses import dataclass
 
 CODER_TERMINATION_BITS = 64
-
-
-@dataclass(frozen=True)
-class DescriptionLength:
-    """The four terms, in bits. `side_bits` is what the function of that name returns; `warm_start_bits`, a part of it,
-    are those of a warm start."""
-
-    data_bits: float
-    code_bits: float
-    tokenizer_bits: float
-    side_bits: float
-    warm_start_bits: float = 0.0
-
-    @property
-    def total_bits(self) -> float:
-        return self.data_bits + self.code_bits + self.tokenizer_bits + self.side_bits
-
-    def bits_per_byte(self, corpus_bytes: int) -> float:
-        return self.total_bits / corpus_bytes
-
-    def data_bits_per_byte(self, corpus_bytes: int) -> float:
-        return self.data_bits / corpus_bytes
-
-    def compression_ratio(self, corpus_bytes: int) -> float:
-        """Times that the corpus is longer than its description."""
-        return 8 * corpus_bytes / self.total_bits
 
 
 def side_bits(

@@ -20,11 +20,7 @@ def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
     try:
         return shape.validate_json(content)
     except ValidationError as error:
-        raise UsageError(f"{path}: {first_complaint(error)}") from None
-
-
-def first_complaint(error: ValidationError) -> str:
-    """The first complaint of a ValidationError, on one line: the field and what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = "".join(f"{part}." for part in first["loc"]).removesuffix(".[key].").removesuffix(".")
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{path}: {place}: {message}" if place else f"{path}: {message}") from None

@@ -1,8 +1,8 @@
-"""What is measured on a corpus' own bytes: the first LIMIT_BYTES of them at most, once, and remembered beside it."""
+"""What is measured on the bytes of a corpus: on the first LIMIT_BYTES at most, once, and kept in a file beside it."""
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,37 @@ BLOCK_BYTES = 1 << 20
 Measured = TypeVar("Measured")
 
 
+@dataclass(frozen=True)
+class CorpusBytes:
+    """A prepared corpus: its folder, its checksum, and its bytes in chunks, from the start at each call."""
+
+    directory: Path
+    sha256: str
+    chunks: Callable[[], Iterator[bytes]]
+    total_bytes: int
+    limit_bytes: int = LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class MeasuredSizes:
+    """Bytes of the corpus by several codes. Beyond the limit, they are those of the first `measured_bytes`, scaled."""
+
+    sizes: dict[str, int | float]
+    measured_bytes: int
+    total_bytes: int
+
+    @property
+    def extrapolated(self) -> bool:
+        return self.measured_bytes < self.total_bytes
+
+    def sections(self, name: str) -> dict[str, Any]:
+        """As the sections of a report: the sizes, and what they were measured on if that is not the whole corpus."""
+        part = {f"{name}_measured_bytes": self.measured_bytes} if self.extrapolated else {}
+        return {name: self.sizes, **part}
+
+
 def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) -> Iterator[bytes]:
-    """The first `limit_bytes` of a corpus of `total_bytes`, in blocks of a mebibyte whatever the chunks.
+    """The first `limit_bytes` of a corpus of `total_bytes`, in blocks of a mebibyte, however long the chunks are.
 
     Raises UsageError when `chunks` come to another number of bytes, before any block that would be too much.
     """
@@ -46,18 +75,19 @@ def first_blocks(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int) ->
         yield bytes(block)
 
 
-def remembered(path: Path, key: dict[str, Any], shape: type[Measured], measure: Callable[[], Measured]) -> Measured:
-    """`measure()`, a dataclass `shape`, or what the JSON file at `path` remembers of it for the same `key`: both of
-    them, the value under the file's name.
+def remember(corpus: CorpusBytes, name: str, how: dict[str, Any], shape: type[Measured], measure: Any) -> Measured:
+    """`measure(chunks, total_bytes, limit_bytes)`, which returns the dataclass `shape`, or what name.json beside the
+    corpus keeps of it for the same corpus, limit, and `how` it was measured.
 
-    Raises UsageError, one line naming the file, when that is damaged.
+    Raises UsageError, one line naming the file, if it is damaged.
     """
-    name = path.stem
+    path = corpus.directory / f"{name}.json"
+    key = {"corpus_sha256": corpus.sha256, "total_bytes": corpus.total_bytes, "limit_bytes": corpus.limit_bytes, **how}
     fields: dict[str, Any] = {"key": (dict[str, Any], ...), name: (shape, ...)}
     if path.exists():
         kept = read_json(path, TypeAdapter(create_model("Kept", **fields)), limit_bytes=100_000)
         if kept.key == key:
             return getattr(kept, name)
-    value: Any = measure()
+    value = measure(corpus.chunks, corpus.total_bytes, corpus.limit_bytes)
     write_file(path, json.dumps({"key": key, name: asdict(value)}, indent=1).encode())
     return value

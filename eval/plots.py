@@ -1,9 +1,11 @@
-"""Figures of a run, as PNG bytes, for a light or a dark page, and what all figures share. x is corpus bytes coded."""
+"""The style of all figures, figures as files and as parts of pages, and those of a run: x is corpus bytes coded."""
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -15,96 +17,166 @@ from eval.curve import Curve
 
 DOTS_PER_INCH = 200
 WIDTH_INCHES = 9.0
-# The margin of the y axis' labels; what an end label takes: its line, and a letter of it.
-LEFT_INCHES, LABEL_INCHES, LETTER_INCHES = 0.65, 0.17, 0.073
+# The margins beside the axes; what an end label takes: its line, and a letter of it.
+LEFT_INCHES, BELOW_INCHES, ABOVE_INCHES, LABEL_INCHES, LETTER_INCHES = 0.65, 0.5, 0.35, 0.17, 0.073
 LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of a page and of what is drawn on it; the style sheet of eval/templates has the same."""
+    """Colors of a page and of what is drawn on it. Pages have them as CSS variables of these names."""
 
     page: str
+    panel: str
     ink: str
     faint: str
     grid: str
-    data: str
-    fixed: str
+    other: str
     series: Sequence[str]
+
+    @property
+    def data(self) -> str:
+        return self.series[0]
+
+    @property
+    def fixed(self) -> str:
+        return self.series[1]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Colors by the names of their CSS variables."""
+        fields = {name: color for name, color in vars(self).items() if name != "series"}
+        return fields | {f"series-{number}": color for number, color in enumerate(self.series)}
 
 
 LIGHT = Theme(
-    "#ffffff", "#1c2024", "#6b7280", "#e7e8ea", "#1f5fbf", "#d9722e",
+    "#ffffff", "#f7f8f9", "#1c2024", "#6b7280", "#e7e8ea", "#c3c8cf",
     ("#1f5fbf", "#d9722e", "#2f8f5b", "#8a55b5", "#c2415d", "#2b8c9e", "#b8860b", "#7a4a2b", "#4a4fb0", "#5c6470"),
 )  # fmt: skip
 DARK = Theme(
-    "#15181d", "#e8e9eb", "#98a0ab", "#2a2f37", "#72a7f5", "#f0a06a",
+    "#15181d", "#1c2027", "#e8e9eb", "#98a0ab", "#2a2f37", "#4a525e",
     ("#72a7f5", "#f0a06a", "#74c69d", "#bd9be6", "#f08aa0", "#6cc5d3", "#e0bb55", "#c99b78", "#9aa0f0", "#b4bac4"),
 )  # fmt: skip
 THEMES = {"light": LIGHT, "dark": DARK}
 
 
-def description_length_figure(curve: Curve, baselines: dict[str, int], theme: Theme) -> bytes:
-    """Description length so far against corpus bytes, the baselines as lines: where ours ends is the number."""
-    with styled(theme):
-        figure, axes = canvas("bytes of description so far", 1 + len(baselines))
-        coded_bytes = np.append(0, curve.coded_bytes)
-        total_bytes = np.append(curve.total_bits[0] - curve.data_bits[0], curve.total_bits) / 8
-        fixed_bytes = total_bytes[0]
-        axes.fill_between(coded_bytes, 0, fixed_bytes, color=theme.fixed, alpha=0.35, lw=0)
-        axes.fill_between(coded_bytes, fixed_bytes, total_bytes, color=theme.data, alpha=0.12, lw=0)
-        axes.plot(coded_bytes, total_bytes, color=theme.data, lw=2.2)
-        axes.plot(coded_bytes[-1], total_bytes[-1], "o", color=theme.data, ms=5)
-        labels = [("onepass", float(total_bytes[-1]), theme.data)]
-        labels += baseline_lines(axes, baselines, theme)
-        byte_axes(axes, coded_bytes[-1], max(value for _, value, _ in labels))
-        end_labels(axes, figure, labels)
-        return png(figure)
-
-
-def rate_figure(curve: Curve, theme: Theme) -> bytes:
-    """Bits per byte now, which falls as the model learns, and the mean of all so far."""
-    with styled(theme):
-        figure, axes = canvas("bits per byte", 2)
-        middle, now = curve.rate()
-        mean = curve.data_bits / curve.coded_bytes
-        axes.plot(middle, now, color=theme.data, lw=1.8)
-        axes.plot(curve.coded_bytes, mean, color=theme.faint, lw=1.2)
-        # The first windows are as dear as bytes that nothing is known about; the rest is what there is to see.
-        axes.set_xlim(0, curve.coded_bytes[-1])
-        axes.xaxis.set_major_formatter(bytes_formatter(curve.coded_bytes[-1]))
-        axes.set_ylim(0.8 * float(now.min()), 1.4 * float(np.quantile(mean, 0.8)))
-        end_labels(
-            axes, figure, [("now", float(now[-1]), theme.data), ("mean so far", float(mean[-1]), theme.faint)], "{:.3f}"
-        )
-        return png(figure)
-
-
 def styled(theme: Theme) -> Any:
+    """Within it, figures are drawn and saved in our style."""
     colors = {"text.color": theme.ink, "axes.edgecolor": theme.grid, "axes.labelcolor": theme.faint}
     colors |= {"xtick.color": theme.faint, "ytick.color": theme.faint, "grid.color": theme.grid}
-    sizes = {
-        # Names may hold dollar signs.
-        "text.parse_math": False,
-        "font.size": 9.5,
-        "axes.linewidth": 1.0,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "grid.linewidth": 0.8,
-    }
-    return matplotlib.rc_context(colors | sizes)
+    sizes = {"font.size": 9.5, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.linewidth": 1.0}
+    sizes |= {"xtick.major.size": 0, "ytick.major.size": 0, "grid.linewidth": 0.8}
+    sizes |= {"legend.frameon": False, "legend.fontsize": 8.5}
+    # Names may hold dollar signs. Text stays text, and the same figure is the same file.
+    files = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "onepass"}
+    return matplotlib.rc_context(colors | sizes | files)
 
 
-def canvas(caption: str, labels: int) -> tuple[Figure, Axes]:
-    """A figure high enough for so many end labels; `end_labels` sets its margins."""
-    figure = Figure(figsize=(WIDTH_INCHES, max(4.0, 0.9 + LABEL_INCHES * labels)), dpi=DOTS_PER_INCH)
-    axes = figure.add_subplot()
+def png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", transparent=True)
+    return stream.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="pdf", transparent=True, metadata={"CreationDate": None})
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """A figure in LIGHT as an element of a page, in the colors and the font of that page."""
+    stream = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    variables = {color: f"var(--{name})" for name, color in LIGHT.variables.items()}
+    root = ElementTree.fromstring(stream.getvalue())
+    for element in root.iter():
+        # HTML knows the namespaces by itself.
+        element.tag = element.tag.split("}")[1]
+        element.attrib = {name.split("}")[-1]: value for name, value in element.attrib.items()}
+        # Only what others refer to keeps its name: a page holds several figures.
+        if "_" in element.get("id", ""):
+            del element.attrib["id"]
+        if style := element.get("style"):
+            own = re.sub("font-family: [^;]*; ", "", style)
+            element.set("style", re.sub("#[0-9a-f]{6}", lambda color: variables.get(color[0], color[0]), own))
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as an element of a page, and as files."""
+
+    svg: str
+    light: bytes
+    dark: bytes
+    pdf: bytes
+
+    def files(self, name: str, light: str = "") -> dict[str, bytes]:
+        return {f"{name}{light}.png": self.light, f"{name}-dark.png": self.dark, f"{name}.pdf": self.pdf}
+
+
+def picture(draw: Callable[..., Figure], *arguments: Any) -> Picture:
+    """What `draw(*arguments, theme)` draws."""
+    with styled(LIGHT):
+        figure = draw(*arguments, LIGHT)
+        element, light, document = svg(figure), png(figure), pdf(figure)
+    with styled(DARK):
+        return Picture(element, light, png(draw(*arguments, DARK)), document)
+
+
+def description_length_figure(curve: Curve, baselines: dict[str, int], theme: Theme) -> Figure:
+    """Description length so far against corpus bytes, the baselines as lines: where ours ends is the number."""
+    figure, axes = canvas("bytes of description so far", 1 + len(baselines))
+    curve = curve.thin()
+    fixed_bytes = float(curve.total_bits[0] - curve.data_bits[0]) / 8
+    coded_bytes = np.append(0, curve.coded_bytes)
+    total_bytes = np.append(fixed_bytes, curve.total_bits / 8)
+    axes.fill_between(coded_bytes, 0, fixed_bytes, color=theme.fixed, alpha=0.35, lw=0)
+    axes.fill_between(coded_bytes, fixed_bytes, total_bytes, color=theme.data, alpha=0.12, lw=0)
+    axes.plot(coded_bytes, total_bytes, color=theme.data, lw=2.2)
+    axes.plot(coded_bytes[-1], total_bytes[-1], "o", color=theme.data, ms=5)
+    labels = [("onepass", float(total_bytes[-1]), theme.data), *baseline_lines(axes, baselines, theme)]
+    byte_axes(axes, coded_bytes[-1], max(value for _, value, _ in labels))
+    end_labels(axes, figure, labels)
+    return figure
+
+
+def rate_figure(curve: Curve, theme: Theme) -> Figure:
+    """Bits per byte now, which falls as the model learns, and the mean of all so far."""
+    figure, axes = canvas("bits per byte", 2)
+    middle, now = curve.rate()
+    curve = curve.thin()
+    mean = curve.data_bits / curve.coded_bytes
+    axes.plot(middle, now, color=theme.data, lw=1.8)
+    axes.plot(curve.coded_bytes, mean, color=theme.faint, lw=1.2)
+    # The first windows cost as much as bytes that nothing is known about; the rest is what there is to see.
+    axes.set_xlim(0, curve.coded_bytes[-1])
+    axes.xaxis.set_major_formatter(bytes_formatter(curve.coded_bytes[-1]))
+    axes.set_ylim(0.8 * float(now.min()), 1.4 * float(np.quantile(mean, 0.8)))
+    labels = [("now", float(now[-1]), theme.data), ("mean so far", float(mean[-1]), theme.faint)]
+    end_labels(axes, figure, labels, "{:.3f}")
+    return figure
+
+
+def frame(axes: Axes, grid: Any = "y") -> None:
+    """The lines around and behind what is drawn."""
     axes.set_axisbelow(True)
-    axes.grid(axis="y")
+    axes.grid(axis=grid)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.annotate(
-        caption, (0, 1), (-LEFT_INCHES * 72 + 4, 12), xycoords="axes fraction", textcoords="offset points", size=9.5
-    )
+
+
+def canvas(caption: str, labels: int, below_inches: float = 0.0) -> tuple[Figure, Axes]:
+    """A figure high enough for so many end labels, whose margin `end_labels` sets, above an empty strip."""
+    height = max(4.0, 0.9 + LABEL_INCHES * labels) + below_inches
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH)
+    axes = figure.add_subplot()
+    bottom = (BELOW_INCHES + below_inches) / height
+    figure.subplots_adjust(LEFT_INCHES / WIDTH_INCHES, bottom, top=1 - ABOVE_INCHES / height)
+    frame(axes)
+    offset = (4 - LEFT_INCHES * 72, 12)
+    axes.annotate(caption, (0, 1), offset, xycoords="axes fraction", textcoords="offset points")
     axes.set_xlabel("corpus coded")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -136,12 +208,10 @@ def end_labels(axes: Axes, figure: Figure, labels: list[tuple[str, float, str]],
     """Name and value of each line, at the right edge, moved apart where they would overlap."""
     labels = sorted(labels, key=lambda label: label[1])
     texts = [f"{name[:LONGEST_LABEL]}  {form.format(value)}" for name, value, _ in labels]
-    height = figure.get_figheight()
-    right_inches = 0.3 + LETTER_INCHES * max(20, *map(len, texts))
-    figure.subplots_adjust(LEFT_INCHES / WIDTH_INCHES, 0.5 / height, 1 - right_inches / WIDTH_INCHES, 1 - 0.35 / height)
+    figure.subplots_adjust(right=1 - (0.3 + LETTER_INCHES * max(20, *map(len, texts))) / WIDTH_INCHES)
     bottom, top = axes.get_ylim()
     wanted = np.array([(value - bottom) / (top - bottom) for _, value, _ in labels])
-    heights = spread(wanted, LABEL_INCHES / (height - 0.85))
+    heights = spread(wanted, LABEL_INCHES / (axes.get_position().height * figure.get_figheight()))
     for (_, _, color), text, at, placed in zip(labels, texts, wanted, heights, strict=True):
         axes.plot(
             [1.0, 1.012, 1.022], [at, placed, placed], color=color, lw=0.8, transform=axes.transAxes, clip_on=False
@@ -165,9 +235,3 @@ def spread(wanted: np.ndarray, gap: float) -> np.ndarray:
 def _placed(group: list[float], gap: float) -> np.ndarray:
     """A group of wanted positions, `gap` apart around their mean."""
     return np.mean(group) + gap * (np.arange(len(group)) - (len(group) - 1) / 2)
-
-
-def png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", transparent=True)
-    return stream.getvalue()

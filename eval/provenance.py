@@ -1,4 +1,4 @@
-"""What was run: the command, the code's commit, the device, and which settings matter or are not the defaults."""
+"""What was run: the command, the commit of the code, the device, and the settings that matter or are not defaults."""
 
 import os
 import shlex
@@ -9,23 +9,22 @@ from typing import Any
 
 import torch
 
-from eval.schema import Report
+from eval.schema import Commit, Report
 from train.config import BYTE_SYMBOLS, Config
 from train.cost import processor_name
 
 GIT_SECS = 30.0
-# Where a run lives, and what it leaves to the machine: they are told elsewhere, and change no bits by themselves.
-NOT_TOLD = {
+# Where a run is kept, and what it leaves to the machine: these are said elsewhere, and change no bits by themselves.
+NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
     *("run.baselines", "data.cache_dir", "data.workers", "engine.threads", "engine.precision", "engine.timeout_secs"),
 }
 
 
-def commit() -> dict[str, Any] | None:
-    """The git commit of this code, and whether tracked files differ from it: {"hash", "changed"}; None where the code
-    is not in a git checkout, as after `pip install` of a wheel."""
+def read_commit() -> Commit | None:
+    """The git commit of this code; None where the code is not in a git checkout, as after `pip install` of a wheel."""
     here = Path(__file__).resolve()
-    # Hooks and scripts of git set these for another repository.
+    # Git's hooks and scripts set these for another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -38,64 +37,56 @@ def commit() -> dict[str, Any] | None:
     try:
         # A wheel may be installed below somebody else's checkout, which does not track this file.
         git("ls-files", "--error-unmatch", "--", here.name)
-        return {"hash": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return Commit(hash=git("rev-parse", "HEAD"), changed=changed)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def commit_text(found: Any) -> str:
-    """ "1a71b45d95a8", "1a71b45d95a8, changed"; empty where there is none."""
-    return f"{found['hash'][:12]}{', changed' if found['changed'] else ''}" if found else ""
+def commit_text(commit: Commit | None) -> str:
+    """ "1a71b45d95a8", "1a71b45d95a8, changed"; empty without a commit."""
+    return f"{commit.hash[:12]}{', changed' if commit.changed else ''}" if commit else ""
 
 
-def what_was_run(config: Config, deepspeed_keys: dict[str, Any], kind: str, world_size: int) -> dict[str, Any]:
-    """The sections of a report that say it: the resolved configuration, command, commit and device. `kind` is "cpu" or
-    "cuda"; the configuration names a file of DeepSpeed keys, so those stand beside it."""
+def describe_run(config: Config, deepspeed_keys: dict[str, Any], kind: str, world_size: int) -> dict[str, Any]:
+    """The sections of a report that say what was run: the resolved configuration, command, commit and device. `kind` is
+    "cpu" or "cuda". The configuration only names a file of DeepSpeed keys, so these are beside it."""
     name = torch.cuda.get_device_name() if kind == "cuda" else processor_name()
-    engine = config.engine
+    machine = {"threads": config.engine.threads, "precision": config.engine.precision}
     found = {
         "config": config.to_dict(),
         "command": shlex.join(sys.argv),
-        "commit": commit(),
-        "device": {
-            "name": name,
-            "kind": kind,
-            "world_size": world_size,
-            "threads": engine.threads,
-            "precision": engine.precision,
-        },
+        "device": {"name": name, "kind": kind, "world_size": world_size, **machine},
     }
     if deepspeed_keys:
         found["deepspeed"] = deepspeed_keys
-    return printable(found)
+    return escape_text(found) | {"commit": read_commit()}
 
 
 def settings_rows(report: Report) -> list[tuple[str, str]]:
-    """What somebody who compares numbers has to know of a run, as rows of a name and words; none in reports that do not
-    say what was run."""
-    if "config" not in report or "device" not in report:
+    """What somebody who compares numbers has to know of a run, as rows of a name and words; empty for reports that do
+    not say what was run."""
+    config, device = report.config, report.device
+    if config is None or device is None:
         return []
-    config, place = report["config"], report["device"]
     data, model, train = config["data"], config["model"], config["train"]
     of_bytes = data["tokenizer"] == "bytes"
+    symbols = f"bytes, {BYTE_SYMBOLS}" if of_bytes else f"{data['tokenizer']}, vocabulary {data['vocabulary']:,}"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
-    ranks = f"{_count(place['world_size'], 'rank')} x {_count(place['threads'], 'thread')}"
+    ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
     batch = f"{train['lanes']:,} lanes x {train['segment_tokens']:,} tokens"
-    rows = [
+    differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
+    uncharged = ", ".join(f"{name} {version}" for name, version in report.reference_packages.items())
+    return [
         ("context mixing", mixing_words(model, of_bytes)),
-        (
-            "symbols",
-            f"bytes, {BYTE_SYMBOLS}" if of_bytes else f"{data['tokenizer']}, vocabulary {data['vocabulary']:,}",
-        ),
+        ("symbols", symbols),
         ("optimiser", f"{train['optimizer']}, learning rates {rates} (matrices, tables, vectors)"),
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
-        ("machine", f"{ranks}, {place['precision']}, {place['name']}"),
+        ("machine", f"{ranks}, {device.precision}, {device.name}"),
+        *([("packages not charged", uncharged)] if uncharged else []),
+        ("differs from defaults", "; ".join(differing) or "nothing"),
     ]
-    if uncharged := report.get("reference_packages"):
-        rows.append(("packages not charged", ", ".join(f"{name} {version}" for name, version in uncharged.items())))
-    differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
-    return [*rows, ("differs from defaults", "; ".join(differing) or "nothing")]
 
 
 def _count(number: int, what: str) -> str:
@@ -120,25 +111,25 @@ def not_default(config: dict[str, Any]) -> dict[str, tuple[str, str]]:
     for section, defaults in Config().to_dict().items():
         for name, default in defaults.items():
             value = config.get(section, {}).get(name, default)
-            if value != default and f"{section}.{name}" not in NOT_TOLD:
+            if value != default and f"{section}.{name}" not in NOT_LISTED:
                 found[f"{section}.{name}"] = setting_text(value), setting_text(default)
-    # Bytes have one vocabulary, whatever that field says.
+    # Bytes have one vocabulary, and ignore that field.
     if config["data"]["tokenizer"] == "bytes":
         found.pop("data.vocabulary", None)
     return found
 
 
 def setting_text(value: Any) -> str:
-    """A value as it is written in a table: "1 2 3", "none", "0.02"."""
+    """A value as a table shows it: "1 2 3", "none", "0.02"."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
-def printable(value: Any) -> Any:
-    """The same, where text that UTF-8 cannot hold (names of files can be any bytes) is escaped."""
+def escape_text(value: Any) -> Any:
+    """The same, with text that UTF-8 cannot hold (names of files can be any bytes) escaped."""
     if isinstance(value, dict):
-        return {name: printable(entry) for name, entry in value.items()}
+        return {name: escape_text(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [printable(entry) for entry in value]
+        return [escape_text(entry) for entry in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

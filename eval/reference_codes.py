@@ -1,4 +1,4 @@
-"""Codes whose length is known by counting, on the same bytes: the extremes that a description length lies between.
+"""Codes whose length is known by counting, on the same bytes: what a description length is compared with.
 
 `oracle` knows the corpus and says nothing; `uniform` spends 8 bits on every byte; `untrained` spends log2 V on every
 token, as a network does before it has learned. `order-0` and `order-2` are what counting alone learns: every byte is
@@ -13,12 +13,11 @@ not depend on the order in which the bytes of a context came, so the counts at t
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.special import gammaln
 
-from eval.measured import LIMIT_BYTES, first_blocks, remembered
+from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remember
 
 MEASUREMENT = 1  # raise it when a code changes: cached lengths of another measurement are not used
 SYMBOLS = 256
@@ -27,7 +26,7 @@ KRICHEVSKY_TROFIMOV, PERKS = 0.5, 1 / SYMBOLS
 
 @dataclass(frozen=True)
 class CountedCodes:
-    """Bits of the adaptive codes. Beyond the limit they are those of the first `measured_bytes`, scaled."""
+    """Bits of the adaptive codes. Beyond the limit, they are those of the first `measured_bytes`, scaled."""
 
     order_0_bits: float
     order_2_bits: float
@@ -35,21 +34,8 @@ class CountedCodes:
     total_bytes: int
 
 
-@dataclass(frozen=True)
-class ReferenceCodes:
-    """Bytes by code, the shortest extreme first. `measured_bytes` are those of the counted ones."""
-
-    sizes: dict[str, float]
-    measured_bytes: int
-    total_bytes: int
-
-    @property
-    def extrapolated(self) -> bool:
-        return self.measured_bytes < self.total_bytes
-
-
-def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> ReferenceCodes:
-    """All of them, for a corpus of so many tokens of a vocabulary of so many."""
+def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> MeasuredSizes:
+    """Bytes by code, for a corpus of so many tokens of a vocabulary of so many. `codes` were counted on its bytes."""
     sizes = {
         "oracle": 0.0,
         "order-2": codes.order_2_bits / 8,
@@ -57,18 +43,20 @@ def reference_codes(codes: CountedCodes, tokens: int, vocabulary: int) -> Refere
         "untrained": tokens * math.log2(vocabulary) / 8,
         "uniform": codes.total_bytes * math.log2(SYMBOLS) / 8,
     }
-    return ReferenceCodes(sizes, codes.measured_bytes, codes.total_bytes)
+    return MeasuredSizes(sizes, codes.measured_bytes, codes.total_bytes)
 
 
-def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LIMIT_BYTES) -> CountedCodes:
-    """Count the bytes of `chunks`; of a corpus beyond `limit_bytes`, its first `limit_bytes`. Memory stays flat.
+def count_codes(
+    chunks: Callable[[], Iterator[bytes]], total_bytes: int, limit_bytes: int = LIMIT_BYTES
+) -> CountedCodes:
+    """Count the bytes that `chunks()` yields; of a corpus beyond `limit_bytes`, its first `limit_bytes`.
 
     Raises UsageError when the source yields another number of bytes than `total_bytes`.
     """
     counts = np.zeros(SYMBOLS**3, np.uint32)
-    # The first byte stands after two zeros.
+    # The first byte follows two zeros.
     before, measured_bytes = bytes(2), min(total_bytes, limit_bytes)
-    for block in first_blocks(chunks, total_bytes, limit_bytes):
+    for block in first_blocks(chunks(), total_bytes, limit_bytes):
         window = np.frombuffer(before + block, np.uint8).astype(np.int32)
         np.add.at(counts, (window[:-2] << 16) + (window[1:-1] << 8) + window[2:], 1)
         before = bytes(window[-2:].astype(np.uint8))
@@ -80,7 +68,7 @@ def count_codes(chunks: Iterator[bytes], total_bytes: int, limit_bytes: int = LI
 
 
 def adaptive_bits(counts: np.ndarray, start: float) -> float:
-    """Bits of an adaptive code that ends with `counts` [contexts, symbols], each of which began at `start`."""
+    """Bits of an adaptive code whose counts are `counts` [contexts, symbols] at the end, each of them from `start`."""
     symbols, seen = counts.shape[1], counts.sum(1, dtype=np.int64)
     seen, entries = seen[seen > 0], counts[counts > 0]
     # Products of rising factors, as quotients of the gamma function.
@@ -89,20 +77,6 @@ def adaptive_bits(counts: np.ndarray, start: float) -> float:
     return float(nats) / math.log(2)
 
 
-def cached_codes(
-    directory: Path,
-    corpus_sha256: str,
-    chunks: Callable[[], Iterator[bytes]],
-    total_bytes: int,
-    limit_bytes: int = LIMIT_BYTES,
-) -> CountedCodes:
-    """`count_codes`, remembered in `directory`/codes.json for this corpus."""
-    key = {
-        "measurement": MEASUREMENT,
-        "corpus_sha256": corpus_sha256,
-        "total_bytes": total_bytes,
-        "limit_bytes": limit_bytes,
-    }
-    return remembered(
-        directory / "codes.json", key, CountedCodes, lambda: count_codes(chunks(), total_bytes, limit_bytes)
-    )
+def cached_codes(corpus: CorpusBytes) -> CountedCodes:
+    """`count_codes`, remembered in codes.json for this corpus."""
+    return remember(corpus, "codes", {"measurement": MEASUREMENT}, CountedCodes, count_codes)

@@ -1,14 +1,19 @@
-"""A report's numbers as rows, and the rows as text for terminals and for Markdown."""
+"""A report's numbers as rows, and rows of text as tables for terminals and in Markdown."""
 
+import csv
+import io
+import math
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eval.provenance import commit_text, settings_rows
 from eval.schema import Report
 
 BAR_COLUMNS = 34
+OURS = "onepass"
 # Of the reference codes.
 MEANINGS = {
     "oracle": "knows the corpus",
@@ -28,57 +33,58 @@ class Term:
     share: float
     bits_per_byte: float
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.name, f"{self.bytes:,.0f}", f"{self.share:.1%}", f"{self.bits_per_byte:.4f}"
+
 
 @dataclass(frozen=True)
 class Size:
-    """The corpus as one compressor leaves it. `verdict` says how ours compares, and is empty for ours."""
+    """The corpus as one code leaves it. `verdict` says how ours compares: empty for ours, and beside 0 bytes."""
 
     name: str
     bytes: float
     ratio: float
-    verdict: str
-    ours: bool
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The corpus by a code of known length. `verdict` says how ours compares; nothing compares with 0 bytes."""
-
-    name: str
-    bytes: float
     bits_per_byte: float
     verdict: str
-    meaning: str
+
+    @property
+    def ours(self) -> bool:
+        return self.name == OURS
+
+    @property
+    def meaning(self) -> str:
+        return MEANINGS[self.name]
 
 
 def terms(report: Report) -> list[Term]:
     """The four terms in the order of the formula; a warm start, which is side information, has a row of its own."""
-    length, corpus_bytes = report["description_length"], report["corpus"]["bytes"]
-    bits = {name: length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side")}  # type: ignore[literal-required]
-    if warm_start_bits := length.get("warm_start_bits"):
-        bits |= {"side": bits["side"] - warm_start_bits, "warm start": warm_start_bits}
-    return [Term(name, b / 8, b / length["total_bits"], b / corpus_bytes) for name, b in bits.items()]
+    length = report.description_length
+    bits = {"data": length.data_bits, "code": length.code_bits, "tokenizer": length.tokenizer_bits}
+    bits["side"] = length.side_bits - length.warm_start_bits
+    if length.warm_start_bits:
+        bits["warm start"] = length.warm_start_bits
+    return [Term(name, b / 8, b / length.total_bits, b / length.corpus_bytes) for name, b in bits.items()]
 
 
 def sizes(report: Report) -> list[Size]:
     """Ours and the baselines, smallest first."""
-    corpus_bytes, total_bytes = report["corpus"]["bytes"], report["description_length"]["total_bits"] / 8
-    rows = [Size("onepass", total_bytes, corpus_bytes / total_bytes, "", True)]
-    for name, size_bytes in report["baselines"].items():
-        assert isinstance(size_bytes, int)
-        rows.append(Size(name, size_bytes, corpus_bytes / size_bytes, verdict(total_bytes, size_bytes), False))
-    return sorted(rows, key=lambda row: row.bytes)
+    rows = [_size(report, name, size_bytes) for name, size_bytes in report.baselines.items()]
+    ours = _size(report, OURS, report.description_length.total_bits / 8)
+    return sorted([ours, *rows], key=lambda row: row.bytes)
 
 
-def known_codes(report: Report) -> list[Reference]:
-    """The codes whose length is known by counting, shortest extreme first; none in reports that lack them."""
-    corpus_bytes, total_bytes = report["corpus"]["bytes"], report["description_length"]["total_bits"] / 8
-    rows = []
-    for name, size_bytes in report.get("references", {}).items():
-        assert isinstance(size_bytes, float)
-        told = verdict(total_bytes, size_bytes) if size_bytes else ""
-        rows.append(Reference(name, size_bytes, 8 * size_bytes / corpus_bytes, told, MEANINGS[name]))
-    return rows
+def known_codes(report: Report) -> list[Size]:
+    """The codes whose length is known by counting, shortest extreme first; empty for reports that lack them."""
+    return [_size(report, name, size_bytes) for name, size_bytes in report.references.items()]
+
+
+def _size(report: Report, name: str, size_bytes: float) -> Size:
+    corpus_bytes, ratio, words = report.corpus.bytes, math.inf, ""
+    if size_bytes:
+        ratio = corpus_bytes / size_bytes
+        words = verdict(report.description_length.total_bits / 8, size_bytes) if name != OURS else ""
+    return Size(name, size_bytes, ratio, 8 * size_bytes / corpus_bytes, words)
 
 
 def verdict(our_bytes: float, their_bytes: float) -> str:
@@ -90,13 +96,9 @@ def verdict(our_bytes: float, their_bytes: float) -> str:
 
 
 def extrapolation_note(report: Report) -> str:
-    """What has to be said of baselines and counts that were made on a part of the corpus; empty for the others."""
-    names = {"Baselines": "baselines_measured_bytes", "Counted reference codes": "references_measured_bytes"}
-    return " ".join(
-        f"{name} are extrapolated from the first {measured_bytes:,} bytes."
-        for name, key in names.items()
-        if isinstance(measured_bytes := report.get(key), int)
-    )
+    """Says which baselines and counts were made on a part of the corpus; empty if all of it was measured."""
+    parts = {"Baselines": report.baselines_measured_bytes, "Counted reference codes": report.references_measured_bytes}
+    return " ".join(f"{name} are extrapolated from the first {n:,} bytes." for name, n in parts.items() if n)
 
 
 def duration(elapsed_secs: float) -> str:
@@ -110,134 +112,125 @@ def duration(elapsed_secs: float) -> str:
 
 def operations(report: Report) -> str:
     """The arithmetic of the epoch."""
-    cost = report["cost"]
-    beside = f", and {cost['elementwise_flops']:.2e} elementwise operations" if "elementwise_flops" in cost else ""
-    return f"{cost['model_flops']:.2e}{beside}"
+    cost = report.cost
+    if cost.elementwise_flops is None:
+        return f"{cost.model_flops:.2e}"
+    return f"{cost.model_flops:.2e}, and {cost.elementwise_flops:.2e} elementwise operations"
 
 
 def utilisation(report: Report) -> str:
     """MFU by both conventions, and the rate that they are parts of: train/cost.py."""
-    cost = report["cost"]
-    parts = [f"MFU {cost['mfu']:.1%}"] if "mfu" in cost else []
-    if "uncounted" in cost:
-        parts.append(f"MFU unknown: no formula for {', '.join(cost['uncounted'])}")
-    if "mfu_6n" in cost:
-        parts.append(f"{cost['mfu_6n']:.1%} by 6 N a token")
-    if "peak_flops_per_sec" in cost:
-        shape = " x ".join(f"{side:,}" for side in cost["peak_shape"])
-        rate = f"{cost['peak_flops_per_sec'] / 1e12:,.3g} TFLOP/s"
-        parts.append(f"100% is {rate}, {cost['peak_dtype']} products of {shape} on {cost['device']}")
+    cost = report.cost
+    parts = [f"MFU {cost.mfu:.1%}"] if cost.mfu is not None else []
+    if cost.uncounted is not None:
+        parts.append(f"MFU unknown: no formula for {', '.join(cost.uncounted)}")
+    if cost.mfu_6n is not None:
+        parts.append(f"{cost.mfu_6n:.1%} by 6 N a token")
+    if cost.peak_flops_per_sec is not None:
+        shape = " x ".join(f"{side:,}" for side in cost.peak_shape or [])
+        rate = f"{cost.peak_flops_per_sec / 1e12:,.3g} TFLOP/s"
+        parts.append(f"100% is {rate}, {cost.peak_dtype} products of {shape} on {cost.device}")
     return "; ".join(parts)
-
-
-def summary(report: Report) -> str:
-    """Corpus, model and time, on one line."""
-    corpus, model = report["corpus"], report["model"]
-    return (
-        f"{corpus['name']}: {corpus['bytes']:,} bytes in {duration(report['cost']['elapsed_secs'])}, by "
-        f"{model['block']}, depth {model['depth']}, width {model['width']}, {model['parameters']:,} parameters"
-    )
 
 
 def terminal_table(report: Report) -> str:
     """The end of a run, for a terminal of 100 columns: the terms, their total, and the baselines beside it."""
     stroke = "━" if (sys.stdout.encoding or "").lower().startswith("utf") else "="
-    length = report["description_length"]
+    corpus, model, length = report.corpus, report.model, report.description_length
+    total = Term("total", length.total_bits / 8, 1.0, length.bits_per_byte)
+    rows, codes = sizes(report), known_codes(report)
+    settings = settings_rows(report)
+    column = max((len(name) for name, _ in settings), default=0) + 2
     lines = [
         "",
-        summary(report),
-        *_settings_lines(report),
-        "",
-        f"{'description length':<20}{'bytes':>17}{'share':>10}{'bits/byte':>12}",
+        f"{corpus.name}: {corpus.bytes:,} bytes in {duration(report.cost.elapsed_secs)}, by {model.block}, depth "
+        f"{model.depth}, width {model.width}, {model.parameters:,} parameters",
+        *([""] if settings else []),
     ]
-    for term in terms(report):
-        lines.append(f"{term.name:<20}{term.bytes:>17,.0f}{term.share:>9.1%} {term.bits_per_byte:>11.4f}")
-    lines.append(f"{'total':<20}{length['total_bits'] / 8:>17,.0f}{1:>9.1%} {length['bits_per_byte']:>11.4f}")
-    lines += ["", f"{'compared':<20}{'bytes':>17}{'ratio':>10}{'onepass is':>16}"]
-    rows = sizes(report)
+    for name, words in settings:
+        lines += textwrap.wrap(f"{name:<{column}}{words}", 100, subsequent_indent=" " * column)
+    lines += ["", *lay_out([("description length", "bytes", "share", "bits/byte")], "<20", ">17", ">10", ">12")]
+    lines += lay_out([term.cells for term in [*terms(report), total]], "<20", ">17", ">9", ">12")
+    compared = []
     for row in rows:
         bar = stroke * max(1, round(BAR_COLUMNS * row.bytes / rows[-1].bytes))
-        lines.append(f"{row.name:<20}{row.bytes:>17,.0f}{row.ratio:>10.2f}{row.verdict:>16} {bar}")
-    if rows_known := known_codes(report):
-        lines += ["", f"{'reference codes':<20}{'bytes':>17}{'bits/byte':>10}{'onepass is':>16}"]
-        for known in rows_known:
-            size = f"{known.bytes:>17,.0f}{known.bits_per_byte:>10.4f}"
-            lines.append(f"{known.name:<20}{size}{known.verdict:>16} {known.meaning}")
+        compared.append((row.name, f"{row.bytes:,.0f}", f"{row.ratio:.2f}", row.verdict, f" {bar}"))
+    lines += ["", *lay_out([("compared", "bytes", "ratio", "onepass is"), *compared], "<20", ">17", ">10", ">16", "")]
+    if codes:
+        known = [(*_code_cells(code), f" {code.meaning}") for code in codes]
+        head = ("reference codes", "bytes", "bits/byte", "onepass is")
+        lines += ["", *lay_out([head, *known], "<20", ">17", ">10", ">16", "")]
     return "\n".join([*lines, extrapolation_note(report)]).rstrip() + "\n"
 
 
-def _settings_lines(report: Report) -> list[str]:
-    """What was run, a row a line, wrapped."""
-    rows = settings_rows(report)
-    column = max((len(name) for name, _ in rows), default=0) + 2
-    lines = []
-    for name, words in rows:
-        indent = " " * column
-        lines += textwrap.wrap(f"{name:<{column}}{words}", 100, subsequent_indent=indent)
-    return lines and ["", *lines]
+def _code_cells(code: Size) -> tuple[str, ...]:
+    return code.name, f"{code.bytes:,.0f}", f"{code.bits_per_byte:.4f}", code.verdict
 
 
 def markdown(report: Report, figure: str) -> str:
     """report.md. `figure` is the Markdown that shows the live curve."""
-    corpus, model, length = report["corpus"], report["model"], report["description_length"]
-    cost, code = report["cost"], report["code"]
-    total_bytes = length["total_bits"] / 8
+    corpus, model, length, cost, code = (
+        report.corpus, report.model, report.description_length, report.cost, report.code
+    )  # fmt: skip
+    total_bytes = f"{length.total_bits / 8:,.0f}"
+    facts = [
+        ("model", f"{model.block}, depth {model.depth}, width {model.width}"),
+        ("parameters", f"{model.parameters:,} ({model.parameters_non_embedding:,} beside the embedding)"),
+        ("corpus", f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"),
+        ("time", f"{duration(cost.elapsed_secs)}, {cost.tokens_per_sec:,.0f} tokens/s"),
+        ("model FLOPs", operations(report)),
+        ("utilisation", utilisation(report)),
+        ("ranks and steps", f"{cost.world_size:,} and {cost.optimizer_steps:,}"),
+        ("peak memory", f"{cost.peak_memory_bytes / 1e6:,.0f} MB"),
+        ("code", f"{len(code.modules)} modules, {code.canonical_bytes:,} bytes, {code.xz_bytes:,} in xz"),
+        *settings_rows(report),
+        ("software", ", ".join(f"{name} {value}" for name, value in report.reference_machine.items())),
+    ]
+    if "commit" in report.model_fields_set:
+        facts.append(("commit", commit_text(report.commit) or "not a git checkout"))
+    if report.command is not None:
+        facts.append(("command", f"`{report.command}`"))
+    total = ("**total**", f"**{total_bytes}**", "100.0%", f"**{length.bits_per_byte:.4f}**")
+    compared = [
+        (f"**{s.name}**" if s.ours else s.name, f"{s.bytes:,.0f}", f"{s.ratio:.2f}", s.verdict) for s in sizes(report)
+    ]
+    known = [(*_code_cells(code), code.meaning) for code in known_codes(report)]
     blocks = [
-        f"# {_cell(corpus['name'])}: {total_bytes:,.0f} bytes",
-        f"{corpus['bytes']:,} bytes described in **{total_bytes:,.0f}**: {length['bits_per_byte']:.4f} bits per byte, "
-        f"{length['compression_ratio']:.2f} times smaller, by one epoch of training.",
+        f"# {_escape_cell(corpus.name)}: {total_bytes} bytes",
+        f"{corpus.bytes:,} bytes described in **{total_bytes}**: {length.bits_per_byte:.4f} bits per byte, "
+        f"{length.compression_ratio:.2f} times smaller, by one epoch of training.",
         figure,
-        _table(
-            ("description length", "bytes", "share", "bits per byte"),
-            [(t.name, f"{t.bytes:,.0f}", f"{t.share:.1%}", f"{t.bits_per_byte:.4f}") for t in terms(report)]
-            + [("**total**", f"**{total_bytes:,.0f}**", "100.0%", f"**{length['bits_per_byte']:.4f}**")],
+        markdown_table(
+            ("description length", "bytes", "share", "bits per byte"), [*(t.cells for t in terms(report)), total]
         ),
-        _table(
-            ("compared", "bytes", "ratio", "onepass is"),
-            [
-                (f"**{s.name}**" if s.ours else s.name, f"{s.bytes:,.0f}", f"{s.ratio:.2f}", s.verdict)
-                for s in sizes(report)
-            ],
-        ),
-        _table(
-            ("reference codes", "bytes", "bits per byte", "onepass is", "which"),
-            [(r.name, f"{r.bytes:,.0f}", f"{r.bits_per_byte:.4f}", r.verdict, r.meaning) for r in known],
-        )
-        if (known := known_codes(report))
-        else "",
+        markdown_table(("compared", "bytes", "ratio", "onepass is"), compared),
+        markdown_table(("reference codes", "bytes", "bits per byte", "onepass is", "which"), known) if known else "",
         extrapolation_note(report),
-        _table(
-            ("run", ""),
-            [
-                ("model", f"{model['block']}, depth {model['depth']}, width {model['width']}"),
-                ("parameters", f"{model['parameters']:,} ({model['parameters_non_embedding']:,} beside the embedding)"),
-                ("corpus", f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens"),
-                ("time", f"{duration(cost['elapsed_secs'])}, {cost['tokens_per_sec']:,.0f} tokens/s"),
-                ("model FLOPs", operations(report)),
-                ("utilisation", utilisation(report)),
-                ("ranks and steps", f"{cost['world_size']:,} and {cost['optimizer_steps']:,}"),
-                ("peak memory", f"{cost['peak_memory_bytes'] / 1e6:,.0f} MB"),
-                (
-                    "code",
-                    f"{len(code['modules'])} modules, {code['canonical_bytes']:,} bytes, {code['xz_bytes']:,} in xz",
-                ),
-                *settings_rows(report),
-                ("software", ", ".join(f"{name} {value}" for name, value in report["reference_machine"].items())),
-                *([("commit", commit_text(report["commit"]) or "not a git checkout")] if "commit" in report else []),
-                *([("command", f"`{report['command']}`")] if "command" in report else []),
-                ("SHA-256 of the corpus", f"`{corpus['sha256']}`"),
-            ],
-        ),
+        markdown_table(("run", ""), [*facts, ("SHA-256 of the corpus", f"`{corpus.sha256}`")], "---"),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A GitHub table; every column but the first aligned right."""
-    lines = [header, ("---",) + ("---:" if len(header) > 2 else "---",) * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+def lay_out(rows: Iterable[Sequence[str]], *columns: str) -> list[str]:
+    """Rows as lines. Each of the `columns` has its side and its characters: "<20" is 20, to the left."""
+    return ["".join(f"{cell:{column}}" for cell, column in zip(row, columns, strict=False)).rstrip() for row in rows]
 
 
-def _cell(text: str) -> str:
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; the columns are all the names that any of them has."""
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return stream.getvalue()
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:") -> str:
+    """A GitHub table. `rule` aligns every column except the first."""
+    lines = [header, ["---", *[rule] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(_escape_cell, line)) + " |" for line in lines)
+
+
+def _escape_cell(text: str) -> str:
     """Text that neither ends a table cell nor opens a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

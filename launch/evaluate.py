@@ -20,8 +20,9 @@ from launch import entry
 entry.begin(__name__)
 
 import argparse
-from collections.abc import Callable
+from typing import Any
 
+from studies.common import add_arguments
 from studies.fixed_model import command as fixed_model
 from studies.generalisation import command as generalisation
 from studies.held_out import command as held_out
@@ -30,24 +31,16 @@ from studies.pruning import command as prune
 from studies.sampling import command as sampling
 from studies.two_part import command as two_part
 
-# By name: what it takes, what it does with it, and a line of help.
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None], str]] = {
-    "encode": (fixed_model.encode_arguments, fixed_model.encode, "code a file with the frozen model of a run"),
-    "decode": (fixed_model.decode_arguments, fixed_model.decode, "bring back what encode wrote, given the same run"),
-    "sample": (sampling.sample_arguments, sampling.sample, "draw text from a run, by decoding random bits"),
-    "two-part": (two_part.two_part_arguments, two_part.two_part, "send the weights, then the corpus given the weights"),
-    "prune": (prune.prune_arguments, prune.prune, "take out what its contexts do not need, and measure"),
-    "held-out": (
-        held_out.held_out_arguments,
-        held_out.held_out,
-        "score files that a run has not seen, and see to that",
-    ),
-    "generalisation": (
-        generalisation.generalisation_arguments,
-        generalisation.generalisation,
-        "hold the runs of a folder against text that they have not seen",
-    ),
-    "curve": (curve.curve_arguments, curve.curve, "turn a training curve into a description length, with bounds"),
+# By name: a dataclass whose fields are what it takes, and whose `execute` does it.
+COMMANDS: dict[str, type[Any]] = {
+    "encode": fixed_model.Encode,
+    "decode": fixed_model.Decode,
+    "sample": sampling.Sample,
+    "two-part": two_part.TwoPart,
+    "prune": prune.Prune,
+    "held-out": held_out.HeldOut,
+    "generalisation": generalisation.Generalisation,
+    "curve": curve.Curve,
 }
 
 
@@ -59,13 +52,13 @@ def main(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> None:
     parser = entry.Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (describe, work, line) in COMMANDS.items():
-        describe(commands.add_parser(name, help=line, description=sys.modules[work.__module__].__doc__))
+    for name, command in COMMANDS.items():
+        description = sys.modules[command.__module__].__doc__
+        add_arguments(commands.add_parser(name, help=command.__doc__, description=description), command)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = vars(parser.parse_args(arguments))
     del options["local_rank"]
-    _, work, _ = COMMANDS[options.pop("command")]
-    work(**options)
+    COMMANDS[options.pop("command")](**options).execute()
 
 
 if __name__ == "__main__":

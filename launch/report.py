@@ -12,8 +12,8 @@ folder comparison-NAME for its files. Exit status 2: bad arguments, nothing writ
 
 Where runs differ in width, as those of launch/sweep.py do, the page also shows how their lengths change with it: power
 laws with 95 % intervals, the best width of each architecture and vocabulary, and where architectures cross. That is in
-scaling.png, scaling.csv (a row a cell), scaling.json (fits), and for TensorBoard in RUNS_DIR/tensorboard. Runs that
-differ in anything but width and seed are never put on one line.
+scaling.png and .pdf, scaling.csv (a row a cell), scaling.json (fits), and for TensorBoard in RUNS_DIR/tensorboard. Runs
+that differ in anything except width and seed are never put on one line.
 """
 
 import sys
@@ -26,9 +26,9 @@ from launch import entry
 entry.begin(__name__)
 
 from data.streams import publish
-from studies.scaling.files import scaling_text
-from studies.scaling.runs import by_corpus, load_runs, selection_of
-from studies.scaling.sections import comparison_table, section_of, write_comparison
+from studies.scaling.pages import write_comparison
+from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
+from studies.scaling.tables import compare_runs, comparison_text, scaling_text
 
 
 def main(arguments: list[str]) -> int:
@@ -49,15 +49,15 @@ def start(arguments: list[str]) -> None:
 
 def report(runs_dir: Path, out: Path, corpus: str) -> None:
     found = load_runs(runs_dir)
-    sections = []
-    for runs in by_corpus(found, corpus):
-        elsewhere = [run for run in found if run.report["corpus"]["sha256"] != runs[0].report["corpus"]["sha256"]]
-        sections.append(section_of(runs, selection_of(runs_dir, runs, elsewhere)))
-    for section in sections:
-        publish(comparison_table(section))
-        if section.scaling:
-            publish(scaling_text(section.scaling))
-    for path in write_comparison(sections, out):
+    comparisons = []
+    for runs in group_by_corpus(found, corpus):
+        elsewhere = [run for run in found if run.report.corpus.sha256 != runs[0].report.corpus.sha256]
+        comparisons.append(compare_runs(runs, charge_selection(runs_dir, runs, elsewhere)))
+    for comparison in comparisons:
+        publish(comparison_text(comparison))
+        if comparison.scaling:
+            publish(scaling_text(comparison.scaling))
+    for path in write_comparison(comparisons, out):
         print(f"wrote {path}", file=sys.stderr)
 
 

@@ -3,7 +3,8 @@
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from archive.weights import Point, pack, parameters, unpack
 from data.batches import Position, encode_source
 from data.documents import open_source
 from data.errors import UsageError
@@ -22,14 +24,30 @@ from eval.schema import Report, finished_report
 from model.lm import LanguageModel
 from train.config import Config
 from train.corpus import CorpusSource, prepared
-from train.engine import Place, connect
+from train.engine import Place, connect, disconnect
 from train.frozen import FrozenLearner, load_frozen
 from train.ledger import Ledger
 from train.loop import TokenSource, one_epoch
 from train.progress import Progress
 
-# Tokens of a step when nothing is learned after it: any number gives the same probabilities, more go faster.
+# Tokens of a step when nothing is learned after it: any number gives the same probabilities, more are faster.
 SEGMENT_TOKENS = 256
+# Of a vector, in entries.
+SMALL = 4096
+
+# A finished model and what it was trained with, as load_frozen returns them.
+Frozen = tuple[Config, LanguageModel, Tokenizer]
+
+
+@contextmanager
+def connect_alone(threads: int) -> Iterator[Place]:
+    """Where a fixed model runs: in this process alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) != 1:
+        raise UsageError("a fixed model is run by one process: start it with python")
+    try:
+        yield connect(threads, timeout_secs=1800)
+    finally:
+        disconnect()
 
 
 def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
@@ -53,23 +71,11 @@ def source_of(tokens: np.ndarray, lanes: Lanes, sha256: str = "") -> CorpusSourc
     return CorpusSource(lanes, lanes.share(0, 1), read, {"corpus": sha256})
 
 
-def connect_alone(threads: int) -> Place:
-    if int(os.environ.get("WORLD_SIZE", 1)) != 1:
-        raise UsageError("a fixed model is run by one process: start it with python")
-    return connect(threads, timeout_secs=1800)
-
-
 def one_pass(
-    config: Config,
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    lanes: Lanes,
-    source: TokenSource,
-    place: Place,
-    corpus_bytes: int,
-    shown: bool = True,
+    frozen: Frozen, lanes: Lanes, source: TokenSource, place: Place, corpus_bytes: int, shown: bool = True
 ) -> float:
-    """One pass over `source` without learning. Returns the bits it took by the parallel form. The bar may be hidden."""
+    """One pass over `source` without learning. Returns its bits by the parallel form. The progress may be hidden."""
+    config, model, tokenizer = frozen
     # For the loop it is a Learner.
     learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
     ledger = Ledger(lanes.lanes, np.array([len(piece) for piece in tokenizer.pieces]), place)
@@ -82,18 +88,12 @@ def one_pass(
     return ledger.totals()[0]
 
 
-def held_out_bits(
-    file: Path, config: Config, model: LanguageModel, tokenizer: Tokenizer, place: Place, shown: bool = True
-) -> float:
-    """Bits of a file as one document, its end included, by a model that does not learn from it, read in one lane from
-    its first byte to its last. Raises UsageError if it cannot be opened."""
-    _, tokens, end = tokenize(file, tokenizer)
+def held_out_bits(file: Path, frozen: Frozen, place: Place, shown: bool = True) -> float:
+    """Bits of a file as one document, its end included, in one lane from its first byte to its last, by a model that
+    does not learn from it. Raises UsageError if it cannot be opened."""
+    _, tokens, end = tokenize(file, frozen[2])
     lanes = Lanes(len(tokens), 1, SEGMENT_TOKENS)
-    return one_pass(config, model, tokenizer, lanes, source_of(tokens, lanes), place, end.bytes, shown)
-
-
-# A vector of fewer entries stays in fp16 where weights are quantised.
-SMALL = 4096
+    return one_pass(frozen, lanes, source_of(tokens, lanes), place, end.bytes, shown)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,22 @@ class FinishedRun:
 
     @property
     def fixed_bits(self) -> float:
-        """Code, tokenizer and side information, which every code with this model pays alike."""
-        length = self.report["description_length"]
-        return length["code_bits"] + length["tokenizer_bits"] + length["side_bits"]
+        """Code, tokenizer and side information: the same for every code with this model."""
+        return self.report.description_length.fixed_bits
+
+    @property
+    def lanes(self) -> Lanes:
+        """Those that it trained in."""
+        return Lanes(self.corpus.manifest.tokens, self.config.train.lanes, self.config.train.segment_tokens)
+
+    @property
+    def source(self) -> CorpusSource:
+        return CorpusSource(self.lanes, self.lanes.share(0, 1), self.corpus.tokens.read, {})
+
+    def corpus_bits(self, model: LanguageModel, place: Place, source: TokenSource | None = None) -> float:
+        """Bits of the run's corpus given `model`, which learns nothing: the parallel form, in the run's lanes."""
+        frozen, corpus_bytes = (self.config, model, self.tokenizer), self.corpus.manifest.bytes
+        return one_pass(frozen, self.lanes, source or self.source, place, corpus_bytes)
 
 
 def open_run(folder: Path, corpus: str | None) -> FinishedRun:
@@ -121,47 +134,36 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     """
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
-    source, wanted = corpus or config.data.source, report["corpus"]
+    source, wanted = corpus or config.data.source, report.corpus
     found = prepared(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
-        if (here := getattr(found.manifest, name)) != wanted[name]:
-            raise UsageError(
-                f"{source} has {name} {here} and the corpus of {folder} had {wanted[name]}: name that corpus"
-            )
+        if (here := getattr(found.manifest, name)) != (there := getattr(wanted, name)):
+            raise UsageError(f"{source} has {name} {here} and the corpus of {folder} had {there}: name that corpus")
     if found.tokenizer.encoding != tokenizer.encoding:
         raise UsageError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
     return FinishedRun(folder, config, model, tokenizer, report, found)
 
 
-def corpus_bits(
-    run: FinishedRun, model: LanguageModel, place: Place, wrap: Callable[[TokenSource], TokenSource] = lambda s: s
-) -> float:
-    """Bits of the run's corpus given `model`, which learns nothing: the parallel form, lanes and segments the run's."""
-    manifest = run.corpus.manifest
-    lanes = Lanes(manifest.tokens, run.config.train.lanes, run.config.train.segment_tokens)
-    source = CorpusSource(lanes, lanes.share(0, 1), run.corpus.tokens.read, {})
-    return one_pass(run.config, model, run.tokenizer, lanes, wrap(source), place, manifest.bytes)
+def code_weights(model: LanguageModel, point: Point, group: int) -> tuple[int, LanguageModel]:
+    """Bytes of the weights as a point of a two-part code, and the model with what they decode to. Biases, gains, decays
+    and whatever else is neither a matrix nor a table nor large stay in fp16 where weights are quantised."""
+    packed = pack(parameters(model), point, group, small_vectors(model))
+    coded = copy_model(model)
+    with torch.no_grad():
+        for parameter, tensor in zip(coded.parameters(), unpack(packed), strict=True):
+            parameter.copy_(torch.from_numpy(tensor))
+    return len(packed), coded
 
 
 def small_vectors(model: LanguageModel) -> set[str]:
-    """Biases, gains, decays and what else is neither matrix nor table, but for large ones."""
     return {name for name, p in model.named_parameters() if p.role == "vector" and p.numel() < SMALL}  # type: ignore[attr-defined]
 
 
-def copied(model: LanguageModel) -> LanguageModel:
+def copy_model(model: LanguageModel) -> LanguageModel:
     """A model with parameters of its own, and the same tables."""
     memo: dict[int, Tensor] = {} if model.mixing is None else {id(model.mixing.counts): model.mixing.counts}
     made = copy.deepcopy(model, memo)
     for new, old in zip(made.parameters(), model.parameters(), strict=True):
         # Roles and rates are attributes, which a copy of a parameter does not have.
         vars(new).update(vars(old))
-    return made
-
-
-def with_parameters(model: LanguageModel, tensors: list[np.ndarray]) -> LanguageModel:
-    """A copy of `model` with these tensors, in the order of `parameters`."""
-    made = copied(model)
-    with torch.no_grad():
-        for parameter, tensor in zip(made.parameters(), tensors, strict=True):
-            parameter.copy_(torch.from_numpy(tensor))
     return made

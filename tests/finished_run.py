@@ -1,18 +1,19 @@
 """A finished run with round numbers, for the tests of reports: 1,000 bytes described in 500, by a straight curve."""
 
-import json
+import contextlib
+import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from eval.baselines import Baselines
+import launch.report
 from eval.code_size import CodeSize
-from eval.description_length import DescriptionLength
 from eval.reference_codes import CountedCodes, reference_codes
-from eval.report import build_report, write_report
-from eval.schema import Report
+from eval.report import write_report
+from eval.schema import Code, DescriptionLength, Report
 from train.config import Config
 from train.metrics import Metrics
 
@@ -21,9 +22,16 @@ REFERENCES = reference_codes(CountedCodes(8.0 * 550, 8.0 * 625, 1000, 1000), 300
 CODE = CodeSize({"data/tokenizer.py": 30, "train/loop.py": 50}, 200, 100, b"x" * 80, {})
 
 
+def made_length(data_bytes: float = 400.0, corpus_bytes: int = 1000, **terms: float) -> DescriptionLength:
+    """A description length, in bytes: code 80, tokenizer 15, side 5 unless `terms` say otherwise."""
+    terms = {"code": 80.0, "tokenizer": 15.0, "side": 5.0} | terms | {"data": data_bytes}
+    return DescriptionLength(corpus_bytes=corpus_bytes, **{f"{name}_bits": 8.0 * size for name, size in terms.items()})
+
+
 def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400.0) -> dict[str, Any]:
-    """The arguments of build_report: data 400 bytes, code 80, tokenizer 15, side 5."""
+    """A report as it is given to `made_report`: data 400 bytes, code 80, tokenizer 15, side 5."""
     return {
+        "format": 1,
         "corpus": {"name": name, "bytes": 1000, "sha256": sha256, "documents": 2, "tokens": 300},
         "model": {
             "block": "attention",
@@ -32,10 +40,10 @@ def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400
             "parameters": 12_345,
             "parameters_non_embedding": 10_000,
         },
-        "description_length": DescriptionLength(8 * data_bytes, CODE.code_bits, 8.0 * 15, 8.0 * 5),
+        "description_length": made_length(data_bytes),
         "coded": {"tokens": 300, "bytes": 1000},
-        "baselines": Baselines(SIZES, 1000, 1000),
-        "references": REFERENCES,
+        "baselines": SIZES,
+        "references": REFERENCES.sizes,
         "cost": {
             "world_size": 1,
             "optimizer_steps": 10,
@@ -51,32 +59,39 @@ def sections(name: str = "text", sha256: str = "a" * 64, data_bytes: float = 400
             "device": "A Fast Device",
             "peak_memory_bytes": 2_000_000,
         },
-        "code": CODE,
+        "code": Code.model_validate(CODE, from_attributes=True),
         "reference_machine": {"python": "3.11.7", "torch": "2.13.0"},
-        "run": {
-            "config": Config().to_dict(),
-            "command": "launch/train.py --data.source text",
-            "commit": {"hash": "0123456789abcdef" * 2 + "01234567", "changed": False},
-            "device": {"name": "a processor", "kind": "cpu", "world_size": 1, "threads": 2, "precision": "fp32"},
-        },
+        "config": Config().to_dict(),
+        "command": "launch/train.py --data.source text",
+        "commit": {"hash": "0123456789abcdef" * 2 + "01234567", "changed": False},
+        "device": {"name": "a processor", "kind": "cpu", "world_size": 1, "threads": 2, "precision": "fp32"},
     }
 
 
-def finished_run(run_dir: Path, **changes: Any) -> Report:
-    """Write a run directory, all but its checkpoints. `changes` are arguments of `sections`, or what was run."""
-    run = changes.pop("run", None)
-    arguments = sections(**changes)
+RUN_SECTIONS = ("config", "command", "commit", "device")
+
+
+def made_report(**changes: Any) -> Report:
+    """The report of `sections`, with other sections in place of some of them, or without those that are None."""
+    return Report.model_validate({k: v for k, v in (sections() | changes).items() if v is not None})
+
+
+def finished_run(run_dir: Path, run: dict[str, Any] | None = None, **changes: Any) -> Report:
+    """Write a run directory, except its checkpoints. `changes` are arguments of `sections`; `run` are the sections
+    that say what was run."""
+    given = sections(**changes)
     if run is not None:
-        arguments["run"] = run
-    length = arguments["description_length"]
+        given |= dict.fromkeys(RUN_SECTIONS) | run
+    report = made_report(**given)
+    length = report.description_length
     run_dir.mkdir(parents=True)
     metrics = Metrics(run_dir, None)
-    metrics.begin(length.code_bits, length.tokenizer_bits, length.side_bits, SIZES, {"model": arguments["model"]})
+    fixed_bits = {"code": length.code_bits, "tokenizer": length.tokenizer_bits, "side": length.side_bits}
+    metrics.begin(fixed_bits, SIZES, {"model": given["model"]})
     for step in range(1, 11):
         scalars = {"cost/tokens_per_sec": 7.5, "optim/learning_rate": 0.01}
         metrics.record(step, 100 * step, 30 * step, length.data_bits * step / 10, length.data_bits / 1000, scalars)
-    report = build_report(**arguments)
-    metrics.end({**report})
+    metrics.end(report.values())
     metrics.close()
     (run_dir / "config.yaml").write_text(yaml.safe_dump(Config().to_dict()))
     write_report(run_dir, report, CODE.module_bytes)
@@ -105,24 +120,24 @@ def finished_cell(
     config["train"] |= {"seed": seed}
     for name, changes in settings.items():
         config[name] |= changes
-    arguments = sections()
-    arguments["corpus"]["bytes"] = arguments["coded"]["bytes"] = 10_000_000
-    arguments["model"] = {
-        "block": block,
-        "width": width,
-        "depth": config["model"]["depth"],
-        "parameters": parameters + vocabulary * width,
-        "parameters_non_embedding": parameters,
-    }
-    arguments["cost"]["model_flops"] = 6.0 * 300 * parameters
-    arguments["baselines"] = arguments["references"] = None
-    arguments["run"]["config"] = config
-    length = DescriptionLength(8 * float(data_bytes), 8 * code_bytes, 8 * tokenizer_bytes, 8.0 * 5)
-    report = build_report(**arguments | {"description_length": length})
+    model = {"block": block, "width": width, "depth": config["model"]["depth"]}
+    model |= {"parameters": parameters + vocabulary * width, "parameters_non_embedding": parameters}
+    length = made_length(float(data_bytes), 10_000_000, code=code_bytes, tokenizer=tokenizer_bytes)
+    given = sections()
+    report = made_report(
+        corpus=given["corpus"] | {"bytes": 10_000_000},
+        coded=given["coded"] | {"bytes": 10_000_000},
+        model=model,
+        cost=given["cost"] | {"model_flops": 6.0 * 300 * parameters},
+        baselines={},
+        references=None,
+        config=config,
+        description_length=length,
+    )
     run_dir.mkdir(parents=True)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-    (run_dir / "report.json").write_text(json.dumps(report))
-    fixed_bits = length.total_bits - length.data_bits
+    (run_dir / "report.json").write_bytes(report.content())
+    fixed_bits = length.fixed_bits
     coded_bytes = np.linspace(0, 10_000_000, 21)[1:]
     data_bits = length.data_bits * (coded_bytes / coded_bytes[-1]) ** 0.9
     if noise is not None:
@@ -130,3 +145,11 @@ def finished_cell(
         data_bits = length.data_bits * np.cumsum(chunk_bits) / chunk_bits.sum()
     rows = [f"{x:.0f},{y!r},{y + fixed_bits!r}" for x, y in zip(coded_bytes, data_bits.tolist(), strict=True)]
     (run_dir / "curve.csv").write_text("\n".join(["coded_bytes,data_bits,total_bits", *rows]) + "\n")
+
+
+def run_report(*arguments: str | Path, cwd: Path = Path()) -> subprocess.CompletedProcess[str]:
+    """launch/report.py as in `cwd`, in this process."""
+    given, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = launch.report.main(given)
+    return subprocess.CompletedProcess(given, status, out.getvalue(), err.getvalue())

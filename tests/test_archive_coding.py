@@ -25,7 +25,7 @@ from archive.restoring import RestorableDecoding
 from data.errors import RunFailed
 from data.lanes import Lanes
 from model.registry import BLOCKS
-from studies.sampling.distribution import distribution
+from studies.sampling.command import distribution
 from train.config import Config, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
 from train.engine import Place

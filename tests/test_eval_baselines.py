@@ -15,7 +15,8 @@ from chunks import chunks_of
 
 from data.documents import open_source
 from eval import measured
-from eval.baselines import NAMES, Baselines, cached_baselines, measure_baselines
+from eval.baselines import NAMES, cached_baselines, measure_baselines
+from eval.measured import CorpusBytes, MeasuredSizes
 
 WORDS = "in the beginning God created heaven and earth without form void darkness upon face".split()  # noqa: SIM905
 TEXT = " ".join(random.Random(0).choices(WORDS, k=60_000)).encode()
@@ -61,17 +62,17 @@ def test_the_cache_serves_its_own_corpus_and_no_other(tmp_path: Path) -> None:
         reads.append(1)
         return iter([SHORT])
 
-    first = cached_baselines(tmp_path, "a" * 64, chunks, len(SHORT))
-    assert cached_baselines(tmp_path, "a" * 64, chunks, len(SHORT)) == first
+    first = cached_baselines(CorpusBytes(tmp_path, "a" * 64, chunks, len(SHORT)))
+    assert cached_baselines(CorpusBytes(tmp_path, "a" * 64, chunks, len(SHORT))) == first
     assert len(reads) == 1
-    cached_baselines(tmp_path, "b" * 64, chunks, len(SHORT))
-    cached_baselines(tmp_path, "b" * 64, chunks, len(SHORT), limit_bytes=len(SHORT) // 2)
+    cached_baselines(CorpusBytes(tmp_path, "b" * 64, chunks, len(SHORT)))
+    cached_baselines(CorpusBytes(tmp_path, "b" * 64, chunks, len(SHORT), limit_bytes=len(SHORT) // 2))
     assert len(reads) == 3
     path = tmp_path / "baselines.json"
     content = json.loads(path.read_text())
     content["key"]["versions"]["brotli"] = "0.0"
     path.write_text(json.dumps(content))
-    cached_baselines(tmp_path, "b" * 64, chunks, len(SHORT), limit_bytes=len(SHORT) // 2)
+    cached_baselines(CorpusBytes(tmp_path, "b" * 64, chunks, len(SHORT), limit_bytes=len(SHORT) // 2))
     assert len(reads) == 4
 
 
@@ -81,7 +82,7 @@ def test_the_cache_serves_its_own_corpus_and_no_other(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "baselines.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"baselines\.json") as caught:
-        cached_baselines(tmp_path, "a" * 64, lambda: iter([TEXT]), len(TEXT))
+        cached_baselines(CorpusBytes(tmp_path, "a" * 64, lambda: iter([TEXT]), len(TEXT)))
     assert "\n" not in str(caught.value)
 
 
@@ -91,7 +92,7 @@ def test_the_king_james_bible_gives_the_published_sizes() -> None:
     source = open_source("kjv")
     data = b"".join(chunk for chunk, _ in source.chunks())
     result = measure_baselines(lambda: iter([data]), len(data))
-    assert result == Baselines(
+    assert result == MeasuredSizes(
         {
             "gzip-9": 1_314_954,  # the program's file is 8 bytes longer: it holds the name kjv.txt
             "bzip2-9": 937_384,

@@ -2,15 +2,18 @@
 
 import pytest
 
-from eval.description_length import DescriptionLength, elias_delta_bits, side_bits
+from eval.description_length import elias_delta_bits, side_bits
+from eval.schema import DescriptionLength
 
 
 def test_terms_add_up_and_are_spread_over_the_corpus() -> None:
-    length = DescriptionLength(data_bits=3200.0, code_bits=640.0, tokenizer_bits=120.0, side_bits=40.0)
+    length = DescriptionLength(
+        corpus_bytes=1000, data_bits=3200.0, code_bits=640.0, tokenizer_bits=120.0, side_bits=40.0
+    )
     assert length.total_bits == 4000.0
-    assert length.bits_per_byte(1000) == 4.0
-    assert length.data_bits_per_byte(1000) == 3.2
-    assert length.compression_ratio(1000) == 2.0
+    assert length.bits_per_byte == 4.0
+    assert length.data_bits_per_byte == 3.2
+    assert length.compression_ratio == 2.0
 
 
 @pytest.mark.parametrize(("number", "code"), [(1, "1"), (2, "0100"), (3, "0101"), (4, "01100"), (17, "001010001")])

@@ -5,14 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from finished_run import finished_run, sections
+from finished_run import RUN_SECTIONS, finished_run, made_report, sections
 
-from eval.provenance import commit, commit_text, not_default, printable, settings_rows, what_was_run
-from eval.report import build_report
-from eval.schema import load_report
+from eval.provenance import commit_text, describe_run, escape_text, not_default, read_commit, settings_rows
+from eval.schema import Commit, load_report
 from eval.tables import markdown, terminal_table
 from train.config import Config, DataConfig, ModelConfig
 
@@ -34,7 +32,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def commit_from(folder: Path) -> str:
-    program = "from eval.provenance import commit; print(commit())"
+    program = "from eval.provenance import read_commit; print(read_commit())"
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -52,41 +50,41 @@ def test_the_commit_is_that_of_the_code_and_of_nothing_else(copied: Path, monkey
     git(copied, "add", ".")
     git(copied, "commit", "-qm", "ours")
     monkeypatch.setenv("GIT_DIR", str(copied.parent / ".git"))
-    assert commit_from(copied).endswith("'changed': False}")
+    assert commit_from(copied).endswith("changed=False")
     (copied / "notes.txt").write_text("not tracked")
-    assert commit_from(copied).endswith("'changed': False}")
+    assert commit_from(copied).endswith("changed=False")
     (copied / "eval/tables.py").write_text("")
-    assert commit_from(copied).endswith("'changed': True}")
+    assert commit_from(copied).endswith("changed=True")
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert commit() is None
+    assert read_commit() is None
     assert commit_text(None) == ""
-    assert commit_text({"hash": "0123456789abcdef", "changed": True}) == "0123456789ab, changed"
+    assert commit_text(Commit(hash="0123456789" * 4, changed=True)) == "012345678901, changed"
 
 
 def test_a_report_holds_the_whole_configuration_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["launch/train.py", "--data.source", "two words.txt", "--run.dir=x"])
-    found = what_was_run(Config(), {"communication_data_type": "fp32"}, "cpu", 2)
+    found = describe_run(Config(), {"communication_data_type": "fp32"}, "cpu", 2)
     assert found["command"] == "launch/train.py --data.source 'two words.txt' --run.dir=x"
     assert found["config"] == Config().to_dict()
     assert found["deepspeed"] == {"communication_data_type": "fp32"}
     assert found["device"]["name"]
     assert (found["device"]["kind"], found["device"]["world_size"]) == ("cpu", 2)
-    report: Any = build_report(**sections() | {"run": found})
-    assert report["deepspeed"] == {"communication_data_type": "fp32"}
+    assert made_report(**found).deepspeed == {"communication_data_type": "fp32"}
 
 
 def test_names_that_utf8_cannot_hold_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = b"caf\xe9.txt".decode("utf-8", "surrogateescape")
     monkeypatch.setattr(sys, "argv", ["launch/train.py", "--data.source", name])
-    run = what_was_run(Config(data=DataConfig(source=name)), {}, "cpu", 1)
+    run = describe_run(Config(data=DataConfig(source=name)), {}, "cpu", 1)
     finished_run(tmp_path / "run", run=run)
     report = load_report(tmp_path / "run/report.json")
-    assert report["config"]["data"]["source"] == "caf\\udce9.txt"
+    assert report.config is not None
+    assert report.config["data"]["source"] == "caf\\udce9.txt"
     assert "caf\\udce9.txt" in (tmp_path / "run/report.html").read_text()
-    assert printable([{"a": name}]) == [{"a": "caf\\udce9.txt"}]
+    assert escape_text([{"a": name}]) == [{"a": "caf\\udce9.txt"}]
 
 
 def test_what_is_not_a_default_is_listed() -> None:
@@ -115,10 +113,10 @@ def test_the_default_run_says_that_it_mixes_contexts(tmp_path: Path) -> None:
 
 
 def test_what_differs_from_the_defaults_is_on_the_first_screen(tmp_path: Path) -> None:
-    arguments = sections()
-    arguments["run"]["config"]["model"] |= {"width": 32, "ngram_orders": []}
-    arguments["run"]["config"]["data"] |= {"source": "a-long-name/" * 20, "tokenizer": "bytes"}
-    report = finished_run(tmp_path / "run", run=arguments["run"])
+    run = {name: sections()[name] for name in RUN_SECTIONS}
+    run["config"]["model"] |= {"width": 32, "ngram_orders": []}
+    run["config"]["data"] |= {"source": "a-long-name/" * 20, "tokenizer": "bytes"}
+    report = finished_run(tmp_path / "run", run=run)
     rows = dict(settings_rows(report))
     assert rows["context mixing"] == "none"
     assert rows["symbols"] == "bytes, 257"

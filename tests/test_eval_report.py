@@ -2,21 +2,22 @@
 
 import json
 import os
-from dataclasses import replace
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import REFERENCES, SIZES, finished_run, sections
+from finished_run import REFERENCES, SIZES, finished_run, made_report, sections
+from pydantic import ValidationError
 
 from data.streams import Outlet, text_to
-from eval.baselines import Baselines
-from eval.report import build_report
+from eval.measured import MeasuredSizes
 from eval.schema import load_report
 from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
+from studies.scaling.pages import write_comparison
 from studies.scaling.runs import load_runs
-from studies.scaling.sections import section_of, write_comparison
+from studies.scaling.tables import compare_runs
 
 KEYS = {
     "format": None,
@@ -60,7 +61,7 @@ KEYS = {
 
 
 def test_the_keys_are_the_contract_and_the_numbers_follow() -> None:
-    report: Any = build_report(**sections())
+    report = made_report().values()
     assert {name: set(value) if isinstance(value, dict) else None for name, value in report.items()} == KEYS
     assert report["description_length"] == {
         "data_bits": 3200.0,
@@ -81,16 +82,16 @@ def test_the_keys_are_the_contract_and_the_numbers_follow() -> None:
 
 
 def test_extrapolated_baselines_are_said_to_be(tmp_path: Path) -> None:
-    report = build_report(**sections() | {"baselines": Baselines(SIZES, 600, 1000)})
-    assert report["baselines_measured_bytes"] == 600
+    report = made_report(**MeasuredSizes({**SIZES}, 600, 1000).sections("baselines"))
+    assert report.baselines_measured_bytes == 600
     for text in (terminal_table(report), markdown(report, "")):
         assert "extrapolated from the first 600 bytes" in text
-    whole = build_report(**sections())
+    whole = made_report()
     assert "extrapolated" not in terminal_table(whole) + markdown(whole, "")
 
 
 def test_reference_codes_are_told_and_their_extrapolation_too() -> None:
-    report = build_report(**sections())
+    report = made_report()
     assert [(r.name, r.bytes, r.bits_per_byte, r.verdict) for r in known_codes(report)] == [
         ("oracle", 0.0, 0.0, ""),
         ("order-2", 625.0, 5.0, "20.0 % smaller"),
@@ -99,24 +100,24 @@ def test_reference_codes_are_told_and_their_extrapolation_too() -> None:
         ("uniform", 1000.0, 8.0, "50.0 % smaller"),
     ]
     assert "| order-0 | 550 | 4.4000 | 9.1 % smaller | counts bytes |" in markdown(report, "")
-    half = build_report(**sections() | {"references": replace(REFERENCES, measured_bytes=600)})
+    half = made_report(**MeasuredSizes(REFERENCES.sizes, 600, 1000).sections("references"))
     for text in (terminal_table(half), markdown(half, "")):
         assert "codes are extrapolated from the first 600 bytes" in text
         assert "extrapolated" not in terminal_table(report) + markdown(report, "")
 
 
 def test_a_report_of_before_there_were_reference_codes_still_reads(tmp_path: Path) -> None:
-    report = build_report(**sections() | {"references": None})
+    report = made_report(references=None)
     assert known_codes(report) == []
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(report))
+    path.write_bytes(report.content())
     assert load_report(path) == report
     assert "reference codes" not in terminal_table(report) + markdown(report, "")
 
 
 def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
-    report = build_report(**sections() | {"baselines": None})
-    assert report["baselines"] == {}
+    report = made_report(baselines={})
+    assert report.values()["baselines"] == {}
     assert [row.name for row in sizes(report)] == ["onepass"]
     assert "onepass" in terminal_table(report)
 
@@ -138,13 +139,15 @@ def test_a_run_without_baselines_has_a_report_and_a_table() -> None:
         ("references", {"order-1": 9.0}, "references.order-1"),
         ("description_length", {"total_bits": 3999.0}, "total_bits is 3999.0, but its terms make it 4000.0"),
         ("description_length", {"compression_ratio": 2.1}, "compression_ratio is 2.1"),
+        ("description_length", {"bits_per_byte": None}, "bits_per_byte is None"),
+        ("description_length", {"corpus_bytes": 1000}, "description_length.corpus_bytes"),
         ("description_length", {"warm_start_bits": 41.0}, "warm_start_bits exceed side_bits"),
     ],
 )
 def test_a_report_that_does_not_hold_is_refused_on_one_line(
     tmp_path: Path, section: str, change: dict[str, Any], message: str
 ) -> None:
-    report: Any = build_report(**sections())
+    report = made_report().values()
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report | {section: report[section] | change}))
     with pytest.raises(ValueError, match="report") as caught:
@@ -162,15 +165,15 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_report_is_built_of_a_corpus_that_was_not_coded_whole() -> None:
-    with pytest.raises(ValueError, match="299 tokens"):
-        build_report(**sections() | {"coded": {"tokens": 299, "bytes": 1000}})
+    with pytest.raises(ValidationError, match="299 tokens"):
+        made_report(coded={"tokens": 299, "bytes": 1000})
 
 
 def test_a_missing_key_is_named() -> None:
     arguments = sections()
     del arguments["cost"]["elapsed_secs"]
-    with pytest.raises(ValueError, match=r"cost\.elapsed_secs: Field required"):
-        build_report(**arguments)
+    with pytest.raises(ValidationError, match=r"cost\.elapsed_secs\n +Field required"):
+        made_report(**arguments)
 
 
 def test_utilisation_by_both_conventions_and_what_it_is_a_part_of(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_without_formulas_there_is_no_utilisation_but_the_names(tmp_path: Path) 
     arguments = sections()
     del arguments["cost"]["mfu"]
     arguments["cost"]["uncounted"] = ["fla.chunk_delta"]
-    text = markdown(build_report(**arguments), "")
+    text = markdown(made_report(**arguments), "")
     assert "| utilisation | MFU unknown: no formula for fla.chunk_delta; 20.0% by 6 N a token; 100% is" in text
 
 
@@ -197,15 +200,15 @@ def test_a_report_of_before_the_yardstick_was_told_still_reads(tmp_path: Path) -
     arguments = sections()
     old = {"world_size", "optimizer_steps", "elapsed_secs", "tokens_per_sec", "model_flops", "mfu", "peak_memory_bytes"}
     arguments["cost"] = {name: value for name, value in arguments["cost"].items() if name in old}
-    report = build_report(**arguments)
+    report = made_report(**arguments)
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(report))
+    path.write_bytes(report.content())
     assert load_report(path) == report
     assert "| utilisation | MFU 25.0% |" in markdown(report, "")
 
 
 def test_rows() -> None:
-    report = build_report(**sections())
+    report = made_report()
     assert [(t.name, t.bytes, t.share, t.bits_per_byte) for t in terms(report)] == [
         ("data", 400.0, 0.8, 3.2),
         ("code", 80.0, 0.16, 0.64),
@@ -240,7 +243,7 @@ def test_duration(elapsed_secs: float, text: str) -> None:
 
 
 def test_the_terminal_table_fits_and_adds_up() -> None:
-    lines = terminal_table(build_report(**sections())).splitlines()
+    lines = terminal_table(made_report()).splitlines()
     assert max(map(len, lines)) <= 100
     rows = {line.split()[0]: line.split() for line in lines if line}
     assert rows["data"] == ["data", "400", "80.0%", "3.2000"]
@@ -262,7 +265,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag not in ("script", "link", "iframe")
-        self.references += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+        self.references += [value or "" for name, value in attrs if name.split(":")[-1] in ("src", "srcset", "href")]
 
     def handle_data(self, data: str) -> None:
         self.words += data.split()
@@ -273,9 +276,12 @@ def test_a_run_directory_gets_all_its_reports(tmp_path: Path) -> None:
     assert load_report(tmp_path / "run/report.json") == report
     text = (tmp_path / "run/report.html").read_text()
     page = Page(text)
-    assert len(page.references) == 4
-    assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
-    assert "url(" not in text
+    # Figures are elements of the page, whose text can be selected, in the colors of either theme.
+    assert all(reference.startswith("#") for reference in page.references)
+    assert text.count("<svg") == 2
+    assert {"onepass", "corpus", "coded"} <= set(page.words)
+    assert "stroke: var(--series-0)" in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
     assert "@import" not in text
     for word in (
         "500",
@@ -293,12 +299,14 @@ def test_a_run_directory_gets_all_its_reports(tmp_path: Path) -> None:
         assert word in page.words, word
     for name in ("curve-light.png", "curve-dark.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "run" / name.replace("curve", "rate")).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "run" / name.replace(name[5:], ".pdf")).read_bytes().startswith(b"%PDF")
         assert name in (tmp_path / "run/report.md").read_text()
     assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_markdown_tables_are_well_formed() -> None:
-    text = markdown(build_report(**sections()), "FIGURE")
+    text = markdown(made_report(), "FIGURE")
     assert "| **total** | **500** | 100.0% | **4.0000** |" in text
     assert "| ppmd | 400 | 2.50 | 25.0 % larger |" in text
     assert "\n\nFIGURE\n\n" in text
@@ -322,8 +330,8 @@ def test_a_name_that_is_not_utf8_reaches_every_file(tmp_path: Path) -> None:
         assert "caf\\udce9" in (tmp_path / "corpus" / file).read_text()
     finished_run(tmp_path / "runs/run")
     (tmp_path / "runs/run").rename(tmp_path / "runs" / name)
-    for path in write_comparison([section_of(load_runs(tmp_path / "runs"))], tmp_path / "out"):
-        assert path.suffix == ".png" or "caf\\xe9" in path.read_text(), path
+    for path in write_comparison([compare_runs(load_runs(tmp_path / "runs"))], tmp_path / "out"):
+        assert path.suffix in (".png", ".pdf") or "caf\\xe9" in path.read_text(), path
 
 
 def test_a_name_that_is_not_utf8_prints() -> None:

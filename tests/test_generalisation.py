@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from eval.plots import LIGHT
-from studies.generalisation.correlation import Scored, agreements, as_csv, kendall, table
-from studies.generalisation.plots import figure
+from eval.plots import LIGHT, png, styled
+from studies.generalisation.correlation import ScoredRun, agreements, kendall, rows_csv, table
+from studies.generalisation.plots import draw_agreement
 
 
-def row(name: str, total: float, held_out: float, width: int = 32, block: str = "ssd", vocabulary: int = 257) -> Scored:
-    return Scored(name, block, vocabulary, width, 0, 100 * width, total, total - 0.1, total - 0.5, held_out)
+def row(
+    name: str, total: float, held_out: float, width: int = 32, block: str = "ssd", vocabulary: int = 257
+) -> ScoredRun:
+    return ScoredRun(name, block, vocabulary, width, 0, 100 * width, total, total - 0.1, total - 0.5, held_out)
 
 
 def test_tau_is_that_of_scipy_and_repeated_runs_are_ties() -> None:
@@ -53,10 +55,11 @@ def test_tables_and_figures_hold_every_run() -> None:
     assert "ssd-64 has the shortest description and, of 3 runs, place 1 on the held-out text." in text
     worse = [replace(rows[2], held_out=2.65), *rows[:2]]
     assert "place 2 on the held-out text, 0.0500 behind ssd-32." in table(worse, agreements(worse))
-    read = list(csv.DictReader(io.StringIO(as_csv("new.txt", rows))))
+    read = list(csv.DictReader(io.StringIO(rows_csv("new.txt", rows))))
     assert [(one["file"], one["run"], float(one["held_out"])) for one in read] == [
         ("new.txt", one.run, one.held_out) for one in rows
     ]
     mixed = [*rows, row("bytes", 2.5, 2.3, vocabulary=1024)]
     for some in (rows, rows[:2], mixed):
-        assert figure(some, agreements(some), "new.txt", LIGHT)[:4] == b"\x89PNG"
+        with styled(LIGHT):
+            assert png(draw_agreement(some, agreements(some), "new.txt", LIGHT))[:4] == b"\x89PNG"

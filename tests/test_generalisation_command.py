@@ -1,4 +1,4 @@
-"""The runs of a folder held against a file, as users start it."""
+"""The runs of a folder compared on a held-out file, as users start it."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def test_every_run_is_scored_as_held_out_does_and_once(study: Path) -> None:
     for row in rows:
         folder = study / "runs" / row["run"]
         assert float(row["total"]) == pytest.approx(
-            load_report(folder / "report.json")["description_length"]["bits_per_byte"], abs=1e-6
+            load_report(folder / "report.json").description_length.bits_per_byte, abs=1e-6
         )
     narrow = study / "runs" / "width-16"
     alone = run(EVALUATE, "held-out", str(narrow), str(study / "new.txt"))

@@ -14,8 +14,7 @@ from trained_run import project_text, trained_run
 
 from data.prepare import prepare
 from eval.schema import load_report
-from studies.held_out.command import prepared_chunks, refuse_seen
-from studies.held_out.overlap import Windows
+from studies.held_out.command import Search, Windows, read_prepared
 from train.command_line import parse_config
 from train.config import DataConfig
 from train.frozen import load_frozen
@@ -48,9 +47,9 @@ def test_unseen_files_are_scored_beside_the_training(folder: Path) -> None:
     done = run(EVALUATE, "held-out", str(folder / "run"), *files, "--threshold=0.2")
     assert done.returncode == 0, done.stderr
     found, report = rates(done.stdout), load_report(folder / "run" / "report.json")
-    length = report["description_length"]
-    assert found["in training, its corpus"] == pytest.approx(length["data_bits_per_byte"], abs=1e-4)
-    assert found["and with code and all"] == pytest.approx(length["bits_per_byte"], abs=1e-4)
+    length = report.description_length
+    assert found["in training, its corpus"] == pytest.approx(length.data_bits_per_byte, abs=1e-4)
+    assert found["and with code and all"] == pytest.approx(length.bits_per_byte, abs=1e-4)
     assert found["the last tenth of that"] < found["in training, its corpus"]
     assert found["the last tenth of that"] < found[files[0]] < 8
     sizes = [Path(file).stat().st_size for file in files]
@@ -84,11 +83,11 @@ def test_a_file_that_was_seen_is_refused_unless_it_may_be_contaminated(folder: P
 
 
 def search(folder: Path, given: str | None = None, **changes: str) -> float:
-    trained = load_report(folder / "run" / "report.json")["corpus"]
+    trained = load_report(folder / "run" / "report.json").corpus
     data = load_frozen(folder / "run")[0].data
     for name, value in changes.items():
         setattr(data, name, value)
-    (overlap,) = refuse_seen(trained, data, given, [folder / "partly.txt"], 64, 1.0, False)
+    (overlap,) = Search(threshold=1.0).search(trained, data, given, [folder / "partly.txt"])
     return overlap.share
 
 
@@ -118,7 +117,7 @@ def test_prepared_tokens_are_the_documents(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "d.jsonl").write_text(lines)
     for kind, more in {"bytes": {}, "bpe": {"vocabulary": 270}}.items():
         corpus = prepare(str(tmp_path / "d.jsonl"), tokenizer=kind, cache_dir=tmp_path / kind, **more)
-        chunks = list(prepared_chunks(corpus.directory))
+        chunks = list(read_prepared(corpus.directory))
         found = b"".join(chunk + b"|" * ends for chunk, ends in chunks)
         # Where a chunk ends with its document, an end of nothing may follow, which no window reaches over.
         assert re.sub(rb"\|+", b"|", found).decode() == "|".join(filter(None, documents)) + "|"
@@ -126,7 +125,7 @@ def test_prepared_tokens_are_the_documents(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
-    trained, data = load_report(folder / "run" / "report.json")["corpus"], DataConfig()
+    trained, data = load_report(folder / "run" / "report.json").corpus, DataConfig()
     (tmp_path / "short").write_bytes(b"x" * 63)
     for files, window, threshold, message in [
         ([tmp_path / "short"], 64, 0.01, "too short to tell"),
@@ -135,7 +134,7 @@ def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
         ([folder / "new.txt"], 64, 1.5, "--threshold 1.5"),
     ]:
         with pytest.raises(ValueError, match=message):
-            refuse_seen(trained, data, None, files, window, threshold, False)
+            Search(window=window, threshold=threshold).search(trained, data, None, files)
 
 
 @pytest.mark.parametrize("name", ["train.epochs", "train.passes", "data.repeat"])
@@ -156,6 +155,6 @@ def test_a_document_given_twice_is_coded_twice_and_searched_twice(tmp_path: Path
     corpus = prepare(str(tmp_path / "twice"), cache_dir=tmp_path / "cache")
     assert (corpus.manifest.bytes, corpus.manifest.documents, corpus.manifest.tokens) == (4000, 2, 4002)
     windows = Windows(text, 64)
-    for chunk, ends in prepared_chunks(corpus.directory):
+    for chunk, ends in read_prepared(corpus.directory):
         windows.look(chunk, ends)
     assert (windows.corpus_bytes, windows.overlap().seen_bytes) == (4000, 2000)

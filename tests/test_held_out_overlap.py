@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from studies.held_out import overlap
-from studies.held_out.overlap import Overlap, Windows
+from studies.held_out import command
+from studies.held_out.command import Overlap, Windows
 
 
 def searched(text: bytes, documents: list[bytes], window_bytes: int) -> Overlap:
@@ -38,8 +38,8 @@ def streamed(text: bytes, documents: list[bytes], window_bytes: int, cuts: np.ra
 def test_every_common_window_is_found_and_no_other(
     seed: int, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap, "CHUNK_BYTES", chunk_bytes)
-    monkeypatch.setattr(overlap, "COMPARED_BYTES", 40)
+    monkeypatch.setattr(command, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(command, "COMPARED_BYTES", 40)
     random = np.random.default_rng(seed)
     letters = random.integers(2, 4)
     make = lambda size: random.integers(0, letters, size, np.uint8).tobytes()  # noqa: E731

@@ -14,6 +14,7 @@ TWICE = """
 import json, sys
 from pathlib import Path
 from data.errors import Stopped, UsageError
+from eval.schema import load_report
 from launch.train import train
 from train.command_line import parse_config
 
@@ -38,8 +39,9 @@ except Stopped:
     reports.append(train(parse_config("", [f"--run.dir={folder / 'c'}", "--run.resume", "--run.stop_after_steps=0"])))
 if reports[0]:
     for name, report in zip("abc", reports, strict=True):
-        assert report == json.loads((folder / name / "report.json").read_text()), name
-    (folder / "bits.json").write_text(json.dumps([one["description_length"]["total_bits"] for one in reports]))
+        assert report == load_report(folder / name / "report.json"), name
+        assert report.content() == (folder / name / "report.json").read_bytes(), name
+    (folder / "bits.json").write_text(json.dumps([one.description_length.total_bits for one in reports]))
 """
 
 

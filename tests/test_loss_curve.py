@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from eval.plots import THEMES
-from studies.loss_curve.files import Points, read_points
-from studies.loss_curve.integral import Integral, integrate
-from studies.loss_curve.report import as_json, bands, figure, human, table
-from studies.loss_curve.smoothing import Kind, loss_curve, parse_smoothing
+from studies.common import write_figures
+from studies.loss_curve.command import Integral, bound_steps, draw, format_bytes, format_table, integrate, to_json
+from studies.loss_curve.points import Kind, Points, convert_points, parse_smoothing, read_points
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 1e6
@@ -38,7 +36,7 @@ def of(
     found: Points, kind: Kind = "instant", smoothing: str = "none", tokens: float | None = TOKENS,
     vocabulary: int | None = 256, unit: str = "bits",
 ) -> Integral:  # fmt: skip
-    return integrate(loss_curve(found, None, unit, kind, parse_smoothing(smoothing)), tokens, vocabulary)
+    return integrate(convert_points(found, None, unit, kind, parse_smoothing(smoothing)), tokens, vocabulary)
 
 
 def holds(integral: Integral, bits: float) -> bool:
@@ -196,7 +194,7 @@ def test_weights_and_biases_extremes_bound_the_curve(tmp_path: Path) -> None:
     path.write_text("\n".join([*rows, '"20","3","2.5","3.25"']) + "\n")
     [found] = read_points(path, None, [], None, None)
     assert (found.name, found.low.tolist(), found.high.tolist()) == ("run - train/loss", [3.5, 2.5], [4.5, 3.25])
-    integral = integrate(loss_curve(found, 5, "bits", "instant", parse_smoothing("none")), None, 256)
+    integral = integrate(convert_points(found, 5, "bits", "instant", parse_smoothing("none")), None, 256)
     part = integral.parts[1]
     assert (part.tokens, part.low_bits, part.high_bits) == (50, 125, 225)
 
@@ -277,40 +275,41 @@ def test_curves_that_mean_nothing_are_refused(
 def test_steps_without_their_tokens_and_errors_below_0_are_refused() -> None:
     x, y = np.array([1.0, 2.0]), np.array([3.0, 2.0])
     with pytest.raises(ValueError, match="--tokens_per_step"):
-        loss_curve(Points("loss", x, y, y, y, "global_step"), None, "bits", "instant", parse_smoothing("none"))
+        convert_points(Points("loss", x, y, y, y, "global_step"), None, "bits", "instant", parse_smoothing("none"))
     with pytest.raises(ValueError, match="outside of its own limits"):
         of(points(x, y, error=-0.5))
 
 
-def test_what_is_told_is_what_was_found() -> None:
+def test_what_is_told_is_what_was_found(tmp_path: Path) -> None:
     x = np.linspace(1e4, TOKENS, 30)
-    curve = loss_curve(points(x, law(x)), None, "bits", "instant", parse_smoothing("none"))
+    curve = convert_points(points(x, law(x)), None, "bits", "instant", parse_smoothing("none"))
     integral = integrate(curve, 1.2e6, 256)
-    told = json.loads(json.dumps(as_json(integral, 5e6), allow_nan=False))
+    told = json.loads(json.dumps(to_json(integral, 5e6), allow_nan=False))
     assert told["bits"] == integral.bits
     assert told["high_bytes"] == integral.high_bits / 8
     assert told["compression_ratio"] == pytest.approx(8 * 5e6 / integral.bits)
     assert sum(part["low_bits"] for part in told["parts"]) - told["noise_bits"] == pytest.approx(told["low_bits"])
-    text = table(integral, 5e6)
+    text = format_table(integral, 5e6)
     assert f"{integral.bits / 8:,.0f}" in text
     assert max(map(len, text.split("Assumed")[0].splitlines())) <= 100
-    # What is shaded is what the bounds are, but for scatter.
-    edges, low, high = bands(curve, integral)
+    # What is shaded is what the bounds are, except for scatter.
+    edges, low, high = bound_steps(curve, integral)
     assert np.trapezoid(low, edges) == pytest.approx(integral.low_bits + integral.noise_bits)
     assert np.trapezoid(high, edges) == pytest.approx(integral.high_bits - integral.noise_bits)
-    for theme in THEMES.values():
-        assert figure([(curve, integral)], theme).startswith(b"\x89PNG")
+    write_figures(tmp_path / "curve", draw, [(curve, integral)])
+    for theme in ("light", "dark"):
+        assert (tmp_path / f"curve-{theme}.png").read_bytes().startswith(b"\x89PNG")
     unbounded = integrate(curve, None, None)
-    assert as_json(unbounded, None)["high_bits"] is None
-    assert "no bound" in table(unbounded, None)
+    assert to_json(unbounded, None)["high_bits"] is None
+    assert "no bound" in format_table(unbounded, None)
 
 
 def test_the_page_says_what_the_commands_give() -> None:
     page = next((ROOT / "research").glob("*loss-curve*.md")).read_text()
     curves = read_points(ROOT / "research/loss-curves/llama.csv", "billion_tokens", ["65B", "33B"], None, "uncertainty")
     for found in curves:
-        curve = loss_curve(found, 1e9, "nats", "instant", parse_smoothing("none"))
-        told = as_json(integrate(curve, None, 32_000), 5.6e12)
+        curve = convert_points(found, 1e9, "nats", "instant", parse_smoothing("none"))
+        told = to_json(integrate(curve, None, 32_000), 5.6e12)
         sizes = [f"{told[name] / 1e9:.0f}" for name in ("bytes", "low_bytes", "high_bytes")]
         assert f"| {found.name} | {sizes[0]} GB | {sizes[1]} | {sizes[2]} | {told['compression_ratio']:.1f} |" in page
     with (ROOT / "benchmarks/results/loss_curves.csv").open() as file:
@@ -327,4 +326,4 @@ def test_the_page_says_what_the_commands_give() -> None:
     [(426.4e9, "426 GB"), (5.6e12, "5.60 TB"), (28.13e9, "28.1 GB"), (999.6, "1000 B"), (0.0, "0.00 B")],
 )
 def test_sizes_as_a_person_says_them(size_bytes: float, text: str) -> None:
-    assert human(size_bytes) == text
+    assert format_bytes(size_bytes) == text

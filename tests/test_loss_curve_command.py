@@ -11,9 +11,8 @@ from test_launch_train import SMALL
 from trained_run import project_text, trained_run
 
 from eval.schema import load_report
-from studies.loss_curve.files import read_points
-from studies.loss_curve.integral import Integral, integrate
-from studies.loss_curve.smoothing import BITS, Kind, loss_curve, parse_smoothing
+from studies.loss_curve.command import Integral, integrate
+from studies.loss_curve.points import BITS, Kind, convert_points, parse_smoothing, read_points
 
 EVALUATE = "launch/evaluate.py"
 
@@ -28,11 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of(path: Path, y: list[str], tag: str | None, unit: str, kind: Kind, tokens_per_step: float | None) -> Integral:
     [found] = read_points(path, None, y, tag, None)
-    return integrate(loss_curve(found, tokens_per_step, unit, kind, parse_smoothing("none")), None, 257)
+    return integrate(convert_points(found, tokens_per_step, unit, kind, parse_smoothing("none")), None, 257)
 
 
 def test_the_files_of_a_run_give_its_ledger_to_the_bit(folder: Path) -> None:
-    truth_bits = load_report(folder / "run/report.json")["description_length"]["data_bits"]
+    truth_bits = load_report(folder / "run/report.json").description_length.data_bits
     sums = of(folder / "run/curve.csv", ["data_bits"], None, "bits", "total", None)
     assert (sums.low_bits, sums.high_bits) == pytest.approx((truth_bits, truth_bits), rel=1e-9)
     # TensorBoard's numbers have seven digits.
@@ -53,8 +52,8 @@ def test_a_loss_logged_now_and_then_has_the_ledger_inside_its_bounds(folder: Pat
         lines = [f"{x[place]:.0f},{nats[place]:.5f}" for place in kept]
         path.write_text("\n".join(["tokens,loss", *lines]) + "\n")
         integral = of(path, [], None, "nats", "instant", None)
-        assert integral.low_bits <= report["description_length"]["data_bits"] <= integral.high_bits, every
-        assert integral.tokens == report["coded"]["tokens"]
+        assert integral.low_bits <= report.description_length.data_bits <= integral.high_bits, every
+        assert integral.tokens == report.coded.tokens
         widths.append(integral.high_bits - integral.low_bits)
     assert widths[0] < 0.6 * widths[-1]
 

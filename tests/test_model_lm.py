@@ -9,7 +9,7 @@ import torch
 
 from archive.coder import cumulative
 from model.lm import LanguageModel
-from studies.sampling.distribution import distribution
+from studies.sampling.command import distribution
 from train.config import ModelConfig
 
 ORDERS = [1, 2, 4]

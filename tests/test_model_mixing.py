@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.contexts import BYTE_SYMBOLS
 from model.mixing import STRIDE, WAYS, ContextMixing
-from studies.sampling.distribution import distribution
+from studies.sampling.command import distribution
 
 
 def mixing(

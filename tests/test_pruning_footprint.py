@@ -3,30 +3,42 @@
 import torch
 
 from model.lm import LanguageModel
-from studies.pruning.bench import AliveTensors, memory
-from studies.pruning.command import zero_smallest
+from studies.pruning.command import measure_bytes
+from studies.pruning.surgery import zero_smallest
 from train.config import ModelConfig
 
 
-def test_tensors_count_while_they_live() -> None:
-    held = torch.zeros(100)
-    with AliveTensors([held, held.view(10, 10), 3]) as alive:
-        assert alive.peak_bytes == 400
-        first = held + 1  # 800
-        second = first.view(4, 25).t()  # the same bytes
+class Copies(torch.nn.Module):
+    """A model of 100 numbers, which makes copies of them on the way, and views, which take no bytes of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Parameter(torch.zeros(100))  # 400 bytes
+
+    def init_state(self, batch: int) -> list[torch.Tensor]:
+        return [torch.zeros(batch, 25)]
+
+    def forward(
+        self, history: torch.Tensor, state: list[torch.Tensor], targets: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        first = self.embedding.view(10, 10) + 1  # 400 more
+        second = first.view(4, 25).t()
         del first
-        third = torch.cat([second, second])  # 1,600
-        assert alive.peak_bytes == 1600
+        third = torch.cat([second, second])  # 800 more
         del second, third
-        _ = held * 2  # 800 again
-    assert alive.peak_bytes == 1600
+        return self.embedding * 2, [state[0] + 1]
+
+
+def test_tensors_count_while_they_live() -> None:
+    # 400 + 400 + 800, and 200 of the state of two lanes.
+    assert measure_bytes(Copies(), torch.zeros(2, 3, dtype=torch.long)) == (1800, 100)  # type: ignore[arg-type]
 
 
 def test_a_wider_model_and_more_lanes_take_more() -> None:
     def of(width: int, lanes: int) -> tuple[int, int]:
         torch.manual_seed(0)
         model = LanguageModel(ModelConfig(width=width, head_width=8, window=6, block="lstm", ngram_orders=[]), 11)
-        return memory(model, torch.zeros(lanes, 5, dtype=torch.long))
+        return measure_bytes(model, torch.zeros(lanes, 5, dtype=torch.long))
 
     narrow, wide, more = of(16, 2), of(32, 2), of(16, 6)
     assert narrow[0] < wide[0] and narrow[0] < more[0]

@@ -10,8 +10,7 @@ from torch import nn
 
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.pruning.surgery import groups, keep, prunable
-from studies.pruning.terms import choose, largest
+from studies.pruning.surgery import Groups, choose, find_groups, find_largest, list_groups
 from train.config import ModelConfig
 
 CONFIG = ModelConfig(depth=2, width=32, head_width=8, state=8, window=6, expansion=1.5, ngram_orders=[])
@@ -39,11 +38,11 @@ def outputs(model: LanguageModel) -> list[torch.Tensor]:
     return found
 
 
-def silence(module: nn.Module, gone: list[int]) -> None:
+def silence(groups: Groups, gone: list[int]) -> None:
     """Zero every weight that reads the groups `gone`."""
     with torch.no_grad():
-        for name, dimension, owner in groups(module).readers:
-            module.get_parameter(name).movedim(dimension, 0)[torch.from_numpy(np.isin(owner, gone))] = 0
+        for name, dimension, owner in groups.readers:
+            groups.module.get_parameter(name).movedim(dimension, 0)[torch.from_numpy(np.isin(owner, gone))] = 0
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -53,19 +52,19 @@ def test_a_group_that_nothing_reads_can_go(block: str) -> None:
     spoken = outputs(model)
     gone = [0, 2]
     expected = 0
-    for module in prunable(model):
-        silence(module, gone)
+    for groups in list_groups(model):
+        silence(groups, gone)
         expected += round(sum(
-            module.get_parameter(name).numel() // len(owner) * int(np.isin(owner, gone).sum())
-            for name, _, owner in groups(module).owned
+            groups.module.get_parameter(name).numel() // len(owner) * int(np.isin(owner, gone).sum())
+            for name, _, owner in groups.owned
         ))  # fmt: skip
         # Two dimensions of one matrix meet in what both of them lose.
-        if block in ("gru", "lstm", "rglru") and groups(module).kind == "channels":
+        if block in ("gru", "lstm", "rglru") and groups.kind == "channels":
             expected -= {"gru": 3, "lstm": 4, "rglru": 2}[block] * len(gone) ** 2
     silent = outputs(model)
     assert not torch.allclose(spoken[0], silent[0], atol=1e-3)
-    for module in prunable(model):
-        keep(module, np.setdiff1d(np.arange(groups(module).count), gone))
+    for groups in list_groups(model):
+        groups.keep(np.setdiff1d(np.arange(groups.count), gone))
     assert parameters - sum(p.numel() for p in model.parameters()) == expected
     assert all(hasattr(p, "role") and hasattr(p, "lr") for p in model.parameters())
     for before, after in zip(silent, outputs(model), strict=True):
@@ -76,10 +75,10 @@ def test_groups_that_are_read_are_missed_and_order_does_not_matter() -> None:
     left, right = model_of("gru attention"), model_of("gru attention")
     before = outputs(left)
     for kept in ([0, 1, 3], [1, 2]):
-        for module in prunable(left):
-            keep(module, np.array(kept))
-    for module in prunable(right):
-        keep(module, np.array([1, 3]))
+        for groups in list_groups(left):
+            groups.keep(np.array(kept))
+    for groups in list_groups(right):
+        groups.keep(np.array([1, 3]))
     assert not torch.allclose(before[0], outputs(left)[0], atol=1e-3)
     for a, b in zip(outputs(left), outputs(right), strict=True):
         assert torch.equal(a, b)
@@ -94,9 +93,9 @@ def test_a_readers_weights_times_gradients_are_the_slope_of_a_gate(block: str) -
         return model(tokens[:, :-1], model.init_state(2), tokens[:, 1:])[0].sum()
 
     nats().backward()
-    for module in prunable(model):
-        found = groups(module)
-        slopes = found.sums(module, found.readers, lambda p: p * p.grad)  # type: ignore[operator]
+    for found in list_groups(model):
+        module = found.module
+        slopes = found.sum_entries(found.readers, lambda p: p * p.grad)  # type: ignore[operator]
         assert slopes.shape == (found.count,)
         values = []
         for gate in (1 + 1e-5, 1 - 1e-5):
@@ -114,7 +113,7 @@ def test_an_unknown_block_is_refused_by_name() -> None:
         pass
 
     with pytest.raises(ValueError, match="block Novel"):
-        groups(Novel())
+        find_groups(Novel())
 
 
 def test_what_is_worth_least_a_parameter_goes_first_within_the_budget() -> None:
@@ -124,4 +123,4 @@ def test_what_is_worth_least_a_parameter_goes_first_within_the_budget() -> None:
     assert [part.tolist() for part in choose(scores, [2, 1], 2)] == [[0, 1, 2], [0]]
     assert [part.tolist() for part in choose(scores, [2, 1], 4)] == [[0, 2], [0]]
     assert [part.tolist() for part in choose(scores, [2, 1], 100)] == [[2], [0]]
-    assert largest(np.array([3.0, 1.0, 5.0, 2.0]), 2).tolist() == [0, 2]
+    assert find_largest(np.array([3.0, 1.0, 5.0, 2.0]), 2).tolist() == [0, 2]

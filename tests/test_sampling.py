@@ -22,8 +22,7 @@ from data.lanes import Lanes
 from data.tokenizer import load_tokenizer
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.sampling.command import draw, random_payload, sample, tempered
-from studies.sampling.distribution import distribution
+from studies.sampling.command import Sample, apply_temperature, distribution, draw, random_payload
 from train.command_line import save_config
 from train.config import Config, ModelConfig
 from train.engine import Place
@@ -143,9 +142,9 @@ def test_cold_samples_take_the_likeliest_token_and_no_bits() -> None:
 def test_temperature_is_a_power_renormalised() -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
     expected = np.array([[0.25, 0.09, 0.04], [1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(tempered(probabilities, 0.5), expected / expected.sum(1, keepdims=True))
-    np.testing.assert_allclose(tempered(probabilities, 1.0), probabilities)
-    assert (cumulative(tempered(probabilities, 1e-300)) >= 0).all()
+    np.testing.assert_allclose(apply_temperature(probabilities, 0.5), expected / expected.sum(1, keepdims=True))
+    np.testing.assert_allclose(apply_temperature(probabilities, 1.0), probabilities)
+    assert (cumulative(apply_temperature(probabilities, 1e-300)) >= 0).all()
 
 
 def test_seeds_and_rows() -> None:
@@ -214,9 +213,8 @@ def test_samples_of_a_finished_run_as_its_users_draw_them(run_dir: Path, tmp_pat
     "wrong", [{"temperature": 0.0}, {"temperature": math.nan}, {"count": 0}, {"seed": -1}, {"tokens": 0}, {}], ids=str
 )
 def test_bad_arguments_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
-    right = {"prompt": "", "prompt_file": None, "temperature": 1.0, "seed": 0, "bytes": 9, "tokens": None, "count": 1}
     with pytest.raises(ValueError, match=next(iter(wrong), "holds no run")):
-        sample(tmp_path, **right | wrong)
+        Sample(tmp_path, **wrong).execute()
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:

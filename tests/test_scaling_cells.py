@@ -8,7 +8,7 @@ import pytest
 
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.scaling.cells import Cell, grid, layer_flops, layer_parameters, match
+from studies.scaling.cells import Cell, Grid, count_flops, count_parameters, make_cells, match
 from train.command_line import parse_config, save_config
 from train.config import ModelConfig
 from train.flops import forward_flops
@@ -18,7 +18,7 @@ SMALL = ModelConfig(block="attention", width=64, head_width=16, window=32, depth
 
 def test_sizes_are_those_worked_out_by_hand() -> None:
     # A layer: queries, keys, values and output 4 D^2, MLP 8 D^2, a temperature a head. Beside tables nothing else.
-    assert layer_parameters(SMALL, 300) == 2 * (12 * 64 * 64 + 4)
+    assert count_parameters(SMALL, 300) == 2 * (12 * 64 * 64 + 4)
     time = 16
     products = 2 * time * (2 * 12 * 64 * 64 + 64 * 300)
     scores = 2 * 2 * 2 * time * (time + 31) * 64
@@ -32,14 +32,14 @@ def test_sizes_are_those_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 def test_every_block_can_be_matched_within_2_percent(block: str, measure: str) -> None:
     found = match(replace(SMALL, block=block), SMALL, 300, measure)
-    size = {"parameters": layer_parameters, "flops": layer_flops}[measure]
+    size = {"parameters": count_parameters, "flops": count_flops}[measure]
     assert size(found, 300) == pytest.approx(size(SMALL, 300), rel=0.02)
     assert replace(found, expansion=4.0) == replace(SMALL, block=block)
 
 
 def test_what_cannot_be_matched_is_refused_with_both_numbers() -> None:
     giant = replace(SMALL, expansion=100.0)
-    with pytest.raises(ValueError, match=rf"{layer_parameters(giant, 300):,} parameters.*nearest is .*model\.expand"):
+    with pytest.raises(ValueError, match=rf"{count_parameters(giant, 300):,} parameters.*nearest is .*model\.expand"):
         match(SMALL, giant, 300, "parameters")
 
 
@@ -49,7 +49,7 @@ def cells(folder: Path, **changes: object) -> list[Cell]:
         "given": given, "blocks": ["attention"], "widths": [32, 64], "seeds": [0], "vocabularies": [],
         "measure": "parameters", "folder": folder,
     }  # fmt: skip
-    return grid(**{**plan, **changes})  # type: ignore[arg-type]
+    return make_cells(Grid(**{**plan, **changes}))  # type: ignore[arg-type]
 
 
 def test_a_grid_has_a_cell_for_each_combination_with_a_name_of_its_own(tmp_path: Path) -> None:

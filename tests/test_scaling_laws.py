@@ -130,10 +130,9 @@ def test_a_crossing_is_found_where_it_was_made() -> None:
     flat = straight(0.1, 2e5, 700.0, np.geomspace(2e4, 4e6, 4))
     found = crossings(flat, steep)
     assert found is not None
-    (crossing,), common, flat_first = found
+    (crossing,), common = found
     assert (crossing.size, crossing.bits) == pytest.approx((2e5, 700.0))
     assert crossing.first_below
-    assert flat_first
     assert common == pytest.approx((2e4, 1e6))
     mirrored = crossings(steep, flat)
     assert mirrored is not None
@@ -145,13 +144,13 @@ def test_crossings_that_are_none_are_told_apart() -> None:
     sizes = np.array([1.0, 2, 4, 8])
     bits = np.array([8.0, 7, 6, 5])
     above = crossings((sizes, bits + 1), (sizes, bits))
-    assert above == ([], (1.0, 8.0), False)
+    assert above == ([], (1.0, 8.0))
     # They touch and part again.
-    assert crossings((sizes, bits + np.array([1, 0, 1, 1])), (sizes, bits)) == ([], (1.0, 8.0), False)
+    assert crossings((sizes, bits + np.array([1, 0, 1, 1])), (sizes, bits)) == ([], (1.0, 8.0))
     assert crossings((sizes, bits), (sizes, bits)) is None
     assert crossings((sizes, bits), (10 * sizes, bits)) is None
     # One size in common.
-    assert crossings((sizes, bits), (8 * sizes, bits)) == ([], (8.0, 8.0), True)
+    assert crossings((sizes, bits), (8 * sizes, bits)) == ([], (8.0, 8.0))
 
 
 def test_two_crossings_and_one_at_a_measurement() -> None:

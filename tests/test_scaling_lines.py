@@ -7,23 +7,13 @@ import pytest
 import yaml
 from finished_run import finished_cell
 
-from eval.curve import load_curve
-from eval.schema import load_report
-from studies.scaling.lines import Line, lines_of, load_settings, notes_of, point_of
+from studies.scaling.lines import Line, lines_of, notes_of
+from studies.scaling.runs import load_runs, load_settings
 from train.config import Config
 
 
 def lines_through(runs: Path) -> list[Line]:
-    points = [
-        point_of(
-            path.name,
-            load_report(path / "report.json"),
-            load_settings(path / "config.yaml"),
-            load_curve(path / "curve.csv"),
-        )
-        for path in sorted(runs.iterdir())
-    ]
-    return lines_of(points)
+    return lines_of(load_runs(runs))
 
 
 def cells(runs: Path, block: str = "attention", **changes: Any) -> None:
@@ -39,7 +29,7 @@ def test_blocks_have_a_line_each_and_seeds_share_it(tmp_path: Path) -> None:
     cells(tmp_path, "attention", seed=1)
     finished_cell(tmp_path / "best", 1e5, 256, 256_000, "ssd")
     lines = lines_through(tmp_path)
-    assert [(line.label, line.widths, len(line.points)) for line in lines] == [
+    assert [(line.label, line.widths, len(line.runs)) for line in lines] == [
         ("ssd", [64, 128, 256], 3),
         ("attention", [64, 128], 4),
     ]
@@ -65,7 +55,7 @@ def test_whatever_else_differs_makes_another_line(tmp_path: Path, changes: dict[
     cells(tmp_path, **changes)
     lines = lines_through(tmp_path)
     assert label in [line.label for line in lines]
-    assert sorted(len(line.points) for line in lines) == [2, 2]
+    assert sorted(len(line.runs) for line in lines) == [2, 2]
     (note,) = notes_of(lines)
     assert "never on one line" in note
 
@@ -124,9 +114,9 @@ def test_seeds_of_a_width_become_mean_and_range(tmp_path: Path) -> None:
         finished_cell(tmp_path / str(seed), data_bytes, 64, 5000, seed=seed)
     finished_cell(tmp_path / "wide", 500.0, 128, 20_000)
     (line,) = lines_through(tmp_path)
-    mean, least, greatest = line.by_width("data_bits")
+    mean, (least, greatest) = line.means("data_bits"), line.range("data_bits")
     assert (mean.tolist(), least.tolist(), greatest.tolist()) == ([24_000, 4000], [8000, 4000], [48_000, 4000])
-    assert line.by_width("width")[0].tolist() == [64, 128]
+    assert line.means("width").tolist() == [64, 128]
 
 
 @pytest.mark.parametrize(

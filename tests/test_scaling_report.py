@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dist import run
-from finished_run import finished_cell
+from finished_run import finished_cell, run_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.plots import DARK, LIGHT
+from eval.plots import DARK, LIGHT, png, styled
 from studies.scaling.analysis import Scaling, analyse
-from studies.scaling.files import scaling_csv, scaling_text, write_tensorboard
 from studies.scaling.laws import PowerLaw
 from studies.scaling.lines import lines_of
+from studies.scaling.pages import write_comparison, write_tensorboard
 from studies.scaling.plots import scaling_figure, vocabulary_figure
 from studies.scaling.runs import load_runs, refuse_mixed
-from studies.scaling.sections import section_of, write_comparison
+from studies.scaling.tables import compare_runs, scaling_csv, scaling_text
 from studies.scaling.verdicts import standing_of
 
-ROOT = Path(__file__).parents[1]
 WIDTHS = (64, 96, 128, 192, 256)
 FIXED_BYTES = 80 + 15 + 5
 # In bytes. Steep is shorter beyond 300,000 parameters.
@@ -49,14 +47,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("work") / "sweep"
     sweep(runs, vocabularies=(1024, 2048))
     (runs / "sweep.json").write_text(json.dumps({"format": 1, "cells": 20, "names": []}))
-    done = run("launch/report.py", str(runs))
+    done = run_report(runs)
     assert done.returncode == 0, done.stderr
     assert f"wrote {runs}/scaling.json" in done.stderr
     return runs, done.stdout
 
 
 def analysed(runs: Path) -> Scaling:
-    found = analyse([run.point for run in load_runs(runs)])
+    found = analyse(lines_of(load_runs(runs)))
     assert found is not None
     return found
 
@@ -91,7 +89,7 @@ def test_three_widths_give_no_fit_and_the_reason(tmp_path: Path) -> None:
         assert result.data.why_no_fit == "a power law needs 4 widths or more, and there are 3"
         assert result.data.prediction is None
     assert "no power law: a power law needs 4 widths" in scaling_text(scaling)
-    write_comparison([section_of(load_runs(tmp_path))], tmp_path / "out")
+    write_comparison([compare_runs(load_runs(tmp_path))], tmp_path / "out")
     assert "none: a power law needs 4 widths or more, and there are 3" in (tmp_path / "out/comparison.html").read_text()
     (line, _) = json.loads((tmp_path / "out/scaling.json").read_text())["lines"]
     assert line["data"]["fit"] is None
@@ -100,7 +98,7 @@ def test_three_widths_give_no_fit_and_the_reason(tmp_path: Path) -> None:
 
 def test_without_two_widths_there_is_no_scaling(tmp_path: Path) -> None:
     sweep(tmp_path, (64,))
-    assert analyse([run.point for run in load_runs(tmp_path)]) is None
+    assert analyse(lines_of(load_runs(tmp_path))) is None
 
 
 def test_no_crossing_is_a_result_too(tmp_path: Path) -> None:
@@ -253,6 +251,7 @@ def test_figures_can_be_drawn_of_any_sweep(tmp_path: Path) -> None:
         scaling_figure(scaling.lines[:2], {}, {}, LIGHT),
         vocabulary_figure(families, LIGHT),
     ]
-    assert all(figure.startswith(b"\x89PNG") for figure in figures)
+    with styled(LIGHT):
+        assert all(png(figure).startswith(b"\x89PNG") for figure in figures)
     # Lines of a single width are in the figures and in the CSV.
-    assert b"lone,gru,333" in scaling_csv(lines_of([point for line in scaling.lines for point in line.points]))
+    assert "lone,gru,333" in scaling_csv(lines_of([run for line in scaling.lines for run in line.runs]))

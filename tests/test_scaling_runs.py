@@ -2,25 +2,22 @@
 
 import csv
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dist import run
-from finished_run import SIZES, finished_cell, finished_run
+from finished_run import SIZES, finished_cell, finished_run, run_report
 
 from data.errors import UsageError
 from eval.curve import Curve, load_curve
-from eval.plots import DARK, LIGHT, description_length_figure, rate_figure, spread
-from studies.scaling.comparison_plots import behind_figure, overlay_figure
+from eval.plots import DARK, LIGHT, description_length_figure, png, rate_figure, spread, styled, svg
 from studies.scaling.lines import lines_of
-from studies.scaling.runs import by_corpus, load_runs, refuse_mixed, selection_of
-from studies.scaling.sections import comparison_table, section_of, write_comparison
-
-ROOT = Path(__file__).parents[1]
+from studies.scaling.pages import write_comparison
+from studies.scaling.plots import behind_figure, overlay_figure
+from studies.scaling.runs import charge_selection, group_by_corpus, load_runs, refuse_mixed
+from studies.scaling.tables import compare_runs, comparison_text
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +31,9 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-def report(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return run("launch/report.py", *map(str, arguments), cwd=cwd)
-
-
 def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
     runs = load_runs(runs_dir)
-    assert [(run.name, run.total_bytes) for run in runs] == [
+    assert [(run.name, run.total_bits / 8) for run in runs] == [
         ("sweep/small", 500),
         ("sweep/middle", 600),
         ("large", 700),
@@ -49,7 +42,7 @@ def test_runs_are_found_at_any_depth_and_sorted(runs_dir: Path) -> None:
 
 
 def test_the_table_compares_runs_and_baselines(runs_dir: Path) -> None:
-    lines = comparison_table(section_of(load_runs(runs_dir))).splitlines()
+    lines = comparison_text(compare_runs(load_runs(runs_dir))).splitlines()
     table, verdicts, *_ = "\n".join(lines[3:]).split("\n\n")
     rows = {line.split()[0]: line.split() for line in table.splitlines()}
     assert rows["sweep/middle"][1:7] == ["600", "500", "80", "4.8000", "1.67", "12,345"]
@@ -64,7 +57,7 @@ def test_different_corpora_are_not_compared(runs_dir: Path, tmp_path: Path) -> N
     finished_run(tmp_path / "one")
     finished_run(tmp_path / "other", name="code", sha256="b" * 64)
     found = load_runs(tmp_path)
-    assert [[run.name for run in group] for group in by_corpus(found)] == [["other"], ["one"]]
+    assert [[run.name for run in group] for group in group_by_corpus(found)] == [["other"], ["one"]]
     with pytest.raises(UsageError, match=r"one codes text .* and other codes code .* cannot be compared"):
         refuse_mixed(found)
 
@@ -75,7 +68,7 @@ def test_every_corpus_has_a_section_and_one_can_be_chosen(tmp_path: Path) -> Non
         finished_run(tmp_path / folder, data_bytes=400.0 if folder == "one" else 500.0)
     finished_run(tmp_path / "other", name="code", sha256="b" * 64)
     finished_run(tmp_path / "third", name="code", sha256="c" * 64)
-    done = report(tmp_path, "--out", tmp_path / "out")
+    done = run_report(tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for words in ("text: 1,000 bytes, 2 finished runs", "code: 1,000 bytes, 1 finished runs"):
         assert words in done.stdout
@@ -86,10 +79,10 @@ def test_every_corpus_has_a_section_and_one_can_be_chosen(tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", *folders}
     assert (tmp_path / "out/comparison-text/comparison.csv").read_text().count("\n") == 3
     for wanted, count in (("text", 1), ("code", 2), ("c" * 64, 1), ("cccccccc", 1)):
-        assert len(by_corpus(load_runs(tmp_path), wanted)) == count
+        assert len(group_by_corpus(load_runs(tmp_path), wanted)) == count
     for wanted in ("cod", "ccc", "x"):
         with pytest.raises(UsageError, match=r"no run codes a corpus '.*'; there are code \(1,000 bytes"):
-            by_corpus(load_runs(tmp_path), wanted)
+            group_by_corpus(load_runs(tmp_path), wanted)
 
 
 def test_a_section_pays_for_the_cells_of_its_own_corpus(tmp_path: Path) -> None:
@@ -99,20 +92,27 @@ def test_a_section_pays_for_the_cells_of_its_own_corpus(tmp_path: Path) -> None:
     stranger["corpus"]["sha256"] = "c" * 64
     (tmp_path / "c/report.json").write_text(json.dumps(stranger))
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "cells": 5, "side_bits": 2.3, "names": [*"abcde"]}))
-    (other,), runs = by_corpus(load_runs(tmp_path), "c" * 64)[0], by_corpus(load_runs(tmp_path), "a" * 64)[0]
-    found = selection_of(tmp_path, runs, [other])
+    (other,), runs = (
+        group_by_corpus(load_runs(tmp_path), "c" * 64)[0],
+        group_by_corpus(load_runs(tmp_path), "a" * 64)[0],
+    )
+    found = charge_selection(tmp_path, runs, [other])
     assert found is not None
     assert found.cells == 4
 
 
 def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Path) -> None:
-    done = report(runs_dir, "--out", tmp_path / "out", cwd=tmp_path)
+    done = run_report(runs_dir, "--out", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "sweep/small" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison-behind-dark.png",
+        "comparison-behind.pdf",
         "comparison-behind.png",
+        "comparison-dark.png",
         "comparison.csv",
         "comparison.html",
+        "comparison.pdf",
         "comparison.png",
     ]
     with (tmp_path / "out/comparison.csv").open() as stream:
@@ -133,7 +133,7 @@ def test_the_command_writes_page_picture_and_table(runs_dir: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere",), ("runs", "--what"), ("runs", "extra"), (".",)])
 def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    done = report(*arguments, cwd=tmp_path)
+    done = run_report(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("onepass: ")
     assert done.stderr.count("\n") == 1
@@ -141,7 +141,7 @@ def test_bad_arguments_are_one_line_and_status_2(arguments: tuple[str, ...], tmp
 
 
 def test_help_teaches(tmp_path: Path) -> None:
-    done = report("--help", cwd=tmp_path)
+    done = run_report("--help", cwd=tmp_path)
     assert done.returncode == 0
     for word in ("RUNS_DIR", "--out", "python launch/report.py runs", "status 2"):
         assert word in done.stdout
@@ -150,7 +150,7 @@ def test_help_teaches(tmp_path: Path) -> None:
 def test_a_damaged_run_is_named(runs_dir: Path, tmp_path: Path) -> None:
     finished_run(tmp_path / "run")
     (tmp_path / "run/curve.csv").write_text("step,coded_bytes\n1,x\n")
-    done = report(tmp_path)
+    done = run_report(tmp_path)
     assert done.returncode == 2
     assert "run/curve.csv is no curve of a run" in done.stderr
 
@@ -199,42 +199,55 @@ def test_labels_are_moved_apart_and_no_further() -> None:
 def test_figures_can_be_drawn_of_any_curve(points: int, runs_dir: Path) -> None:
     coded_bytes = np.linspace(10, 5e9, points)
     curve = Curve(coded_bytes, 2 * coded_bytes, 2 * coded_bytes + 100)
-    point = load_runs(runs_dir)[0].point
+    point = load_runs(runs_dir)[0]
     alike = [replace(point, name=f"run-{number}") for number in range(30)]
     alike[0] = replace(alike[0], name="$\\not$ mathematics")
     grid = [replace(one, block=f"b{i % 6}", width=2 ** (i // 6)) for i, one in enumerate(alike)]
     curves = {one.name: curve for one in alike}
-    figures = [
-        description_length_figure(curve, SIZES, DARK),
-        rate_figure(curve, LIGHT),
-        overlay_figure(curves, {}, lines_of(alike), LIGHT),
-        overlay_figure(curves, SIZES, lines_of(grid), DARK),
-        behind_figure(curves, lines_of(grid), LIGHT),
-    ]
-    assert all(figure.startswith(b"\x89PNG") for figure in figures)
+    with styled(DARK):
+        for figure in (
+            description_length_figure(curve, SIZES, DARK),
+            overlay_figure(curves, SIZES, lines_of(grid), DARK),
+        ):
+            assert png(figure).startswith(b"\x89PNG")
+    with styled(LIGHT):
+        figures = [
+            rate_figure(curve, LIGHT),
+            overlay_figure(curves, {}, lines_of(alike), LIGHT),
+            behind_figure(curves, lines_of(grid), LIGHT),
+        ]
+        elements = [svg(figure) for figure in figures]
+    assert all(element.startswith("<svg") for element in elements)
+    assert ">$\\not$ mathematics" in elements[1]
 
 
 def test_write_comparison_names_its_files(runs_dir: Path, tmp_path: Path) -> None:
-    paths = write_comparison([section_of(load_runs(runs_dir))], tmp_path)
-    names = ["comparison.html", "comparison.png", "comparison.csv", "comparison-behind.png"]
-    assert [path.name for path in paths] == names
-    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    paths = write_comparison([compare_runs(load_runs(runs_dir))], tmp_path)
+    assert [path.name for path in paths][:2] == ["comparison.html", "comparison.csv"]
+    pictures = {name: (tmp_path / name).read_bytes() for name in [path.name for path in paths][2:]}
+    assert {name.split(".")[0] for name in pictures} == {
+        f"comparison{behind}{dark}" for behind in ("", "-behind") for dark in ("", "-dark")
+    }
+    assert all(content.startswith(b"%PDF" if ".pdf" in name else b"\x89PNG") for name, content in pictures.items())
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("<svg") == 2
+    assert "<img" not in page
 
 
 def test_the_best_of_a_sweep_pays_for_being_chosen(tmp_path: Path) -> None:
     for name, data_bytes in (("a", 400.0), ("b", 500.0), ("earlier", 600.0)):
         finished_cell(tmp_path / name, data_bytes, 64, 1000)
     runs = load_runs(tmp_path)
-    assert selection_of(tmp_path, runs) is None
+    assert charge_selection(tmp_path, runs) is None
     names = [*"abcdefg"]
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "cells": 7, "side_bits": 2.8, "names": names}))
-    chosen = selection_of(tmp_path, runs)
+    chosen = charge_selection(tmp_path, runs)
     assert chosen is not None
     # The 7 of sweep.json, and the one that was there before.
     assert (chosen.run, chosen.cells, chosen.selection_bits) == ("a", 8, 3.0)
     assert (chosen.side_bits, chosen.total_bits) == (43.0, 4003.0)
-    section = section_of(runs, chosen)
-    text = " ".join(comparison_table(section).split())
+    section = compare_runs(runs, chosen)
+    text = " ".join(comparison_text(section).split())
     assert "a is the best of 8 cells of a sweep: log2(8) = 3.00 bits are charged to its side information" in text
     assert "its total with them is 500.38 bytes" in text
     write_comparison([section], tmp_path / "out")
@@ -246,4 +259,4 @@ def test_a_damaged_sweep_is_refused(tmp_path: Path, content: str) -> None:
     finished_cell(tmp_path / "a", 400.0, 64, 1000)
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(ValueError, match=r"sweep\.json"):
-        selection_of(tmp_path, load_runs(tmp_path))
+        charge_selection(tmp_path, load_runs(tmp_path))

@@ -35,8 +35,8 @@ def test_a_sweep_survives_being_killed_skips_what_is_done_and_compares(tmp_path:
     assert again.returncode == 0, again.stderr
     assert (sweep / "attention-16/report.json").stat().st_mtime_ns == done
     names = {"attention-16", "attention-32", "attention+attention-16", "attention+attention-32"}
-    told = json.loads((sweep / "sweep.json").read_text())
-    assert (set(told["names"]), told["cells"], told["side_bits"]) == (names, 4, 2.0)
+    recorded = json.loads((sweep / "sweep.json").read_text())
+    assert (set(recorded["names"]), recorded["cells"], recorded["side_bits"]) == (names, 4, 2.0)
     reports = {name: json.loads((sweep / name / "report.json").read_text()) for name in names}
     assert all(report["coded"]["bytes"] == 8192 for report in reports.values())
     bits = {name: report["description_length"]["data_bits"] for name, report in reports.items()}

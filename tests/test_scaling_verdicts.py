@@ -10,10 +10,10 @@ from finished_run import finished_cell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from eval.curve import Curve
-from studies.scaling.files import scaling_text
 from studies.scaling.lines import lines_of
+from studies.scaling.pages import write_comparison
 from studies.scaling.runs import load_runs
-from studies.scaling.sections import Section, comparison_table, section_of, write_comparison
+from studies.scaling.tables import Comparison, compare_runs, comparison_text, scaling_text
 from studies.scaling.verdicts import (
     LEAST_CHUNKS,
     MOST_CHUNKS,
@@ -22,7 +22,7 @@ from studies.scaling.verdicts import (
     bootstrap_half_width,
     chunk_differences,
     compare,
-    listed,
+    list_names,
     standing_of,
     verdicts,
 )
@@ -47,8 +47,8 @@ def cell(runs: Path, block: str, data_bits: float, width: int = 64, seed: int = 
     )
 
 
-def sections(tmp_path: Path) -> Section:
-    return section_of(load_runs(tmp_path))
+def sections(tmp_path: Path) -> Comparison:
+    return compare_runs(load_runs(tmp_path))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -59,8 +59,8 @@ def test_what_only_the_code_decides_is_said_to_be(tmp_path: Path, seeds: int) ->
             cell(tmp_path, block, data_bits, seed=seed, noise=len(block))
     section = sections(tmp_path)
     ((other, data, total),) = section.standing.others
-    assert other.points[0].block == "attention"
-    assert section.standing.shortest.points[0].block == "gated_conv"
+    assert other.runs[0].block == "attention"
+    assert section.standing.shortest.runs[0].block == "gated_conv"
     assert (data.word, data.shorter) == (NOT_DISTINGUISHABLE, "")
     assert total.decider == "code"
     assert "code decides" in total.text
@@ -69,7 +69,7 @@ def test_what_only_the_code_decides_is_said_to_be(tmp_path: Path, seeds: int) ->
     assert total.difference_bits - data.difference_bits == 8 * 448
     assert total.interval_bits == pytest.approx((low + 8 * 448, high + 8 * 448))
     assert data.interval_from == ("3 and 3 seeds" if seeds == 3 else "20 chunks of the corpus, one seed each")
-    text = " ".join(comparison_table(section).split())
+    text = " ".join(comparison_text(section).split())
     assert f"Its data term is {NOT_DISTINGUISHABLE} from {other.name}." in text
     assert f"Beside {other.name}, code decides." in text
     assert ("another seed may move" in text) == (seeds == 1)
@@ -97,8 +97,8 @@ def test_every_file_has_the_same_verdict(tmp_path: Path) -> None:
     assert float(row["data_low_bits"]) == pytest.approx(data.interval_bits[0] if data.interval_bits else None)
     assert rows["attention-32-0"]["data_verdict"] == "longer"
     document = json.loads((out / "scaling.json").read_text())
-    told = {entry["cell"]: entry for entry in document["beside_shortest"]["cells"]}["attention, width 128, 3 seeds"]
-    assert (told["data"]["verdict"], told["total"]["verdict"]) == (data.word, total.word)
+    written = {entry["cell"]: entry for entry in document["beside_shortest"]["cells"]}["attention, width 128, 3 seeds"]
+    assert (written["data"]["verdict"], written["total"]["verdict"]) == (data.word, total.word)
     for pair in document["architectures"]:
         assert pair["data_verdict"].startswith(f"{NOT_DISTINGUISHABLE} from ")
         assert len(pair["nodes"]) == 3
@@ -254,15 +254,15 @@ def test_who_decides(data_bits: float, code_bits: float, half_width: float, word
 def test_words() -> None:
     found = Verdict("total", "one", "two", -8000.0, (-9600.0, -6400.0), "seeds", "side")
     assert (found.text, found.span) == ("shorter: side decides", "−1,000 (−1,200 to −800)")
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b"]) == "a and b"
-    assert listed([*"abcdef"]) == "a, b, c, d and 2 others"
+    assert list_names(["a"]) == "a"
+    assert list_names(["a", "b"]) == "a and b"
+    assert list_names([*"abcdef"]) == "a, b, c, d and 2 others"
 
 
 def test_the_two_sides_are_mirrors(tmp_path: Path) -> None:
     cell(tmp_path, "attention", ATTENTION[0], noise=1)
     cell(tmp_path, "gated_conv", GATED_CONV[0], noise=2)
-    standing = standing_of(lines_of([run.point for run in load_runs(tmp_path)]))
+    standing = standing_of(lines_of(load_runs(tmp_path)))
     (cell_of, data, _) = standing.others[0]
     mirrored, _ = compare(standing.shortest, cell_of)
     assert mirrored.difference_bits == -data.difference_bits

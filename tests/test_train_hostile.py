@@ -10,8 +10,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from studies.scaling.lines import load_settings
-from studies.scaling.runs import read_sweep
+from studies.scaling.runs import load_settings, read_sweep
 from train.checkpoint import POINTER, read_pointer
 from train.command_line import load_config, parse_config, read_deepspeed_config
 from train.config import Config

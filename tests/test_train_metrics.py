@@ -16,7 +16,7 @@ HPARAMS = {"model": {"block": "attention", "width": 64, "ngram_orders": [1, 2]},
 def begin(run_dir: Path, resume_from_bytes: int | None = None) -> Metrics:
     """Fixed terms: code 100 bytes, tokenizer 20, side 5."""
     metrics = Metrics(run_dir, resume_from_bytes)
-    metrics.begin(800.0, 160.0, 40.0, {"xz-9e": 900}, HPARAMS)
+    metrics.begin({"code": 800.0, "tokenizer": 160.0, "side": 40.0}, {"xz-9e": 900}, HPARAMS)
     return metrics
 
 

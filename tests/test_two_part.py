@@ -33,11 +33,11 @@ def test_rows_add_up_and_data_costs_what_coding_it_does(folder: Path) -> None:
     with table.open() as file:
         rows = {(row["tables"], row["point"]): row for row in csv.DictReader(file)}
     assert len(rows) == 9
-    length = load_report(folder / "run/report.json")["description_length"]
+    length = load_report(folder / "run/report.json").description_length
     for row in rows.values():
         parts = ("weight_bytes", "table_bytes", "data_bytes", "fixed_bytes")
         assert sum(int(row[part]) for part in parts) == pytest.approx(int(row["total_bytes"]), abs=2)
-        assert int(row["prequential_bytes"]) == round(length["total_bits"] / 8)
+        assert int(row["prequential_bytes"]) == round(length.total_bits / 8)
         assert (int(row["table_bytes"]) > 0) == (row["tables"] == "charged")
     # The same frozen model, tables and all, by the way of an archive.
     archive = folder / "fixed.one"

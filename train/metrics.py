@@ -51,16 +51,10 @@ class Metrics:
         purge_step = None if resume_from_bytes is None else resume_from_bytes + 1
         self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step, flush_secs=10)
 
-    def begin(
-        self,
-        code_bits: float,
-        tokenizer_bits: float,
-        side_bits: float,
-        baselines: dict[str, int],
-        hparams: dict[str, Any],
-    ) -> None:
-        """Record what does not change. `baselines` are in bytes; `hparams` is the configuration, nested or flat."""
-        self.code_bits, self.tokenizer_bits, self.side_bits = code_bits, tokenizer_bits, side_bits
+    def begin(self, fixed_bits: dict[str, float], baselines: dict[str, Any], hparams: dict[str, Any]) -> None:
+        """Record what does not change: the terms "code", "tokenizer" and "side", the baselines in bytes, and the
+        configuration, nested or flat."""
+        self.fixed_bits = fixed_bits
         self.baselines = {f"baseline/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
         self.writer.add_custom_scalars(LAYOUT)
         # TensorBoard shows plain values only: others become text.
@@ -80,7 +74,7 @@ class Metrics:
         """Record a point of the curve, after `step` steps. Sums are over all ranks, from the start of the corpus;
         `bits_per_byte_now` is the rate since the last point. `scalars` holds `optim/learning_rate`,
         `cost/tokens_per_sec`, and what else is to be charted."""
-        total_bits = data_bits + self.code_bits + self.tokenizer_bits + self.side_bits
+        total_bits = sum(self.fixed_bits.values(), data_bits)
         elapsed_secs = time.monotonic() - self.start
         rate, learning_rate = scalars["cost/tokens_per_sec"], scalars["optim/learning_rate"]
         sums = (step, coded_bytes, coded_tokens, data_bits, total_bits)
@@ -89,8 +83,8 @@ class Metrics:
         points = {
             "description_length/total_bytes": total_bits / 8,
             "description_length/data_bytes": data_bits / 8,
-            "description_length/code_bytes": self.code_bits / 8,
-            "description_length/tokenizer_bytes": self.tokenizer_bits / 8,
+            "description_length/code_bytes": self.fixed_bits["code"] / 8,
+            "description_length/tokenizer_bytes": self.fixed_bits["tokenizer"] / 8,
             "description_length/bits_per_byte": total_bits / max(coded_bytes, 1),
             "rate/bits_per_byte_now": bits_per_byte_now,
             "compression/ratio": 8 * coded_bytes / total_bits,

@@ -2,66 +2,49 @@
 
 Groups of parameters (heads of attention, channels of recurrences and MLPs, states of SSD) are scored by what their
 readers hear of them in a calibration context, activation times gradient (first order in leaving the group out), all
-layers are ranked together, and those that are worth least for their parameters go. After every stage scores are taken
-anew, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
+layers are ranked together, and those that are worth least for their parameters go. Scores are taken again after every
+stage, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
 
 Beside it: as many groups taken out of every place by their norm, as many single weights set to zero by their size, and
 plain quantisation at equal size. And half of each block and of each MLP taken out alone: which is missed least? The run
 must be one without context mixing, whose tables would hide what the network lost.
 """
 
-import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from archive.weights import Point
 from data.errors import UsageError
-from data.files import output_file, write_file
+from data.files import write_file
+from data.lanes import Lanes
 from data.streams import publish
-from eval.plots import THEMES
 from model.lm import LanguageModel
-from studies.pruning.bench import Bench
-from studies.pruning.plots import figure
-from studies.pruning.surgery import groups, keep, prunable, size
-from studies.pruning.terms import Alone, Stage, alone_table, choose, coded_table, heading, largest
-from studies.scoring import connect_alone, copied, open_run, small_vectors
-from studies.two_part.command import GROUP, group_size, points
-from train.engine import disconnect
+from studies import scoring
+from studies.common import argument, file_option, option, png_option, write_figures
+from studies.pruning import surgery
+from studies.pruning.report import HEADING, Coded, Half, Stage, draw, format_coded, format_halves
+from studies.two_part.command import GROUP, check_group, parse_points
+from train.engine import Place
 from train.optim import build_optimizer
 
-
-def prune_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run.dir of a finished run without context mixing")
-    parser.add_argument("--held_out", type=Path, required=True, metavar="FILE", help="text that the run has not seen")
-    parser.add_argument("--corpus", metavar="FILE", help="the run's corpus, if it is no longer where data.source says")
-    parser.add_argument(
-        "--remove", type=shares, default=[0.1, 0.2, 0.3, 0.4, 0.5],
-        help="share of blocks' and MLPs' parameters gone after each stage, rising (default: 0.1,0.2,0.3,0.4,0.5)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--corpus_lanes", type=int, metavar="N",
-        help="score only so many of the run's lanes, evenly apart, and draw totals up from them (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--calibration_steps", type=int, default=16, help="segments of all lanes that scores are taken on (default: 16)"
-    )
-    parser.add_argument(
-        "--retrain_steps", type=int, default=0, help="steps of learning after each stage (default: none)"
-    )
-    parser.add_argument("--points", type=points, default=[8, 6, 5, 4], help="as of two-part (default: 8,6,5,4)")
-    parser.add_argument("--group", type=int, help=f"weights that share a step (default: {GROUP})")
-    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write what was measured")
+# Lanes in which held-out text is read.
+HELD_OUT_LANES = 8
+TIMED_ROUNDS = 21
 
 
-def shares(text: str) -> list[float]:
+def parse_shares(text: str) -> list[float]:
+    """The type of --remove."""
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
@@ -71,107 +54,200 @@ def shares(text: str) -> list[float]:
     return found
 
 
-def prune(
-    run: Path,
-    held_out: Path,
-    corpus: str | None,
-    remove: list[float],
-    corpus_lanes: int | None,
-    calibration_steps: int,
-    retrain_steps: int,
-    points: list[Point],
-    group: int | None,
-    png: Path | None,
-    json: Path | None,
-) -> None:
-    """Raises UsageError for what is wrong with the arguments."""
-    if calibration_steps < 1 or retrain_steps < 0:
-        raise UsageError(
-            f"--calibration_steps {calibration_steps} must be 1 or more, --retrain_steps {retrain_steps} 0 or more"
-        )
-    size_of_groups = group_size(group, points)
-    opened = open_run(run, corpus)
-    if opened.model.mixing is not None:
-        raise UsageError(f"{run} has context mixing: give a run with --model.ngram_orders '[]'")
-    for module in prunable(opened.model):
-        groups(module)  # refuses what it does not know
-    place = connect_alone(opened.config.engine.threads)
-    bench = Bench(opened, held_out, place, points, size_of_groups, corpus_lanes)
-    stages = prune_in_stages(bench, remove, calibration_steps, retrain_steps)
-    publish("\n" + coded_table(stages))
-    missed = halves(bench, stages[0].held_out_bits, calibration_steps)
-    publish("\n" + alone_table(missed))
-    if png:
-        for name, theme in THEMES.items():
-            write_file(png.with_name(f"{png.name}-{name}.png"), figure(stages, missed, theme))
-    if json:
-        write_file(json, dump(stages, missed))
-    disconnect()
+@dataclass
+class Prune:
+    """Take out what its contexts do not need, and measure."""
+
+    run: Path = argument("run.dir of a finished run without context mixing", metavar="RUN")
+    held_out: Path = option("text that the run has not seen", metavar="FILE")
+    corpus: str | None = option("the run's corpus, if it is no longer where data.source says", None, metavar="FILE")
+    remove: Sequence[float] = option(
+        "share of blocks' and MLPs' parameters gone after each stage, rising (default: 0.1,0.2,0.3,0.4,0.5)",
+        (0.1, 0.2, 0.3, 0.4, 0.5), type=parse_shares,
+    )  # fmt: skip
+    corpus_lanes: int | None = option(
+        "score only so many of the run's lanes, evenly apart, and draw totals up from them (default: all)", None,
+        metavar="N",
+    )  # fmt: skip
+    calibration_steps: int = option("segments of all lanes that scores are taken on (default: 16)", 16)
+    retrain_steps: int = option("steps of learning after each stage (default: none)", 0)
+    points: Sequence[Point] = option("as of two-part (default: 8,6,5,4)", (8, 6, 5, 4), type=parse_points)
+    group: int | None = option(f"weights that share a step (default: {GROUP})", None)
+    png: Path | None = png_option()
+    json: Path | None = file_option("write what was measured")
+
+    def execute(self) -> None:
+        """Raises UsageError for what is wrong with the arguments."""
+        if self.calibration_steps < 1 or self.retrain_steps < 0:
+            raise UsageError(
+                f"--calibration_steps {self.calibration_steps} must be 1 or more, --retrain_steps "
+                f"{self.retrain_steps} 0 or more"
+            )
+        group = check_group(self.group, self.points)
+        run = scoring.open_run(self.run, self.corpus)
+        if run.model.mixing is not None:
+            raise UsageError(f"{self.run} has context mixing: give a run with --model.ngram_orders '[]'")
+        surgery.list_groups(run.model)  # refuses what it does not know
+        with scoring.connect_alone(run.config.engine.threads) as place:
+            bench = Bench(run, place, self, group)
+            stages = prune_in_stages(bench)
+            publish("\n" + format_coded(stages))
+            halves = measure_halves(bench, stages[0].held_out_bits)
+            publish("\n" + format_halves(halves))
+        write_figures(self.png, draw, stages, halves)
+        if self.json:
+            found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(half) for half in halves]}
+            write_file(self.json, json.dumps(found, indent=1).encode())
 
 
-def dump(stages: list[Stage], missed: list[Alone]) -> bytes:
-    found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(one) for one in missed]}
-    return json.dumps(found, indent=1).encode()
+class Bench:
+    """What a model is measured on: the run's corpus, and text that it has not seen."""
+
+    def __init__(self, run: scoring.FinishedRun, place: Place, options: Prune, group: int):
+        self.run, self.place, self.options, self.group = run, place, options, group
+        _, self.tokens, end = scoring.tokenize(options.held_out, run.tokenizer)
+        if not end.bytes:
+            raise UsageError(f"{options.held_out} is empty: there is nothing to measure on")
+        self.held_out_bytes, wanted, lanes = end.bytes, options.corpus_lanes, run.lanes
+        if wanted is not None:
+            if wanted < 1 or wanted >= lanes.lanes or lanes.lanes % wanted:
+                raise UsageError(
+                    f"--corpus_lanes {wanted}: give a divisor of the run's {lanes.lanes} lanes, below them"
+                )
+            tokens, length = run.corpus.manifest.tokens, lanes.lane_tokens
+            starts = range(0, tokens, lanes.lanes // wanted * length)
+            self.sample = np.concatenate([run.corpus.tokens.read(at, min(at + length, tokens)) for at in starts])
+
+    def rate(self, model: LanguageModel, tokens: np.ndarray, lanes: int, text_bytes: int) -> float:
+        plan, frozen = Lanes(len(tokens), lanes, scoring.SEGMENT_TOKENS), (self.run.config, model, self.run.tokenizer)
+        return scoring.one_pass(frozen, plan, scoring.source_of(tokens, plan), self.place, text_bytes) / text_bytes
+
+    def held_out_rate(self, model: LanguageModel) -> float:
+        """Bits per byte of the held-out text."""
+        return self.rate(model, self.tokens, HELD_OUT_LANES, self.held_out_bytes)
+
+    def corpus_rate(self, model: LanguageModel) -> float:
+        """Bits per byte of the corpus, or of the lanes that stand for it."""
+        if self.options.corpus_lanes is None:
+            return self.run.corpus_bits(model, self.place) / self.run.corpus.manifest.bytes
+        lengths = np.array([len(piece) for piece in self.run.tokenizer.pieces])
+        return self.rate(model, self.sample, self.options.corpus_lanes, int(lengths[self.sample].sum()))
+
+    def segments(self, steps: int) -> list[Tensor]:
+        """Tokens [R, T] of all lanes at the run's first `steps` steps, which come from all over the corpus."""
+        lanes, read = self.run.lanes, self.run.corpus.tokens.read
+        if steps >= lanes.steps:
+            raise UsageError(
+                f"{steps} steps of calibration and retraining, but the corpus has {lanes.steps}: give fewer"
+            )
+        return [torch.from_numpy(lanes.targets(step, lanes.share(0, 1), read)) for step in range(steps)]
+
+    def measure(self, method: str, removed: float, model: LanguageModel) -> Stage:
+        """A row, printed as it is found, with a two-part code for each point, except by norm."""
+        whole, segment = self.run.model, self.segments(1)[0].clamp(min=0)
+        left = surgery.list_sizes(model) / surgery.list_sizes(whole)
+        segment_secs, step_secs = measure_secs(model, whole, segment), measure_secs(model, whole, segment[:1, :1])
+        stage = Stage(
+            method, removed, surgery.count_parameters(model), sum(p.nbytes for p in model.parameters()),
+            *measure_bytes(model, segment), segment_secs, step_secs, self.held_out_rate(model), self.corpus_rate(model),
+            left.tolist(),
+        )  # fmt: skip
+        publish(str(stage))
+        for point in self.options.points if method != "norm" else []:
+            weight_bytes, decoded = scoring.code_weights(model, point, self.group)
+            data_bytes = self.corpus_rate(decoded) * self.run.corpus.manifest.bytes / 8
+            total_bytes = weight_bytes + data_bytes + self.run.fixed_bits / 8
+            stage.coded.append(Coded(point, weight_bytes, self.held_out_rate(decoded), data_bytes, total_bytes))
+        return stage
 
 
-def prune_in_stages(bench: Bench, remove: list[float], calibration_steps: int, retrain_steps: int) -> list[Stage]:
+@torch.no_grad()
+def measure_secs(model: LanguageModel, whole: LanguageModel, tokens: Tensor) -> tuple[float, float]:
+    """Least seconds that `model` and `whole` take, by turns, for tokens [R, T] from the start. What else a machine does
+    can only add to them."""
+    inputs = tokens.to(whole.embedding.device)
+
+    def run(one: LanguageModel) -> float:
+        state, start = one.init_state(len(inputs)), time.perf_counter()
+        one(inputs, state, inputs)[0][-1, -1].item()  # waits for an accelerator
+        return time.perf_counter() - start
+
+    rounds = np.array([(run(model), run(whole)) for _ in range(TIMED_ROUNDS)])
+    own, beside = rounds.min(0).tolist()
+    return own, beside
+
+
+@torch.no_grad()
+def measure_bytes(model: LanguageModel, tokens: Tensor) -> tuple[int, int]:
+    """Bytes of all tensors alive at once at most, parameters and state included, while `model` runs over tokens [R, T];
+    and of the state that it then carries, for one lane. What a kernel allocates for itself is not seen."""
+    inputs = tokens.to(model.embedding.device)
+    state = model.init_state(len(inputs))
+    # Private to PyTorch, here as of 2.13: it counts the storages that operators return, until they are freed.
+    tracker = MemTracker()
+    tracker.track_external(*model.parameters(), *tensors_of(state))
+    with tracker:
+        _, state = model(inputs, state, inputs)
+    carried = sum(leaf.nbytes for leaf in tensors_of(state))
+    return tracker.get_tracker_snapshot("peak")[inputs.device]["Total"], carried // len(inputs)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+
+
+def prune_in_stages(bench: Bench) -> list[Stage]:
     """The model as it is, then after each stage: groups by saliency, groups by norm, weights by size."""
-    whole = bench.run.model
-    pruned, plain, sparse = copied(whole), copied(whole), copied(whole)
-    total = sum(size(part) for part in prunable(whole))
-    publish(heading())
-    stages = [bench.measure("whole", 0.0, whole, whole, coded=True)]
+    whole, retrain_steps = bench.run.model, bench.options.retrain_steps
+    pruned, plain, sparse = scoring.copy_model(whole), scoring.copy_model(whole), scoring.copy_model(whole)
+    total = int(surgery.list_sizes(whole).sum())
+    publish(HEADING)
+    stages = [bench.measure("whole", 0.0, whole)]
     gone = 0.0
-    for share in remove:
-        parts = prunable(pruned)
-        found = [groups(part) for part in parts]
-        scores = saliency(bench, pruned, calibration_steps)
-        left = choose(scores, [one.entries(part) for one, part in zip(found, parts, strict=True)], share * total - gone)
-        for part, kept in zip(parts, left, strict=True):
-            keep(part, kept)
+    for share in bench.options.remove:
+        found = surgery.list_groups(pruned)
+        # All groups of a place have as many parameters.
+        entries = [groups.sum_entries(groups.owned, torch.ones_like)[0] for groups in found]
+        left = surgery.choose(score_groups(bench, pruned), entries, share * total - gone)
         # By norm, the same number of groups goes from each place.
-        for part, kept in zip(prunable(plain), left, strict=True):
-            one = groups(part)
-            norms = one.sums(part, one.owned, torch.square) ** 0.5
-            keep(part, largest(norms, len(kept)))
-        gone = size(whole) - size(pruned)
-        masks = zero_smallest(sparse, gone / total)
+        for ours, others, kept in zip(found, surgery.list_groups(plain), left, strict=True):
+            ours.keep(kept)
+            others.keep(surgery.find_largest(others.sum_entries(others.owned, torch.square) ** 0.5, len(kept)))
+        gone = surgery.count_parameters(whole) - surgery.count_parameters(pruned)
+        masks = surgery.zero_smallest(sparse, gone / total)
         if retrain_steps:
             for model in (pruned, plain, sparse):
                 retrain(bench, model, retrain_steps)
-            apply(masks)
-        stages.append(bench.measure("saliency", gone / total, pruned, whole, coded=True))
-        stages.append(bench.measure("norm", gone / total, plain, whole, coded=False))
-        stages.append(bench.measure("weights", gone / total, sparse, whole, coded=True))
+            surgery.apply_masks(masks)
+        for method, model in (("saliency", pruned), ("norm", plain), ("weights", sparse)):
+            stages.append(bench.measure(method, gone / total, model))
     return stages
 
 
-def halves(bench: Bench, whole_bits: float, calibration_steps: int) -> list[Alone]:
-    """What the held-out text costs when half of a place's groups, those of least saliency, are gone, and all else is as
+def measure_halves(bench: Bench, whole_bits: float) -> list[Half]:
+    """What the held-out text takes when half of a place's groups, those of least saliency, are gone, and all else is as
     it was."""
-    scores = saliency(bench, bench.run.model, calibration_steps)
     found = []
-    for number, score in enumerate(scores):
-        model = copied(bench.run.model)
-        part = prunable(model)[number]
-        kind = groups(part).kind
-        keep(part, largest(score, len(score) - len(score) // 2))
-        found.append(Alone(1 + number // 2, kind, bench.held_out_rate(model) - whole_bits))
+    for number, score in enumerate(score_groups(bench, bench.run.model)):
+        model = scoring.copy_model(bench.run.model)
+        groups = surgery.list_groups(model)[number]
+        groups.keep(surgery.find_largest(score, len(score) - len(score) // 2))
+        found.append(Half(1 + number // 2, groups.kind, bench.held_out_rate(model) - whole_bits))
     return found
 
 
-def saliency(bench: Bench, model: LanguageModel, steps: int) -> list[np.ndarray]:
-    """Of each group of each place: how much, to first order, its absence would change the nats of a segment, as a sum
-    over segments of absolute values (Molchanov et al. 2017, arXiv:1611.06440, eq. 8, with a gate for the group).
+def score_groups(bench: Bench, model: LanguageModel) -> list[np.ndarray]:
+    """The saliency of each group of each place: how much, to first order, its absence would change the nats of a
+    segment, as a sum over segments of absolute values (Molchanov et al. 2017, arXiv:1611.06440, eq. 8, with a gate for
+    the group).
 
     The gradient by a gate on what the readers hear is the sum of activation times gradient, and also that of weight
     times gradient over the readers' weights."""
-    places = prunable(model)
-    found = [groups(part) for part in places]
-    totals = [np.zeros(one.count) for one in found]
-    for _ in learning(bench, model, steps, "scoring groups"):
-        for total, one, part in zip(totals, found, places, strict=True):
-            total += np.abs(one.sums(part, one.readers, lambda p: p * p.grad))  # type: ignore[operator]
+    found = surgery.list_groups(model)
+    totals = [np.zeros(groups.count) for groups in found]
+    for _ in backward_passes(bench, model, bench.options.calibration_steps, "scoring groups"):
+        for total, groups in zip(totals, found, strict=True):
+            total += np.abs(groups.sum_entries(groups.readers, lambda p: p * p.grad))  # type: ignore[operator]
     return totals
 
 
@@ -181,11 +257,11 @@ def retrain(bench: Bench, model: LanguageModel, steps: int) -> None:
     optimizer = build_optimizer(model, config.train, config.model.width)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * config.train.final_fraction
-    for _ in learning(bench, model, steps, "retraining"):
+    for _ in backward_passes(bench, model, steps, "retraining"):
         optimizer.step()
 
 
-def learning(bench: Bench, model: LanguageModel, steps: int, what: str) -> Iterator[None]:
+def backward_passes(bench: Bench, model: LanguageModel, steps: int, what: str) -> Iterator[None]:
     """Yields after each backward pass over the calibration's segments, gradients being those of nats a token."""
     segments = bench.segments(steps)
     state = model.init_state(len(segments[0]))
@@ -198,23 +274,3 @@ def learning(bench: Bench, model: LanguageModel, steps: int, what: str) -> Itera
         nats.mean().backward()
         yield
     model.zero_grad()
-
-
-def zero_smallest(model: LanguageModel, share: float) -> dict[nn.Parameter, Tensor]:
-    """Set the smallest weights to zero, this share of each matrix of blocks and MLPs. Returns what is left of each, as
-    masks of ones and zeros."""
-    small, masks = small_vectors(model), {}
-    for name, weights in model.named_parameters():
-        if name.startswith("layers.") and name not in small:
-            order = weights.detach().abs().flatten().argsort(stable=True)
-            mask = torch.ones_like(weights).flatten()
-            mask[order[: round(share * len(order))]] = 0
-            masks[weights] = mask.view_as(weights)
-    apply(masks)
-    return masks
-
-
-@torch.no_grad()
-def apply(masks: dict[nn.Parameter, Tensor]) -> None:
-    for weights, mask in masks.items():
-        weights.mul_(mask)

@@ -1,5 +1,6 @@
 """What the cells of a sweep say about width: power laws, best widths, which architecture is shorter where."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,28 +10,25 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
-from studies.scaling.lines import Line, Point, lines_of, notes_of
+from studies.scaling.lines import Line, SeedGroup, notes_of
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
-    Cell,
     Verdict,
-    cells_of,
     compare,
     half_width_bits,
     verdicts,
 )
 
 Axis = Literal["width", "parameters"]
-# The field of a point that each axis shows; embeddings are left out of parameters, as in the power laws.
+# The field of a run that each axis shows; embeddings are left out of parameters, as in the power laws.
 AXES: dict[Axis, str] = {"width": "width", "parameters": "parameters_non_embedding"}
-EXACT_BITS = tuple(f"{term}_bits" for term in EXACT)
 
 
 @dataclass(frozen=True)
 class Trend:
-    """How one term of a line, "data" or "total", falls with the parameters beside the embedding. What is None is
-    explained by the text after it: too few widths, no such law, or one that is not identified."""
+    """How one term of a line, "data" or "total", falls with the parameters beside the embedding. The text after a None
+    says why: too few widths, no such law, or one that is not identified."""
 
     term: str
     fit: Fit | None
@@ -66,10 +64,10 @@ class Node:
 class Pair:
     """Two lines of different blocks beside each other, by their mean lengths, straight in log-log between measurements.
 
-    `range` is what both cover, of width or of parameters: None if that is nothing, or the lines are one. `nodes` are
-    the sizes in it that were measured; at one that only one line measured, the interval is as wide as that of the cells
-    next to it. `crossings` are those of the total as measured, and `data_crossings` those of the data term: not all are
-    `identified`.
+    `range` is what both cover, of width or of parameters: None if that is nothing, or the lines are the same. `nodes`
+    are the sizes in it that were measured; where only one line was measured, the interval is as wide as that of the
+    runs next to it. `crossings` are those of the total as measured, and `data_crossings` those of the data term: not
+    all are `identified`.
     """
 
     first: str
@@ -92,7 +90,7 @@ class Pair:
 
     @property
     def identified(self) -> list[Crossing]:
-        """The crossings of the total between two neighboring nodes that tell the lines apart in opposite ways."""
+        """The crossings of the total between two neighboring nodes whose verdicts are opposite."""
         found = []
         for one, other in itertools.pairwise(self.nodes):
             between = [at for at in self.crossings if one.size <= at.size <= other.size]
@@ -104,31 +102,27 @@ class Pair:
         if self.range is None:
             return "nothing in common"
         # Stretches of neighboring nodes with one verdict: who is shorter, first and last size.
-        stretches: list[tuple[str, float, float]] = []
-        for node, one in zip(self.nodes, verdicts, strict=True):
-            who = one.shorter or NOT_DISTINGUISHABLE
-            if stretches and stretches[-1][0] == who:
-                stretches[-1] = who, stretches[-1][1], node.size
-            else:
-                stretches.append((who, node.size, node.size))
+        said = [(one.shorter or NOT_DISTINGUISHABLE, node.size) for node, one in zip(self.nodes, verdicts, strict=True)]
+        grouped = [(who, [size for _, size in nodes]) for who, nodes in itertools.groupby(said, lambda pair: pair[0])]
+        stretches = [(who, sizes[0], sizes[-1]) for who, sizes in grouped]
         if len(stretches) == 1:
-            return f"{stretches[0][0]} from {rounded(self.range[0])} to {rounded(self.range[1])}"
+            return f"{stretches[0][0]} from {size_text(self.range[0])} to {size_text(self.range[1])}"
         parts, before = [], ""
         for (who, start, last), (then, first, _) in itertools.pairwise(stretches):
-            # What cannot be told reaches from the last that could to the next.
+            # What is not distinguishable reaches from the last verdict to the next.
             end = first if who == NOT_DISTINGUISHABLE else last
             if NOT_DISTINGUISHABLE not in (who, then):
                 end = next((at.size for at in crossed if last <= at.size <= first), (last * first) ** 0.5)
             alone = start == last and before == then == NOT_DISTINGUISHABLE
-            parts.append(f"{who} {'at' if alone else 'to'} {rounded(end)}")
+            parts.append(f"{who} {'at' if alone else 'to'} {size_text(end)}")
             before = who
         return ", ".join([*parts, f"{stretches[-1][0]} above"])
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """All of it. `families` are results by what they share, where they differ in the vocabulary alone, each at its best
-    width and with how its total stands beside the shortest of the family: None for that one itself."""
+    """All of it. `families` are results that differ in the vocabulary alone, by what they share: each with the verdict
+    on its total, at its best width, beside the shortest of the family. That one itself has None."""
 
     lines: list[Line]
     results: list[LineResult]
@@ -137,9 +131,8 @@ class Scaling:
     notes: list[str]
 
 
-def analyse(points: list[Point]) -> Scaling | None:
-    """What the points, all of one corpus, say about width; None if no line has two widths."""
-    lines = lines_of(points)
+def analyse(lines: list[Line]) -> Scaling | None:
+    """What the lines, all of one corpus, say about width; None if none of them has two widths."""
     results = [_result(line) for line in lines if len(line.widths) > 1]
     if not results:
         return None
@@ -152,28 +145,24 @@ def analyse(points: list[Point]) -> Scaling | None:
         if one.line.block != other.line.block and one.line.vocabulary == other.line.vocabulary
         for pair in _pairs(one.line, other.line)
     ]
-    moved = {family: _beside_best(group) for family, group in families.items() if len(group) > 1}
-    return Scaling(lines, results, pairs, moved, notes_of(lines))
+    compared = {family: _beside_best(group) for family, group in families.items() if len(group) > 1}
+    return Scaling(lines, results, pairs, compared, notes_of(lines))
 
 
-def _beside_best(group: list[LineResult]) -> list[tuple[LineResult, Verdict | None]]:
-    def best_cell(result: LineResult) -> Cell:
-        return cells_of(result.line)[result.line.widths.index(round(result.shortest.size))]
+def _beside_best(results: list[LineResult]) -> list[tuple[LineResult, Verdict | None]]:
+    def best_group(result: LineResult) -> SeedGroup:
+        return result.line.groups[result.line.widths.index(round(result.shortest.size))]
 
-    best = min(group, key=lambda result: result.shortest.bits)
-    return [(one, None if one is best else compare(best_cell(one), best_cell(best))[1]) for one in group]
+    best = min(results, key=lambda result: result.shortest.bits)
+    return [(one, None if one is best else compare(best_group(one), best_group(best))[1]) for one in results]
 
 
 def _result(line: Line) -> LineResult:
-    totals, sizes = line.by_width("total_bits")[0], line.values("parameters_non_embedding")
+    totals, sizes, groups = line.means("total_bits"), line.values("parameters_non_embedding"), line.groups
     shortest = minimum(np.array(line.widths, dtype=np.float64), totals)
     at = int(totals.argmin())
-    cells = cells_of(line)
-    tied = [
-        width
-        for width, cell in zip(line.widths, cells, strict=True)
-        if cell is not cells[at] and not compare(cell, cells[at])[1].shorter
-    ]
+    others = [(width, group) for width, group in zip(line.widths, groups, strict=True) if group is not groups[at]]
+    tied = [width for width, group in others if not compare(group, groups[at])[1].shorter]
     if set(tied) & set(line.widths[max(at - 1, 0) : at + 2]):
         shortest = replace(shortest, parabola_size=None, parabola_bits=None)
     return LineResult(
@@ -182,7 +171,7 @@ def _result(line: Line) -> LineResult:
         total=trend_of("total", sizes, line.values("total_bits")),
         shortest=shortest,
         tied=tied,
-        data_bits_at_shortest=float(line.by_width("data_bits")[0][at]),
+        data_bits_at_shortest=float(line.means("data_bits")[at]),
         tokenizer_bits=float(line.values("tokenizer_bits").mean()),
     )
 
@@ -193,7 +182,7 @@ def trend_of(term: str, sizes: np.ndarray, bits: np.ndarray) -> Trend:
 
 
 def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, str]:
-    """What the function returns, or else the reason that it raises."""
+    """What the function returns, or None and the reason that it raises."""
     try:
         return function(*arguments), ""
     except UsageError as error:
@@ -202,42 +191,39 @@ def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, 
 
 def _pairs(first: Line, second: Line) -> list[Pair]:
     """The two lines by each axis."""
-    spans: dict[tuple[int, int], tuple[float | None, str]] = {}
-    cells = cells_of(first), cells_of(second)
+    groups = first.groups, second.groups
+    span = functools.cache(lambda one, other: half_width_bits(groups[0][one], groups[1][other]))
+    return [_pair(first, second, axis, span) for axis in AXES]
 
-    def pair(axis: Axis) -> Pair:
-        sides = [_curves(line, AXES[axis]) for line in (first, second)]
-        totals, datas = ([(side["size"], side[term]) for side in sides] for term in ("total_bits", "data_bits"))
-        found, on_data = crossings(*totals), crossings(*datas)
-        if found is None:
-            return Pair(first.label, second.label, axis, None, [], [], [])
-        nodes = []
-        for size in sizes_between([side["size"] for side in sides], found[1]):
-            nearest = [int(np.abs(np.log(side["size"] / size)).argmin()) for side in sides]
-            at = int(sides[0]["cell"][nearest[0]]), int(sides[1]["cell"][nearest[1]])
-            if at not in spans:
-                spans[at] = half_width_bits(cells[0][at[0]], cells[1][at[1]])
-            one, other = ({term: _between(side, term, size) for term in ("data_bits", *EXACT_BITS)} for side in sides)
-            apart = {term.removesuffix("_bits"): one[term] - other[term] for term in one}
-            data_bits = apart.pop("data")
-            nodes.append(Node(size, *verdicts(first.label, second.label, data_bits, apart, *spans[at])))
-        return Pair(first.label, second.label, axis, found[1], nodes, found[0], on_data[0] if on_data else [])
 
-    return [pair(axis) for axis in AXES]
+def _pair(first: Line, second: Line, axis: Axis, span: Callable[[int, int], tuple[float | None, str]]) -> Pair:
+    """`span` is `half_width_bits` of the groups at two places of the lines."""
+    sides = [_curves(line, AXES[axis]) for line in (first, second)]
+    totals, datas = ([(side["size"], side[term]) for side in sides] for term in ("total_bits", "data_bits"))
+    found, on_data = crossings(*totals), crossings(*datas)
+    if found is None:
+        return Pair(first.label, second.label, axis, None, [], [], [])
+    nodes = []
+    for size in sizes_between([side["size"] for side in sides], found[1]):
+        nearest = [int(side["place"][np.abs(np.log(side["size"] / size)).argmin()]) for side in sides]
+        apart = {t: _between(sides[0], t, size) - _between(sides[1], t, size) for t in ("data", *EXACT)}
+        data_bits = apart.pop("data")
+        nodes.append(Node(size, *verdicts(first.label, second.label, data_bits, apart, *span(*nearest))))
+    return Pair(first.label, second.label, axis, found[1], nodes, found[0], on_data[0] if on_data else [])
 
 
 def _curves(line: Line, size: str) -> dict[str, np.ndarray]:
     """Means over the seeds of each width, by rising size, and the place of each among the widths: float64 [widths]."""
-    values = {name: line.by_width(name)[0] for name in ("total_bits", "data_bits", *EXACT_BITS)}
-    sizes = line.by_width(size)[0]
+    sizes = line.means(size)
     order = np.argsort(sizes)
-    return {name: column[order] for name, column in values.items()} | {"size": sizes[order], "cell": order}
+    terms = {f"{term}_bits": line.means(f"{term}_bits")[order] for term in ("total", "data", *EXACT)}
+    return terms | {"size": sizes[order], "place": order}
 
 
 def _between(side: dict[str, np.ndarray], term: str, size: float) -> float:
     """A term at a size, straight in log-log; the exact ones, which may be 0, straight in the logarithm of the size."""
-    places, bits = np.log(side["size"]), side[term]
-    if term == "data_bits":
+    places, bits = np.log(side["size"]), side[f"{term}_bits"]
+    if term == "data":
         return float(np.exp(np.interp(np.log(size), places, np.log(bits))))
     return float(np.interp(np.log(size), places, bits))
 
@@ -252,6 +238,6 @@ def sizes_between(sides: list[np.ndarray], common: Interval) -> list[float]:
     return distinct
 
 
-def rounded(size: float) -> str:
+def size_text(size: float) -> str:
     """Three digits of a width or of a number of parameters: "1,230,000"."""
     return f"{float(f'{size:.3g}'):,.0f}"

@@ -5,6 +5,8 @@ arithmetic.
 """
 
 import csv
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,11 @@ from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
 from train.flops import forward_flops
 from train.meta import meta_model
 
+Vocabulary = int | Literal["bytes"]
+# Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
+LEAST_EXPANSION, LARGEST_EXPANSION = 0.25, 64.0
+TOLERANCE = 0.02
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -24,8 +31,12 @@ class Cell:
 
     name: str
     run_dir: Path
+    # Of launch/train.py, for a run from its start.
     options: tuple[str, ...]
-    """Of launch/train.py, for a run from its start."""
+
+    @property
+    def log(self) -> Path:
+        return self.run_dir.parent / "logs" / f"{self.name}.log"
 
     @property
     def finished(self) -> bool:
@@ -34,7 +45,7 @@ class Cell:
 
     @property
     def arguments(self) -> list[str]:
-        """What launch/train.py is to be started with now: a run that was broken off goes on."""
+        """What launch/train.py is to be started with now: a run that was interrupted goes on."""
         where = f"--run.dir={self.run_dir}"
         begun = (self.run_dir / CONFIG_FILE).exists()
         return [where, "--run.resume"] if begun else [*self.options, where]
@@ -49,54 +60,53 @@ class Cell:
             return 0
 
 
-def grid(
-    given: Sequence[str],
-    blocks: Sequence[str],
-    widths: Sequence[int],
-    seeds: Sequence[int],
-    vocabularies: Sequence[int | Literal["bytes"]],
-    measure: str,
-    folder: Path,
-) -> list[Cell]:
-    """All cells. The first block is the reference whose parameters or flops the others match; `measure` "none" leaves
-    them as they are. `given` are options that all cells share. A cell's name does not depend on what other cells there
-    are, so a grid can be cut in parts and grow.
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep varies. `given` are options of launch/train.py that all cells share.
+
+    The first block is the reference: the others match its `measure`, which is a name in MEASURES or "none".
+    """
+
+    folder: Path
+    given: Sequence[str]
+    blocks: Sequence[str]
+    widths: Sequence[int]
+    seeds: Sequence[int]
+    vocabularies: Sequence[Vocabulary]
+    measure: str
+
+
+def make_cells(grid: Grid) -> list[Cell]:
+    """All cells. A cell's name does not depend on what other cells there are, so a grid can be cut in parts and grow.
 
     Raises UsageError if a block cannot be matched, or if a cell's directory holds a run with other settings.
     """
-    config = parse_config("", list(given))
+    config = parse_config("", list(grid.given))
+    own: Vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"
     cells = []
-    for vocabulary in vocabularies or [config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"]:
-        symbols = BYTE_SYMBOLS if vocabulary == "bytes" else vocabulary
-        data = replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
-        if vocabulary != "bytes":
-            data = replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
-        for width in widths:
-            for block in blocks:
-                # Both vary with the cell, whatever the options said.
-                model = replace(config.model, width=width, block=block)
-                for seed in seeds:
-                    check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
-                if measure != "none" and block != blocks[0]:
-                    model = match(model, replace(model, block=blocks[0]), symbols, measure)
-                # Names and widths that do not go together are refused now, not in the middle of the night.
-                layer_parameters(model, symbols)
-                for seed in seeds:
-                    name = f"{block.replace(' ', '+')}-{width}"
-                    name += f"-{vocabulary}" if vocabularies else ""
-                    name += f"-seed{seed}" if seed else ""
-                    options = (
-                        *given,
-                        f"--model.block={block}",
-                        f"--model.width={width}",
-                        f"--model.expansion={model.expansion!r}",
-                        f"--data.tokenizer={data.tokenizer}",
-                        f"--data.vocabulary={data.vocabulary}",
-                        f"--train.seed={seed}",
-                    )
-                    cell = Cell(name, folder / name, options)
-                    refuse_other_run(cell)
-                    cells.append(cell)
+    vocabularies = grid.vocabularies or [own]
+    for vocabulary, width, block in itertools.product(vocabularies, grid.widths, grid.blocks):
+        if vocabulary == "bytes":
+            symbols, data = BYTE_SYMBOLS, replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
+        else:
+            symbols, data = vocabulary, replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
+        # These two come from the cell, not from the options.
+        model = replace(config.model, width=width, block=block)
+        for seed in grid.seeds:
+            check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
+        if grid.measure != "none" and block != grid.blocks[0]:
+            model = match(model, replace(model, block=grid.blocks[0]), symbols, grid.measure)
+        # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
+        count_parameters(model, symbols)
+        for seed in grid.seeds:
+            name = f"{block.replace(' ', '+')}-{width}"
+            name += f"-{vocabulary}" if grid.vocabularies else ""
+            name += f"-seed{seed}" if seed else ""
+            varied = {"model.block": block, "model.width": width, "model.expansion": model.expansion}
+            varied |= {"data.tokenizer": data.tokenizer, "data.vocabulary": data.vocabulary, "train.seed": seed}
+            options = (*grid.given, *(f"--{option}={value}" for option, value in varied.items()))
+            cells.append(Cell(name, grid.folder / name, options))
+            refuse_other_run(cells[-1])
     return cells
 
 
@@ -110,23 +120,18 @@ def refuse_other_run(cell: Cell) -> None:
         refuse_changes(before, after, saved)
 
 
-# Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
-LEAST_EXPANSION, LARGEST_EXPANSION = 0.25, 64.0
-TOLERANCE = 0.02
-
-
-def layer_parameters(config: ModelConfig, vocabulary: int) -> int:
+def count_parameters(config: ModelConfig, vocabulary: int) -> int:
     """Parameters of the network without its tables, whose size only the width and the vocabulary decide."""
     parameters: Any = meta_model(replace(config, ngram_orders=[]), vocabulary).parameters()
     return sum(p.numel() for p in parameters if p.role != "table")
 
 
-def layer_flops(config: ModelConfig, vocabulary: int) -> int:
+def count_flops(config: ModelConfig, vocabulary: int) -> int:
     """Floating-point operations of a forward pass over 128 tokens."""
     return forward_flops(LanguageModel(replace(config, ngram_orders=[]), vocabulary), time=128)
 
 
-MEASURES: dict[str, Callable[[ModelConfig, int], int]] = {"parameters": layer_parameters, "flops": layer_flops}
+MEASURES: dict[str, Callable[[ModelConfig, int], int]] = {"parameters": count_parameters, "flops": count_flops}
 
 
 def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure: str) -> ModelConfig:
@@ -141,13 +146,8 @@ def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure:
         return replace(config, expansion=hidden / config.width)
 
     low, high = (round(bound * config.width) for bound in (LEAST_EXPANSION, LARGEST_EXPANSION))
-    while low < high:
-        middle = (low + high) // 2
-        if size(at(middle), vocabulary) < target:
-            low = middle + 1
-        else:
-            high = middle
-    best = min((at(low), at(max(low - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
+    above = bisect_left(range(high), target, low, high, key=lambda hidden: size(at(hidden), vocabulary))
+    best = min((at(above), at(max(above - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
     found = size(best, vocabulary)
     if abs(found - target) > TOLERANCE * target:
         raise UsageError(

@@ -1,164 +1,312 @@
-"""How description lengths change with the size of the model, as PNG bytes. All axes are logarithmic."""
+"""Figures of a comparison: the live curves of several runs over one corpus, and how lengths change with model size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, Formatter, MaxNLocator, NullLocator, ScalarFormatter
 
-from eval.plots import DOTS_PER_INCH, LABEL_INCHES, LETTER_INCHES, WIDTH_INCHES, Theme, png, spread, styled
-from studies.scaling.comparison_plots import MARKERS, Stroke, shade, strokes
+from eval.curve import Curve
+from eval.plots import (
+    DOTS_PER_INCH,
+    LABEL_INCHES,
+    LEFT_INCHES,
+    LETTER_INCHES,
+    WIDTH_INCHES,
+    Theme,
+    baseline_lines,
+    byte_axes,
+    canvas,
+    end_labels,
+    frame,
+    spread,
+)
 from studies.scaling.laws import PowerLaw, Prediction
 from studies.scaling.lines import Line
 
-PANEL_INCHES = 3.0
-LEFT_INCHES, GAP_INCHES, RIGHT_INCHES = 0.75, 0.8, 0.2
-ABOVE_INCHES, BELOW_INCHES = 0.42, 0.52
-ROW_INCHES = 0.21
+DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 DOTS = (0, (1, 1.2))
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+# With more runs than this, only the best of each line is named at its end.
+MOST_LABELS = 12
+SWATCH_INCHES = 0.42
+PANEL_INCHES, LEGEND_ROW_INCHES = 3.9, 0.21
 # Beside more lines than these, the data terms would only hide the totals of their neighbors.
 MOST_DATA_TERMS = 3
-# Of the lines of a vocabulary figure, whose labels have to be read in it.
-PALEST = 0.5
+# Of lines that differ in a size: how strong the color of the smallest is, and in figures that name them in it.
+PALEST, PALEST_NAMED = 0.3, 0.5
+# Sizes that totals are drawn against.
+AXES = ("width", "parameters_non_embedding", "flops")
+BYTES, COUNTS = EngFormatter("B", sep=" "), EngFormatter(sep=" ")
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How a line through widths is drawn, in all figures."""
+
+    color: str
+    dash: Any
+    marker: str
+
+    def style(self, width: float = 1.6) -> dict[str, Any]:
+        return {"color": self.color, "ls": self.dash, "lw": width, "marker": self.marker, "ms": 4.5}
+
+
+def strokes(lines: Sequence[Line], theme: Theme) -> dict[str, Stroke]:
+    """By label: a color and a marker for each block, a dash for what else its lines differ in. Where there is only one
+    block, a color and a marker for each line."""
+    blocks = list(dict.fromkeys(line.block for line in lines))
+    variants = list(dict.fromkeys(line.label.removeprefix(line.block) for line in lines))
+    found = {}
+    for number, line in enumerate(lines):
+        hue, variant = number, 0
+        if len(blocks) > 1:
+            hue, variant = blocks.index(line.block), variants.index(line.label.removeprefix(line.block))
+        # Once the colors are used up they come again, dashed.
+        dash = DASHES[(variant + hue // len(theme.series)) % len(DASHES)]
+        found[line.label] = Stroke(theme.series[hue % len(theme.series)], dash, MARKERS[hue % len(MARKERS)])
+    return found
+
+
+def strength(rank: int, of: int, palest: float = PALEST) -> float:
+    """How strong the color is of the `rank`-th of several sizes: fully for the largest."""
+    return 1.0 if of < 2 else palest + (1 - palest) * rank / (of - 1)
+
+
+def overlay_figure(curves: dict[str, Curve], baselines: dict[str, int], lines: Sequence[Line], theme: Theme) -> Figure:
+    """The description lengths so far of the runs in `lines`, by name.
+
+    Color is the block, shade the width; a key below says so. Runs that differ in neither have a color each.
+    """
+    heights = {name: (curve.coded_bytes, curve.total_bits / 8) for name, curve in _thin(curves).items()}
+    return _curves_figure("bytes of description so far", heights, baselines, lines, False, theme)
+
+
+def behind_figure(curves: dict[str, Curve], lines: Sequence[Line], theme: Theme) -> Figure:
+    """How many bytes each run is behind the one that ends shortest, which is the first of `curves`.
+
+    The curves themselves are too high to show it: which run leads where, and where it is overtaken.
+    """
+    best = next(iter(curves.values()))
+    heights = {}
+    for name, curve in _thin(curves).items():
+        best_bits = np.interp(curve.coded_bytes, best.coded_bytes, best.total_bits)
+        heights[name] = curve.coded_bytes, (curve.total_bits - best_bits) / 8
+    return _curves_figure("bytes behind the shortest run so far", heights, {}, lines, True, theme)
+
+
+def _thin(curves: dict[str, Curve]) -> dict[str, Curve]:
+    """With fewer points where there are many runs: a page holds them all."""
+    return {name: curve.thin(max(200, 4000 // len(curves))) for name, curve in curves.items()}
+
+
+def _curves_figure(
+    caption: str,
+    heights: dict[str, tuple[np.ndarray, np.ndarray]],
+    baselines: dict[str, int],
+    lines: Sequence[Line],
+    signed: bool,
+    theme: Theme,
+) -> Figure:
+    """Curves by the name of the run, shortest run first: (corpus bytes, bytes). `signed` ones go below zero too."""
+    widths, drawn = sorted({width for line in lines for width in line.widths}), strokes(lines, theme)
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": theme.series[number % len(theme.series)]} for number, name in enumerate(heights)
+    }
+    named, key_inches = set(heights), 0.0
+    if len(lines) > 1 or len(widths) > 1:
+        key_inches = LABEL_INCHES * (len(lines) + 1) + 0.3
+        for line in lines:
+            stroke = drawn[line.label]
+            for run in line.runs:
+                alpha = strength(widths.index(run.width), len(widths))
+                styles[run.name] = {"color": stroke.color, "ls": stroke.dash, "alpha": alpha}
+        if len(heights) > MOST_LABELS:
+            named = {min(line.runs, key=lambda run: run.total_bits).name for line in lines}
+    figure, axes = canvas(caption, len(named) + len(baselines), key_inches)
+    labels = baseline_lines(axes, baselines, theme)
+    # The best last, so that it covers the others.
+    for name, (coded_bytes, size_bytes) in reversed(heights.items()):
+        axes.plot(coded_bytes, size_bytes, lw=1.6, **styles[name])
+        if name in named:
+            labels.append((name, float(size_bytes[-1]), styles[name]["color"]))
+    ends = [float(end) for _, y in heights.values() for end in (y.min(), y.max())] + [at for _, at, _ in labels]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    byte_axes(axes, max(float(x[-1]) for x, _ in heights.values()), max(high, -low, 1.0))
+    if signed:
+        room = 0.05 * max(high - low, 1.0)
+        axes.set_ylim(low - room, high + room)
+    end_labels(axes, figure, labels, "{:+,.0f}" if signed else "{:,.0f}")
+    if key_inches:
+        _draw_key(figure, key_inches, lines, drawn, widths, theme)
+    return figure
+
+
+def _draw_key(
+    figure: Figure, inches: float, lines: Sequence[Line], drawn: dict[str, Stroke], widths: list[int], theme: Theme
+) -> None:
+    """A row of swatches for each line, a column for each width, in the strip below the axes."""
+    key = figure.add_axes((0, 0, 1, inches / figure.get_figheight()), xlim=(0, WIDTH_INCHES), ylim=(0, inches))
+    key.set_axis_off()
+    names_inches = LEFT_INCHES + LETTER_INCHES * max(5, *(len(line.label) for line in lines)) + 0.25
+    swatch_inches = min(SWATCH_INCHES, (WIDTH_INCHES - names_inches - 0.2) / len(widths))
+    middles = names_inches + swatch_inches * (np.arange(len(widths)) + 0.5)
+    text: dict[str, Any] = {"size": 8.5, "va": "center"}
+    top = inches - 0.12
+    key.text(LEFT_INCHES, top, "width", color=theme.faint, **text)
+    for middle, width in zip(middles, widths, strict=True):
+        key.text(middle, top, str(width), color=theme.faint, ha="center", **text)
+    for row, line in enumerate(lines, 1):
+        stroke, at = drawn[line.label], top - LABEL_INCHES * row
+        key.text(LEFT_INCHES, at, line.label, color=stroke.color, weight="bold", **text)
+        for column, width in enumerate(widths):
+            if width in line.widths:
+                ends = middles[column] + 0.4 * swatch_inches * np.array([-1, 1])
+                alpha = strength(column, len(widths))
+                key.plot(ends, [at, at], color=stroke.color, alpha=alpha, ls=stroke.dash, lw=2.4)
 
 
 def scaling_figure(
-    lines: Sequence[Line],
-    laws: dict[str, PowerLaw],
-    predictions: dict[str, Prediction],
-    theme: Theme,
-) -> bytes:
+    lines: Sequence[Line], laws: dict[str, PowerLaw], predictions: dict[str, Prediction], theme: Theme
+) -> Figure:
     """Total bytes against width, parameters and FLOPs, and the data term against parameters with its power laws.
 
     `laws` and `predictions` are those of the data term, by the labels of their lines.
     """
-    drawn = strokes(lines, theme)
+    drawn, faint = strokes(lines, theme), theme.faint
     with_data = len(lines) <= MOST_DATA_TERMS
-    entries = _entries(drawn, theme, with_data, bool(laws), bool(predictions))
-    with styled(theme):
-        figure, panels = _panels(4, _legend_rows(entries))
-        by_width, by_parameters, by_flops, data = panels
+    entries = [Line2D([], [], label=label, **stroke.style()) for label, stroke in drawn.items()]
+    others: list[tuple[bool, str, dict[str, Any]]] = [
+        (True, "shortest as measured", {"ls": "", "marker": "o", "ms": 9, "mfc": "none", "mew": 1.1}),
+        (with_data, "data term alone", {"ls": DOTS, "lw": 1.1}),
+        (bool(laws), "power law", {"lw": 0.9}),
+        (bool(predictions), "predicted, 95 %", {"ls": "", "marker": "_", "ms": 9, "mew": 1.6}),
+    ]
+    entries += [Line2D([], [], color=faint, label=label, **style) for shown, label, style in others if shown]
+    figure, panels = _panels(4, entries)
+    for axes, size, caption in zip(panels, AXES, ("width", "parameters", "FLOPs"), strict=False):
+        axes.set_title(f"total bytes by {caption}")
         for line in lines:
-            stroke = drawn[line.label]
-            _curve(by_width, line, "width", stroke)
-            _curve(by_parameters, line, "parameters_non_embedding", stroke)
-            _curve(by_flops, line, "flops", stroke)
-            if with_data:
-                by_width.plot(line.widths, line.by_width("data_bits")[0] / 8, color=stroke.color, ls=DOTS, lw=1.1)
-            _law(data, line, stroke, laws.get(line.label), predictions.get(line.label))
-        _width_axis(by_width, sorted({width for line in lines for width in line.widths}))
-        _log_axis(by_parameters, "x", _short)
-        _log_axis(by_flops, "x", _power)
-        _log_axis(data, "x", _short)
-        by_flops.set_xlabel("FLOPs of the epoch")
-        for axes in (by_parameters, data):
-            axes.set_xlabel("parameters beside the embedding")
-        for axes, size in zip(panels, ("width", "parameters", "FLOPs", "parameters"), strict=True):
-            _caption(axes, f"{'data' if axes is data else 'total'} bytes by {size}")
-            _log_axis(axes, "y", _bytes_text)
-        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.02, 0.0), **_legend_style(entries))
-        return png(figure)
+            _draw_line(axes, line, size, drawn[line.label].style())
+            if size == "width" and with_data:
+                axes.plot(line.widths, line.means("data_bits") / 8, color=drawn[line.label].color, ls=DOTS, lw=1.1)
+    panels[3].set_title("data bytes by parameters")
+    for line in lines:
+        _draw_law(panels[3], line, drawn[line.label], laws.get(line.label), predictions.get(line.label))
+    _width_axis(panels[0], lines)
+    for axes in panels[1:]:
+        axes.set_xlabel("FLOPs of the epoch" if axes is panels[2] else "parameters beside the embedding")
+        _log_axis(axes.xaxis, COUNTS, 4)
+    for axes in panels:
+        _log_axis(axes.yaxis, BYTES, 6)
+    return figure
 
 
-def vocabulary_figure(families: dict[str, list[Line]], theme: Theme) -> bytes:
+def vocabulary_figure(families: dict[str, list[Line]], theme: Theme) -> Figure:
     """Total bytes against width, a panel for each family of lines, which differ in their vocabulary alone."""
-    with styled(theme):
-        figure, panels = _panels(len(families), 0)
-        for index, (axes, (family, lines)) in enumerate(zip(panels, families.items(), strict=True)):
-            _caption(axes, f"{family}: total bytes by width and vocabulary")
-            color = theme.series[index % len(theme.series)]
-            ordered = sorted(lines, key=lambda line: line.vocabulary)
-            for rank, line in enumerate(ordered):
-                stroke = Stroke(shade(color, rank, len(ordered), theme, PALEST), "solid", MARKERS[rank % len(MARKERS)])
-                _curve(axes, line, "width", stroke)
-            _width_axis(axes, sorted({width for line in lines for width in line.widths}), room=1.45)
-            _log_axis(axes, "y", _bytes_text)
-            _end_names(axes, ordered, color, theme)
-        return png(figure)
+    figure, panels = _panels(len(families))
+    for index, (axes, (family, members)) in enumerate(zip(panels, families.items(), strict=True)):
+        axes.set_title(f"{family}: total bytes by width and vocabulary")
+        color = theme.series[index % len(theme.series)]
+        lines = sorted(members, key=lambda line: line.vocabulary)
+        ends = []
+        for rank, line in enumerate(lines):
+            alpha = strength(rank, len(lines), PALEST_NAMED)
+            style = Stroke(color, "solid", MARKERS[rank % len(MARKERS)]).style()
+            _draw_line(axes, line, "width", style | {"alpha": alpha})
+            ends.append((float(line.means("total_bits")[-1]) / 8, line.vocabulary, alpha))
+        _width_axis(axes, lines, room=1.45)
+        _log_axis(axes.yaxis, BYTES, 6)
+        # The vocabulary of each line beside its last point, moved apart where they would overlap.
+        ends.sort()
+        low, high = np.log(axes.get_ylim())
+        wanted = np.array([(np.log(end) - low) / (high - low) for end, _, _ in ends])
+        for (_, vocabulary, alpha), height in zip(ends, spread(wanted, LABEL_INCHES / PANEL_INCHES), strict=True):
+            text = f"{vocabulary:,}"
+            axes.text(
+                0.88, height, text, color=color, alpha=alpha, weight="bold", size=8.5, va="center",
+                transform=axes.transAxes,
+            )  # fmt: skip
+    return figure
 
 
-def _panels(count: int, legend_rows: int) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, two a row, above so many rows of a legend."""
-    rows = (count + 1) // 2
-    below = ROW_INCHES * legend_rows + (0.1 if legend_rows else 0)
-    height = rows * (ABOVE_INCHES + PANEL_INCHES + BELOW_INCHES) + below
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH)
-    width = (WIDTH_INCHES - LEFT_INCHES - GAP_INCHES - RIGHT_INCHES) / 2
-    panels = []
-    for index in range(count):
-        row, column = divmod(index, 2)
-        left = LEFT_INCHES + column * (width + GAP_INCHES)
-        bottom = height - (row + 1) * (ABOVE_INCHES + PANEL_INCHES) - row * BELOW_INCHES
-        axes = figure.add_axes((left / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, PANEL_INCHES / height))
-        axes.set_axisbelow(True)
-        axes.grid(axis="y")
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        panels.append(axes)
-    return figure, panels
+def _panels(count: int, entries: Sequence[Line2D] = ()) -> tuple[Figure, list[Axes]]:
+    """A figure of logarithmic panels, two a row, above a legend."""
+    rows, columns = (count + 1) // 2, 1
+    if entries:
+        longest = max(len(str(entry.get_label())) for entry in entries)
+        columns = max(1, int((WIDTH_INCHES - 0.4) / (LETTER_INCHES * longest + 0.75)))
+    height = rows * PANEL_INCHES + LEGEND_ROW_INCHES * -(-len(entries) // columns)
+    figure = Figure((WIDTH_INCHES, height), DOTS_PER_INCH, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[:count]:
+        frame(axes)
+        axes.set(xscale="log", yscale="log")
+    if entries:
+        figure.legend(handles=entries, loc="outside lower left", ncols=columns, handlelength=2.6)
+    return figure, panels[:count]
 
 
-def _caption(axes: Axes, text: str) -> None:
-    axes.annotate(
-        text, (0, 1), (-LEFT_INCHES * 72 + 10, 9), xycoords="axes fraction", textcoords="offset points", size=9.5
-    )
-
-
-def _curve(axes: Axes, line: Line, size: str, stroke: Stroke) -> None:
+def _draw_line(axes: Axes, line: Line, size: str, style: dict[str, Any]) -> None:
     """Mean totals over seeds, their range as bars, and a ring around the shortest where there is a choice."""
-    sizes, (mean, least, greatest) = line.by_width(size)[0], (values / 8 for values in line.by_width("total_bits"))
-    axes.plot(sizes, mean, color=stroke.color, ls=stroke.dash, marker=stroke.marker, ms=4.5, lw=1.6)
+    sizes, mean = line.means(size), line.means("total_bits") / 8
+    least, greatest = (values / 8 for values in line.range("total_bits"))
+    color = {name: style[name] for name in ("color", "alpha") if name in style}
+    axes.plot(sizes, mean, **style)
     if (greatest > least).any():
-        axes.vlines(sizes, least, greatest, color=stroke.color, lw=1.1, alpha=0.8)
+        axes.vlines(sizes, least, greatest, lw=1.1, **color)
     if len(sizes) > 1:
-        axes.plot(sizes[mean.argmin()], mean.min(), "o", color=stroke.color, ms=9.5, mfc="none", mew=1.1)
+        axes.plot(sizes[mean.argmin()], mean.min(), "o", ms=9.5, mfc="none", mew=1.1, **color)
 
 
-def _law(axes: Axes, line: Line, stroke: Stroke, law: PowerLaw | None, prediction: Prediction | None) -> None:
+def _draw_law(axes: Axes, line: Line, stroke: Stroke, law: PowerLaw | None, prediction: Prediction | None) -> None:
     """The data term's measurements as points, its power law, and the prediction of the largest as a bar beside it."""
-    sizes, (mean, least, greatest) = line.by_width("parameters_non_embedding")[0], line.by_width("data_bits")
+    sizes, (least, greatest) = line.means("parameters_non_embedding"), line.range("data_bits")
     axes.vlines(sizes, least / 8, greatest / 8, color=stroke.color, lw=1.1, alpha=0.8)
+    axes.plot(sizes, line.means("data_bits") / 8, **stroke.style(0.9) | ({"ls": ""} if law else {}))
     if law:
-        axes.plot(sizes, mean / 8, color=stroke.color, ls="", marker=stroke.marker, ms=4.5)
         reach = np.geomspace(sizes.min() / 1.15, sizes.max() * 1.6, 200)
         axes.plot(reach, law.bits(reach) / 8, color=stroke.color, lw=0.9, alpha=0.85)
-    else:
-        axes.plot(sizes, mean / 8, color=stroke.color, ls=stroke.dash, lw=0.9, marker=stroke.marker, ms=4.5)
     if prediction:
         at = prediction.size * 1.12
         axes.plot(at, prediction.predicted_bits / 8, color=stroke.color, ls="", marker="_", ms=8, mew=1.8)
         if prediction.interval_bits:
             low, high = prediction.interval_bits
-            # Drawn as a bare artist, it does not count for the limits: a long one would squeeze all else into a corner.
+            # A bare artist does not count for the limits: a long one would press all else into a corner.
             bar = Line2D([at, at], [low / 8, high / 8], color=stroke.color, lw=4, alpha=0.3, solid_capstyle="butt")
+            bar.set_in_layout(False)
             axes.add_artist(bar)
 
 
-def _width_axis(axes: Axes, widths: list[int], room: float = 1.12) -> None:
+def _width_axis(axes: Axes, lines: Sequence[Line], room: float = 1.12) -> None:
     """Ticks at the measured widths, as many as have room for their numbers."""
+    widths = sorted({width for line in lines for width in line.widths})
     axes.set_xlabel("width")
     axes.set_xlim(widths[0] / 1.12, widths[-1] * room)
     ticks = [widths[-1]]
-    gap = np.log(widths[-1] / widths[0]) / 9
     for width in reversed(widths[:-1]):
-        if np.log(ticks[-1] / width) >= gap:
+        if np.log(ticks[-1] / width) >= np.log(widths[-1] / widths[0]) / 9:
             ticks.append(width)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _set_ticks(axes.xaxis, ticks, ScalarFormatter())
 
 
-def _log_axis(axes: Axes, name: str, text: Callable[[float], str]) -> None:
+def _log_axis(axis: Any, formatter: Formatter, steps: int) -> None:
     """Round ticks on a logarithmic axis, also where it spans less than a decade."""
-    axis, (low, high) = (axes.xaxis, axes.get_xlim()) if name == "x" else (axes.yaxis, axes.get_ylim())
-    axis.set_major_locator(FixedLocator(round_ticks(low, high, 4 if name == "x" else 6)))
+    low, high = axis.get_view_interval()
+    _set_ticks(axis, round_ticks(low, high, steps), formatter)
+
+
+def _set_ticks(axis: Any, ticks: Sequence[float], formatter: Formatter) -> None:
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_major_formatter(formatter)
 
 
 def round_ticks(low: float, high: float, steps: int) -> list[float]:
@@ -171,72 +319,3 @@ def round_ticks(low: float, high: float, steps: int) -> list[float]:
         exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [mantissa * 10.0**exponent for exponent in exponents for mantissa in mantissas]
     return [float(tick) for tick in ticks if low <= tick <= high]
-
-
-def _short(value: float) -> str:
-    size, unit = next((s, u) for s, u in ((1e9, " B"), (1e6, " M"), (1e3, " k"), (1.0, "")) if value >= s or s == 1)
-    return f"{value / size:g}{unit}"
-
-
-def _bytes_text(value: float) -> str:
-    size, unit = next((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")) if value >= s or s == 1)
-    return f"{value / size:g} {unit}"
-
-
-def _power(value: float) -> str:
-    exponent = int(np.floor(np.log10(value) + 1e-9))
-    mantissa = value / 10.0**exponent
-    power = "10" + str(exponent).translate(SUPERSCRIPTS)
-    return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:g}·{power}"
-
-
-def _end_names(axes: Axes, lines: Sequence[Line], color: str, theme: Theme) -> None:
-    """The vocabulary of each line beside its last point, moved apart where they would overlap."""
-    ends = [(line.by_width("total_bits")[0][-1] / 8, line) for line in lines]
-    ends.sort(key=lambda end: end[0])
-    low, high = np.log(axes.get_ylim())
-    wanted = np.array([(np.log(value) - low) / (high - low) for value, _ in ends])
-    for (_, line), height in zip(ends, spread(wanted, LABEL_INCHES / PANEL_INCHES), strict=True):
-        tone = shade(color, lines.index(line), len(lines), theme, PALEST)
-        axes.text(
-            0.88,
-            height,
-            f"{line.vocabulary:,}",
-            color=tone,
-            weight="bold",
-            size=8.5,
-            va="center",
-            transform=axes.transAxes,
-        )
-
-
-def _entries(
-    drawn: dict[str, Stroke], theme: Theme, with_data: bool, with_laws: bool, with_predictions: bool
-) -> list[Line2D]:
-    """The lines of the legend: one a label, and what else there is to see."""
-    entries = [
-        Line2D([], [], color=stroke.color, ls=stroke.dash, marker=stroke.marker, ms=4.5, lw=1.6, label=label)
-        for label, stroke in drawn.items()
-    ]
-    faint = theme.faint
-    entries.append(
-        Line2D([], [], color=faint, ls="", marker="o", ms=9, mfc="none", mew=1.1, label="shortest as measured")
-    )
-    if with_data:
-        entries.append(Line2D([], [], color=faint, ls=DOTS, lw=1.1, label="data term alone"))
-    if with_laws:
-        entries.append(Line2D([], [], color=faint, lw=0.9, label="power law"))
-    if with_predictions:
-        entries.append(Line2D([], [], color=faint, ls="", marker="_", ms=9, mew=1.6, label="predicted, 95 %"))
-    return entries
-
-
-def _legend_style(entries: Sequence[Line2D]) -> dict[str, Any]:
-    """As many columns as the longest label leaves room for."""
-    longest = max(len(str(entry.get_label())) for entry in entries)
-    columns = max(1, int((WIDTH_INCHES - 0.4) / (LETTER_INCHES * longest + 0.75)))
-    return {"ncols": columns, "frameon": False, "fontsize": 8.5, "handlelength": 2.6}
-
-
-def _legend_rows(entries: Sequence[Line2D]) -> int:
-    return -(-len(entries) // _legend_style(entries)["ncols"])

@@ -1,49 +1,77 @@
-"""Finished runs: found, read, and parted by the corpus that they code."""
+"""Finished runs: found, read, and grouped by the corpus that they code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from data.documents import printable
 from data.errors import UsageError
 from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
 from eval.files import read_json
-from eval.schema import Report, load_report
-from studies.scaling.lines import Point, load_settings, point_of, settings_of
+from eval.provenance import commit_text
+from eval.schema import Report, finished_report
+from train.config import BYTE_SYMBOLS, Config
 
+SETTINGS_LIMIT_BYTES = 1 << 20
 SWEEP_LIMIT_BYTES = 16 << 20
+# A run has these as fields; or the checksum of the corpus covers them; or they say where and how fast it ran.
+NOT_COMPARED = {
+    *("model.block", "model.width", "train.seed", "train.accumulation"),
+    *("data.source", "data.field", "data.split", "data.cache_dir", "data.workers"),
+    *("engine.zero_stage", "engine.threads", "engine.portable", "engine.timeout_secs"),
+}
+# launch/sweep.py --match sizes the MLPs so that blocks of one width have the same cost.
+FOLLOWS_WIDTH = "model.expansion"
 
 
-@with_config(ConfigDict(extra="ignore", strict=True))
-class Sweep(TypedDict):
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished run. `name` is its directory, relative to the one that is compared; `flops` are those of its epoch.
+
+    `settings` is all of its configuration that could explain a difference to another run, beside block, width and seed.
+    `commit` is that of its code, empty if it is not known.
+    """
+
+    name: str
+    block: str
+    width: int
+    seed: int
+    vocabulary: int
+    parameters: int
+    parameters_non_embedding: int
+    flops: float
+    data_bits: float
+    code_bits: float
+    tokenizer_bits: float
+    side_bits: float
+    total_bits: float
+    bits_per_byte: float
+    commit: str
+    settings: dict[str, Any]
+    directory: Path
+    report: Report = field(repr=False, compare=False)
+    curve: Curve = field(repr=False, compare=False)
+
+    @property
+    def corpus_text(self) -> str:
+        """ "text (1,000 bytes, SHA-256 aaaaaaaa…)"."""
+        corpus = self.report.corpus
+        return f"{corpus.name} ({corpus.bytes:,} bytes, SHA-256 {corpus.sha256[:8]}…)"
+
+
+class Sweep(BaseModel):
     """What launch/sweep.py says of its cells in sweep.json, as far as it is of use here."""
+
+    model_config = ConfigDict(strict=True)
 
     format: Annotated[int, Field(ge=1, le=1)]
     cells: Annotated[int, Field(ge=1)]
     names: list[str]
-
-
-_SWEEP = TypeAdapter(Sweep)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run; `name` is its directory, relative to the one that is compared."""
-
-    name: str
-    directory: Path
-    report: Report
-    curve: Curve
-    point: Point
-
-    @property
-    def total_bytes(self) -> float:
-        return self.report["description_length"]["total_bits"] / 8
 
 
 @dataclass(frozen=True)
@@ -64,71 +92,123 @@ class Selection:
         )
 
 
-def load_runs(runs_dir: Path) -> list[Run]:
+def load_runs(runs_dir: Path) -> list[ComparedRun]:
     """The finished runs at or below `runs_dir`, shortest description first. One without a report.json is not finished.
 
     Raises UsageError when there are none, or when a file is damaged.
     """
     if not runs_dir.is_dir():
         raise UsageError(f"{runs_dir} is no directory: name one that holds run directories")
-    directories = sorted(path.parent for path in runs_dir.rglob("report.json"))
-    if not directories:
-        raise UsageError(f"{runs_dir} holds no finished run: a run has a report.json once its epoch is done")
-    runs = []
-    for directory in directories:
-        name = printable(str(directory.relative_to(runs_dir)) if directory != runs_dir else directory.resolve().name)
-        report = load_report(directory / "report.json")
-        curve = load_curve(directory / "curve.csv")
-        # A report of before 2026-11-28 does not hold its configuration.
-        if "config" in report:
-            settings = settings_of(report["config"], directory / "report.json")
-        else:
-            settings = load_settings(directory / "config.yaml")
-        runs.append(Run(name, directory, report, curve, point_of(name, report, settings, curve)))
-    return sorted(runs, key=lambda run: run.total_bytes)
+    directories = sorted(path.parent for path in runs_dir.rglob("report.json")) or [runs_dir]
+    names = [folder.relative_to(runs_dir) if folder != runs_dir else folder.resolve().name for folder in directories]
+    runs = [load_run(folder, printable(str(name))) for folder, name in zip(directories, names, strict=True)]
+    return sorted(runs, key=lambda run: run.total_bits)
 
 
-def by_corpus(runs: list[Run], wanted: str = "") -> list[list[Run]]:
+def load_run(directory: Path, name: str) -> ComparedRun:
+    """A finished run, to be called `name`. Raises UsageError if it is not finished, or a file is damaged."""
+    report, curve = finished_report(directory), load_curve(directory / "curve.csv")
+    # A report from before 2026-11-28 does not hold its configuration.
+    if report.config is None:
+        settings = load_settings(directory / "config.yaml")
+    else:
+        settings = complete_settings(report.config, directory / "report.json")
+    watched = lambda name: name.startswith("run.") and name != "run.warm_start"  # noqa: E731
+    compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not watched(k)}
+    compared["model.depth"] = report.model.depth
+    vocabulary = settings["data.vocabulary"]
+    # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.
+    if compared.pop("data.tokenizer") == "bytes":
+        vocabulary = BYTE_SYMBOLS
+        sample_bytes = Config().data.tokenizer_sample_bytes
+        compared |= {"data.vocabulary": "bytes", "data.tokenizer_sample_bytes": sample_bytes}
+    terms = ("data_bits", "code_bits", "tokenizer_bits", "side_bits", "total_bits", "bits_per_byte")
+    return ComparedRun(
+        name=name,
+        **report.model.model_dump(exclude={"depth"}),
+        **{term: getattr(report.description_length, term) for term in terms},
+        seed=settings["train.seed"],
+        vocabulary=vocabulary,
+        flops=report.cost.model_flops,
+        commit=commit_text(report.commit),
+        settings=compared,
+        directory=directory,
+        report=report,
+        curve=curve,
+    )
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """A run's config.yaml as {"model.width": 64}; fields that it lacks take their defaults.
+
+    Unknown fields, of other versions of this program, are kept. Raises UsageError, one line, if it is no configuration.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(SETTINGS_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing: nothing else says how the run was made; remove the run") from None
+    if len(content) > SETTINGS_LIMIT_BYTES:
+        raise UsageError(f"{path} is larger than {SETTINGS_LIMIT_BYTES:,} bytes, the most it can be: it is damaged")
+    try:
+        tree = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict) or not all(isinstance(section, dict) for section in tree.values()):
+        raise UsageError(f"{path} is no configuration of a run: it does not consist of sections of fields")
+    return complete_settings(tree, path)
+
+
+def complete_settings(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The same from the sections of a configuration, which `path` holds."""
+    sections = [*Config().to_dict().items(), *tree.items()]
+    settings = {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()}
+    for name, kind in {"train.seed": int, "data.vocabulary": int, FOLLOWS_WIDTH: int | float}.items():
+        if not isinstance(settings[name], kind):
+            raise UsageError(f"{path}: {name} is {settings[name]!r}, not a number of the kind that it has to be")
+    return settings
+
+
+def group_by_corpus(runs: list[ComparedRun], wanted: str = "") -> list[list[ComparedRun]]:
     """The runs in groups of one corpus each, by the corpus' name; only those of the `wanted` one, which is a name or
     the beginning of a SHA-256, if that is given.
 
     Description lengths of different corpora say nothing about each other. Raises UsageError if no corpus is wanted.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[ComparedRun]] = {}
     for run in runs:
-        groups.setdefault(run.report["corpus"]["sha256"], []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: (group[0].report["corpus"]["name"], group[0].name))
-    chosen = [group for group in ordered if _is_called(group[0], wanted)]
+        groups.setdefault(run.report.corpus.sha256, []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: (group[0].report.corpus.name, group[0].name))
+    by_sha256 = lambda sha256: len(wanted) >= 8 and sha256.startswith(wanted.lower())  # noqa: E731
+    corpora = [(group, group[0].report.corpus) for group in ordered]
+    chosen = [group for group, corpus in corpora if wanted in ("", corpus.name) or by_sha256(corpus.sha256)]
     if not chosen:
-        there = ", ".join(corpus_words(group[0]) for group in ordered)
+        there = ", ".join(group[0].corpus_text for group in ordered)
         raise UsageError(f"no run codes a corpus {wanted!r}; there are {there}")
     return chosen
 
 
-def refuse_mixed(runs: list[Run]) -> None:
+def refuse_mixed(runs: list[ComparedRun]) -> None:
     """Raise UsageError unless all runs code one corpus, for what cannot be done with several."""
     first, *others = sorted(runs, key=lambda run: run.name)
     for run in others:
-        if run.report["corpus"]["sha256"] != first.report["corpus"]["sha256"]:
+        if run.report.corpus.sha256 != first.report.corpus.sha256:
             raise UsageError(
-                f"{first.name} codes {corpus_words(first)} and {run.name} codes {corpus_words(run)}: description "
+                f"{first.name} codes {first.corpus_text} and {run.name} codes {run.corpus_text}: description "
                 "lengths of different corpora cannot be compared; name a directory whose runs share one"
             )
 
 
-def _is_called(run: Run, wanted: str) -> bool:
-    corpus = run.report["corpus"]
-    return not wanted or corpus["name"] == wanted or (len(wanted) >= 8 and corpus["sha256"].startswith(wanted.lower()))
-
-
 def read_sweep(path: Path) -> Sweep:
     """A sweep.json. Raises UsageError, one line, if it is damaged."""
-    sweep: Sweep = read_json(path, _SWEEP, SWEEP_LIMIT_BYTES)
+    sweep: Sweep = read_json(path, TypeAdapter(Sweep), SWEEP_LIMIT_BYTES)
     return sweep
 
 
-def selection_of(runs_dir: Path, runs: list[Run], elsewhere: Sequence[Run] = ()) -> Selection | None:
-    """What choosing the best of the runs costs, if they are of the sweep that a sweep.json in `runs_dir` tells of.
+def charge_selection(
+    runs_dir: Path, runs: list[ComparedRun], elsewhere: Sequence[ComparedRun] = ()
+) -> Selection | None:
+    """What choosing the best of the runs costs, if they are of the sweep that a sweep.json in `runs_dir` describes.
 
     The cells are all that it could have been chosen from: those of sweep.json, finished or not, and those runs beside
     them that an earlier sweep left there, except those that are known to code another corpus, `elsewhere`. Raises
@@ -139,22 +219,9 @@ def selection_of(runs_dir: Path, runs: list[Run], elsewhere: Sequence[Run] = ())
         return None
     sweep = read_sweep(path)
     strangers = {run.name for run in elsewhere}
-    theirs = len(strangers & {*sweep["names"]})
-    cells = max(sweep["cells"] - theirs, len({*sweep["names"], *(run.name for run in runs)} - strangers))
-    best = runs[0].report
-    tokens, ranks = best["corpus"]["tokens"], best["cost"]["world_size"]
+    theirs = len(strangers & {*sweep.names})
+    cells = max(sweep.cells - theirs, len({*sweep.names, *(run.name for run in runs)} - strangers))
+    best = runs[0]
+    tokens, ranks = best.report.corpus.tokens, best.report.cost.world_size
     added_bits = side_bits(tokens, ranks, sweep_cells=cells) - side_bits(tokens, ranks)
-    length = best["description_length"]
-    return Selection(
-        run=runs[0].name,
-        cells=cells,
-        selection_bits=added_bits,
-        side_bits=length["side_bits"] + added_bits,
-        total_bits=length["total_bits"] + added_bits,
-    )
-
-
-def corpus_words(run: Run) -> str:
-    """ "text (1,000 bytes, SHA-256 aaaaaaaa…)"."""
-    corpus = run.report["corpus"]
-    return f"{corpus['name']} ({corpus['bytes']:,} bytes, SHA-256 {corpus['sha256'][:8]}…)"
+    return Selection(best.name, cells, added_bits, best.side_bits + added_bits, best.total_bits + added_bits)

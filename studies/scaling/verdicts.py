@@ -1,5 +1,4 @@
-"""Which of two things is shorter, and whether the runs show it: the one verdict that tables, pages, files and charts
-give.
+"""Which of two things is shorter, and whether the runs show it: the one verdict of all tables, pages, files and charts.
 
 The data term is measured with noise: another seed, or other text of the same kind, gives another one. The other terms
 are exact. So a difference of totals has the interval of its data term, moved by what the other terms differ in.
@@ -7,12 +6,12 @@ are exact. So a difference of totals has the interval of its data term, moved by
 Where there are several seeds, the interval is Student's, from the pooled spread of the seeds. With one seed each it is
 from the corpus: both runs code the same bytes in the same order, so code lengths are paired over contiguous chunks of
 that order, and their differences drawn again in blocks (H. Künsch, "The Jackknife and the Bootstrap for General
-Stationary Observations", 1989). That one runs too wide where a run leads early and falls behind later, and knows
-nothing of seeds.
+Stationary Observations", 1989; scipy.stats.bootstrap draws single values only). That interval is too wide where a run
+leads early and falls behind later, and does not include what another seed would change.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from scipy.stats import t as student
 
 from eval.curve import Curve
 from studies.scaling.laws import Interval
-from studies.scaling.lines import Line, Point
+from studies.scaling.lines import Line, SeedGroup
 
 LEVEL = 0.95
 SAMPLES = 2000
@@ -67,127 +66,85 @@ class Verdict:
         """ "longer", "not distinguishable", "shorter: code decides", "not distinguishable; code decides the sign"."""
         if self.decider not in EXACT:
             return self.word
-        return (
-            f"{self.word}: {self.decider} decides" if self.shorter else f"{self.word}; {self.decider} decides the sign"
-        )
+        return f"{self.word}{f': {self.decider} decides' if self.shorter else f'; {self.decider} decides the sign'}"
 
     @property
     def span(self) -> str:
         """The difference in bytes and its interval: "+136 (−80 to +353)"."""
-        difference = signed(self.difference_bits)
+        difference = bytes_text(self.difference_bits)
         if self.interval_bits is None:
             return difference
         low, high = self.interval_bits
-        return f"{difference} ({signed(low)} to {signed(high)})"
+        return f"{difference} ({bytes_text(low)} to {bytes_text(high)})"
 
-    def columns(self) -> dict[str, Any]:
+    def csv_columns(self) -> dict[str, Any]:
         """As columns of a CSV file, whose names begin with the term."""
         low, high = self.interval_bits or ("", "")
         values = {"difference_bits": self.difference_bits, "low_bits": low, "high_bits": high}
         values |= {"verdict": self.word, "decider": self.decider, "interval_from": self.interval_from}
         return {f"{self.term}_{name}": value for name, value in values.items()}
 
-    def document(self) -> dict[str, Any]:
-        """For a JSON file."""
+    def json_values(self) -> dict[str, Any]:
         return asdict(self) | {"shorter": self.shorter or None, "verdict": self.word}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Runs that differ in nothing but the seed."""
-
-    name: str
-    points: list[Point]
-
-    def mean(self, field_name: str) -> float:
-        return float(np.mean([getattr(point, field_name) for point in self.points]))
-
-    def seeds(self) -> np.ndarray:
-        """The data bits of each seed: float64 [seeds]. A seed that was run twice counts once."""
-        return np.array(list({point.seed: point.data_bits for point in self.points}.values()))
-
-
-@dataclass(frozen=True)
 class Standing:
-    """All cells beside the one with the shortest mean total: a data and a total verdict for each of the others."""
+    """All groups beside the one with the shortest mean total: a data and a total verdict for each of the others."""
 
-    shortest: Cell
-    others: list[tuple[Cell, Verdict, Verdict]] = field(default_factory=list)
+    shortest: SeedGroup
+    others: list[tuple[SeedGroup, Verdict, Verdict]]
 
     def sentences(self) -> list[str]:
         """What the runs show of the shortest, in words."""
         if not self.others:
             return []
-        name = self.shortest.name
-        of: dict[str, dict[str, list[str]]] = {"data": {}, "total": {}}
-        for cell, *both in self.others:
-            for found in both:
-                of[found.term].setdefault(found.word, []).append(cell.name)
-        told = [f"{name} has the shortest total measured."]
-        for term, words in of.items():
-            # The others are what is shorter or longer.
-            parts = [f"longer than that of {listed(words['shorter'])}"] if "shorter" in words else []
-            parts += (
-                [f"{NOT_DISTINGUISHABLE} from {listed(words[NOT_DISTINGUISHABLE])}"]
-                if NOT_DISTINGUISHABLE in words
-                else []
-            )
-            told.append(
-                f"Its {'data term' if term == 'data' else term} is {' and '.join(parts) or 'shorter than every other'}."
-            )
+        found = [f"{self.shortest.name} has the shortest total measured."]
+        for name in ("data term", "total"):
+            words: dict[str, list[str]] = {}
+            for group, data, total in self.others:
+                words.setdefault((total if name == "total" else data).word, []).append(group.name)
+            # The verdicts are those of the others: what is shorter or longer than the shortest.
+            parts = {"longer than that of": "shorter", f"{NOT_DISTINGUISHABLE} from": NOT_DISTINGUISHABLE}
+            said = [f"{part} {list_names(words[word])}" for part, word in parts.items() if word in words]
+            found.append(f"Its {name} is {' and '.join(said) or 'shorter than every other'}.")
         for term in EXACT:
-            if names := [cell.name for cell, _, total in self.others if total.decider == term]:
-                told.append(f"Beside {listed(names)}, {term} decides.")
-        return told
+            if names := [group.name for group, _, total in self.others if total.decider == term]:
+                found.append(f"Beside {list_names(names)}, {term} decides.")
+        return found
 
     def tie(self, run: str) -> str:
         """What a headline that names a run of the shortest cell adds: ", not distinguishable from b", or nothing."""
-        tied = [cell.name for cell, _, total in self.others if not total.shorter]
-        of_shortest = any(point.name == run for point in self.shortest.points)
-        return f", {NOT_DISTINGUISHABLE} from {listed(tied, 2)}" if tied and of_shortest else ""
+        tied = [group.name for group, _, total in self.others if not total.shorter]
+        of_shortest = any(one.name == run for one in self.shortest.runs)
+        return f", {NOT_DISTINGUISHABLE} from {list_names(tied, 2)}" if tied and of_shortest else ""
 
     def method(self) -> list[str]:
         """What the intervals are worth, in words."""
         sources = dict.fromkeys(data.interval_from for _, data, _ in self.others)
-        told = [f"The 95 % intervals are from {'; '.join(sources)}."]
+        found = [f"The 95 % intervals are from {'; '.join(sources)}."]
         if any("one seed each" in source for source in sources):
-            told.append("Where there is one seed each, another seed may move a difference by more than its interval.")
-        return [
-            *told,
-            "Each interval stands for itself: of twenty pairs that do not differ, one is told apart by chance.",
-        ]
-
-
-def cells_of(line: Line) -> list[Cell]:
-    """The runs of a line by width, narrow to wide; a cell of one run has the run's name."""
-    cells = []
-    for width in line.widths:
-        points = [point for point in line.points if point.width == width]
-        several = f"{line.label}, width {width}, {len(points)} seeds"
-        cells.append(Cell(several if len(points) > 1 else points[0].name, points))
-    return cells
+            found.append("Where there is one seed each, another seed may move a difference by more than its interval.")
+        return [*found, "Each interval is for one pair: of twenty pairs that are equal, one seems to differ by chance."]
 
 
 def standing_of(lines: Iterable[Line]) -> Standing:
-    """Each cell of the lines beside the one of the shortest mean total, shortest first.
+    """Each group of the lines beside the one of the shortest mean total, shortest first.
 
-    Runs of one seed and one configuration differ in their code or their machine, so each of them is a cell.
+    Runs of one seed and one configuration differ in their code or their machine, so each of them is a group.
     """
-    cells: list[Cell] = []
-    for cell in (cell for line in lines for cell in cells_of(line)):
-        repeated = len(cell.seeds()) < len(cell.points)
-        cells += [Cell(point.name, [point]) for point in cell.points] if repeated else [cell]
-    shortest, *others = sorted(cells, key=lambda cell: cell.mean("total_bits"))
-    return Standing(shortest, [(cell, *compare(cell, shortest)) for cell in others])
+    groups: list[SeedGroup] = []
+    for group in (group for line in lines for group in line.groups):
+        repeated = len(group.seeds()) < len(group.runs)
+        groups += [SeedGroup(run.name, [run]) for run in group.runs] if repeated else [group]
+    shortest, *others = sorted(groups, key=lambda group: group.mean("total_bits"))
+    return Standing(shortest, [(group, *compare(group, shortest)) for group in others])
 
 
-def compare(first: Cell, second: Cell) -> tuple[Verdict, Verdict]:
+def compare(first: SeedGroup, second: SeedGroup) -> tuple[Verdict, Verdict]:
     """Of the data term and of the total."""
-    width, interval_from = half_width_bits(first, second)
-    exact = {term: first.mean(f"{term}_bits") - second.mean(f"{term}_bits") for term in EXACT}
-    return verdicts(
-        first.name, second.name, first.mean("data_bits") - second.mean("data_bits"), exact, width, interval_from
-    )
+    apart = {term: first.mean(f"{term}_bits") - second.mean(f"{term}_bits") for term in ("data", *EXACT)}
+    return verdicts(first.name, second.name, apart.pop("data"), apart, *half_width_bits(first, second))
 
 
 def verdicts(
@@ -216,8 +173,8 @@ def verdicts(
     return data, of("total", total_bits, decider)
 
 
-def half_width_bits(first: Cell, second: Cell) -> tuple[float | None, str]:
-    """Half of the 95 % interval of the difference of two cells' mean data bits, and where it comes from; None and the
+def half_width_bits(first: SeedGroup, second: SeedGroup) -> tuple[float | None, str]:
+    """Half of the 95 % interval of the difference of two groups' mean data bits, and where it comes from; None and the
     reason where there is nothing to estimate it from."""
     seeds = first.seeds(), second.seeds()
     counts = [len(values) for values in seeds]
@@ -226,7 +183,7 @@ def half_width_bits(first: Cell, second: Cell) -> tuple[float | None, str]:
         pooled = np.sqrt(sum(((values - values.mean()) ** 2).sum() for values in seeds) / freedom)
         error = pooled * np.sqrt(1 / counts[0] + 1 / counts[1])
         return float(student.ppf((1 + LEVEL) / 2, freedom) * error), f"{counts[0]} and {counts[1]} seeds"
-    one, other = first.points[0], second.points[0]
+    one, other = first.runs[0], second.runs[0]
     paired = one.vocabulary == other.vocabulary and all(one.settings.get(n) == other.settings.get(n) for n in ORDER)
     differences = chunk_differences(one.curve, other.curve, paired)
     if len(differences) < LEAST_CHUNKS:
@@ -263,12 +220,12 @@ def bootstrap_half_width(differences: np.ndarray) -> float:
     return float(student.ppf((1 + LEVEL) / 2, blocks - 1) * error)
 
 
-def signed(bits: float) -> str:
-    """Bits as bytes with their sign: "+1,234", "−80"."""
+def bytes_text(bits: float) -> str:
+    """Bits as bytes with a sign: "+1,234", "−80"."""
     return f"{bits / 8:+,.0f}".replace("-", "−")
 
 
-def listed(names: list[str], most: int = 4) -> str:
+def list_names(names: list[str], most: int = 4) -> str:
     """ "a, b and 3 others"."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} others"

@@ -8,42 +8,36 @@ Context mixing keeps tables of counts beside the weights. `charged`: they are se
 `emptied`: they are not, and stay empty. `learned`: they begin empty and count what is decoded; only weights are sent.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from archive.weights import FLOATS, Point, pack, pack_counts, parameters, unpack, unpack_counts
+from archive.weights import FLOATS, Point, pack_counts, unpack_counts
 from data.errors import RunFailed, UsageError
-from data.files import output_file, write_file
+from data.files import write_file
 from data.streams import publish
-from eval.plots import THEMES
+from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
+from eval.tables import csv_text
 from model.lm import LanguageModel
-from studies.scoring import FinishedRun, connect_alone, corpus_bits, open_run, small_vectors, with_parameters
-from studies.two_part import terms as code
-from train.engine import Place, disconnect
+from studies.common import argument, file_option, option, png_option, write_figures
+from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
+from train.engine import Place
 from train.loop import Learner, TokenSource
 
 POINTS: tuple[Point, ...] = (*FLOATS, 8, 7, 6, 5, 4, 3, 2)
 TABLES = ("charged", "emptied", "learned")
 # Weights that share a step.
 GROUP = 64
+HEADING = f"{'weights as':<12}{'weights':>12}{'tables':>12}{'data':>12}{'code':>10}{'total':>13}{'prequential':>14}"
 
 
-def two_part_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run.dir of a finished run")
-    parser.add_argument("--corpus", metavar="FILE", help="the runs' corpus, if it is no longer where data.source says")
-    parser.add_argument(
-        "--points", type=points, default=POINTS, help="2 to 8 bits a weight, fp32, fp16, bf16, by commas (default: all)"
-    )
-    parser.add_argument("--group", type=int, help=f"weights that share a step; 0 is a whole tensor (default: {GROUP})")
-    parser.add_argument("--tables", choices=TABLES, nargs="+", help="of context mixing, if any (default: all three)")
-    parser.add_argument("--png", type=output_file, metavar="NAME", help="write NAME-light.png and NAME-dark.png")
-    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write the rows")
-
-
-def points(text: str) -> list[Point]:
+def parse_points(text: str) -> list[Point]:
     """The type of --points. Raises UsageError for what `pack` would refuse."""
     known: dict[str, Point] = {str(point): point for point in POINTS}
     if any(part not in known for part in text.split(",")):
@@ -51,7 +45,40 @@ def points(text: str) -> list[Point]:
     return [known[part] for part in text.split(",")]
 
 
-def group_size(group: int | None, points: list[Point]) -> int:
+@dataclass
+class TwoPart:
+    """Send the weights, then the corpus given the weights."""
+
+    runs: list[Path] = argument("run.dir of a finished run", nargs="+", metavar="RUN")
+    corpus: str | None = option("the runs' corpus, if it is no longer where data.source says", None, metavar="FILE")
+    points: Sequence[Point] = option(
+        "2 to 8 bits a weight, fp32, fp16, bf16, by commas (default: all)", POINTS, type=parse_points
+    )
+    group: int | None = option(f"weights that share a step; 0 is a whole tensor (default: {GROUP})", None)
+    tables: list[str] | None = option("of context mixing, if any (default: all three)", None, choices=TABLES, nargs="+")
+    png: Path | None = png_option()
+    csv: Path | None = file_option("write the rows")
+
+    def execute(self) -> None:
+        """Raises UsageError for wrong options, RunFailed if weights do not come back as they were."""
+        group = check_group(self.group, self.points)
+        runs = [open_run(run, self.corpus) for run in self.runs]
+        if self.tables and all(run.model.mixing is None for run in runs):
+            raise UsageError(
+                f"--tables {' '.join(self.tables)} has no effect on runs without context mixing: leave it out"
+            )
+        rows: list[Row] = []
+        with connect_alone(runs[0].config.engine.threads) as place:
+            for run in runs:
+                for treatment in ["none"] if run.model.mixing is None else self.tables or TABLES:
+                    rows += measure(run, treatment, self.points, group, place)
+        write_figures(self.png, draw, rows)
+        if self.csv:
+            cells = [{n: round(v) if isinstance(v, float) else v for n, v in asdict(row).items()} for row in rows]
+            write_file(self.csv, csv_text(cells).encode())
+
+
+def check_group(group: int | None, points: Sequence[Point]) -> int:
     """The value of --group. Raises UsageError if it is out of range, or given without an effect."""
     if group is not None and all(point in FLOATS for point in points):
         raise UsageError(f"--group {group} has no effect on --points {','.join(map(str, points))}: leave it out")
@@ -60,63 +87,66 @@ def group_size(group: int | None, points: list[Point]) -> int:
     return GROUP if group is None else group
 
 
-def two_part(
-    runs: list[Path],
-    corpus: str | None,
-    points: list[Point],
-    group: int | None,
-    tables: list[str] | None,
-    png: Path | None,
-    csv: Path | None,
-) -> None:
-    """Raises UsageError for what is wrong with the arguments, RunFailed if weights do not come back as they were."""
-    size = group_size(group, points)
-    opened = [open_run(run, corpus) for run in runs]
-    if tables and all(run.model.mixing is None for run in opened):
-        raise UsageError(f"--tables {' '.join(tables)} has no effect on runs without context mixing: leave it out")
-    place = connect_alone(opened[0].config.engine.threads)
-    rows: list[code.TwoPart] = []
-    for run in opened:
-        for treatment in ["none"] if run.model.mixing is None else tables or TABLES:
-            rows += run_rows(run, treatment, points, size, place)
-    if png:
-        for name, theme in THEMES.items():
-            write_file(png.with_name(f"{png.name}-{name}.png"), code.figure(rows, theme))
-    if csv:
-        write_file(csv, code.as_csv(rows).encode())
-    disconnect()
+@dataclass(frozen=True)
+class Row:
+    """One two-part code, or the "prequential" one. `tables` says what becomes of the context mixing's tables, or is
+    "none" for a model without.
+
+    `fixed_bytes` are code, tokenizer and side information, the same as the prequential code pays."""
+
+    run: str
+    tables: str
+    point: Point | Literal["prequential"]
+    weight_bytes: int
+    table_bytes: int
+    data_bytes: float
+    fixed_bytes: float
+    total_bytes: float
+    prequential_bytes: float
+
+    @property
+    def times(self) -> float:
+        """How many times the prequential total this is."""
+        return self.total_bytes / self.prequential_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{name_point(self.point):<12}{self.weight_bytes:>12,}{self.table_bytes:>12,}{self.data_bytes:>12,.0f}"
+            f"{self.fixed_bytes:>10,.0f}{self.total_bytes:>13,.0f}{f'x {self.times:.3f}':>14}"
+        )
 
 
-def run_rows(run: FinishedRun, treatment: str, points: list[Point], group: int, place: Place) -> list[code.TwoPart]:
+def name_point(point: Point | str) -> str:
+    return f"{point} bits" if isinstance(point, int) else point
+
+
+def measure(run: FinishedRun, treatment: str, points: Sequence[Point], group: int, place: Place) -> list[Row]:
     """A row for each of `points`, printed as it is found."""
-    total_bytes = run.report["description_length"]["total_bits"] / 8
-    told = "" if treatment == "none" else f", tables {treatment}"
-    publish(f"\n{run.folder}{told}\n{code.heading(total_bytes, run.fixed_bits / 8)}")
-    tensors, kept = parameters(run.model), small_vectors(run.model)
-    table_bytes = tables_bytes(run.model) if treatment == "charged" else 0
+    total_bytes, fixed_bytes = run.report.description_length.total_bits / 8, run.fixed_bits / 8
+    own = Row(
+        run.folder.name, "none", "prequential", 0, 0, total_bytes - fixed_bytes, fixed_bytes, total_bytes, total_bytes
+    )
+    publish(f"\n{run.folder}{'' if treatment == 'none' else f', tables {treatment}'}\n{HEADING}\n{own}")
+    table_bytes = measure_tables(run.model) if treatment == "charged" else 0
     rows = []
     for point in points:
-        packed = pack(tensors, point, group, kept)
-        decoded = unpack(packed)
-        if point == "fp32" and any(not np.array_equal(a, b) for a, b in zip(decoded, tensors.values(), strict=True)):
+        weight_bytes, model = code_weights(run.model, point, group)
+        if point == "fp32" and not all(map(torch.equal, model.parameters(), run.model.parameters())):
             raise RunFailed("fp32 weights do not come back as they were")
-        model = with_parameters(run.model, decoded)
         if model.mixing is not None and treatment != "charged":
             model.mixing.counts = torch.zeros_like(model.mixing.counts)
-        data_bits = corpus_bits(run, model, place, CountingSource if treatment == "learned" else lambda source: source)
-        rows.append(
-            code.TwoPart(
-                str(run.folder.name), treatment, point, len(packed), table_bytes, data_bits / 8, run.fixed_bits / 8,
-                total_bytes,
-            )
-        )  # fmt: skip
-        publish(code.line(rows[-1]))
-    publish(code.verdict(rows))
+        source = CountingSource(run.source) if treatment == "learned" else run.source
+        data_bytes = run.corpus_bits(model, place, source) / 8
+        all_bytes = weight_bytes + table_bytes + data_bytes + fixed_bytes
+        sizes = weight_bytes, table_bytes, data_bytes, fixed_bytes, all_bytes, total_bytes
+        rows.append(Row(run.folder.name, treatment, point, *sizes))
+        publish(str(rows[-1]))
+    publish(format_verdict(rows))
     return rows
 
 
-def tables_bytes(model: LanguageModel) -> int:
-    """What the tables take. Raises RunFailed if they do not come back as they are."""
+def measure_tables(model: LanguageModel) -> int:
+    """Bytes that the tables take. Raises RunFailed if they do not come back as they are."""
     assert model.mixing is not None
     counts = model.mixing.counts.cpu().numpy()
     packed = pack_counts(counts)
@@ -141,3 +171,63 @@ class CountingSource:
         history = torch.cat([learner.recent, tokens.clamp(min=0)], 1)
         self.coded = history[:, :-1], tokens
         return targets
+
+
+def format_verdict(rows: Sequence[Row]) -> str:
+    """Where the two-part code of a run is shortest, and what is left of it if the weights were free."""
+    best = min(rows, key=lambda row: row.total_bytes)
+    free = min(row.data_bytes + row.fixed_bytes for row in rows)
+    compared = f"{abs(best.times - 1):.1%} {'longer' if best.times > 1 else 'shorter'} than"
+    return (
+        f"shortest with weights as {name_point(best.point)}: {best.total_bytes:,.0f} bytes, {compared} the prequential "
+        f"{best.prequential_bytes:,.0f}; with weights for nothing it would be {free:,.0f}"
+    )
+
+
+def draw(rows: Sequence[Row], theme: Theme) -> Figure:
+    """Total bytes against bits a weight as stacked bars, a panel for each run and treatment of its tables, each with
+    the prequential total as a line."""
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        panels.setdefault(row.run if row.tables == "none" else f"{row.run}, tables {row.tables}", []).append(row)
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH_INCHES, 3.1 * lines + 0.5), dpi=DOTS_PER_INCH, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    most_bytes = max(max(row.total_bytes, row.prequential_bytes) for row in rows)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
+        draw_panel(axes, panel, theme)
+        frame(axes)
+        axes.set_title(name)
+        axes.set_ylim(0, 1.06 * most_bytes)
+        axes.yaxis.set_major_formatter(bytes_formatter(most_bytes))
+    grid[0, 0].set_ylabel("description length")
+    for axes in grid[-1]:
+        axes.set_xlabel("weights as: bits, or float")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, ncols=4, loc="outside upper center")
+    return figure
+
+
+def draw_panel(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
+    """The bars of one run, and how many times the prequential total the shortest is."""
+    places, floor = np.arange(len(rows)), np.zeros(len(rows))
+    parts = {
+        "code, tokenizer, side": (theme.faint, [row.fixed_bytes for row in rows]),
+        "data given the weights": (theme.data, [row.data_bytes for row in rows]),
+        "weights (and tables)": (theme.fixed, [float(row.weight_bytes + row.table_bytes) for row in rows]),
+    }
+    for part, (color, sizes) in parts.items():
+        axes.bar(places, sizes, 0.75, floor, color=color, label=part, alpha=0.85)
+        floor += sizes
+    axes.axhline(rows[0].prequential_bytes, color=theme.ink, lw=1.4, ls=(0, (4, 2)), label="prequential total")
+    best = int(floor.argmin())
+    # Above its neighbours too, into which it may reach.
+    height = floor[max(0, best - 2) : best + 3].max()
+    axes.annotate(
+        f"x {rows[best].times:.2f}", (best, height), (0, 3), textcoords="offset points", ha="center", size=8.5,
+        weight="bold",
+    )  # fmt: skip
+    axes.set_xticks(places, [name_point(row.point).removesuffix(" bits") for row in rows], size=7.5, rotation=90)

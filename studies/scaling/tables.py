@@ -1,0 +1,253 @@
+"""What the runs over one corpus show, as text for a terminal, as Markdown for TensorBoard, as CSV and as JSON."""
+
+import json
+import textwrap
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from eval.schema import Corpus, Report
+from eval.tables import Size, csv_text, duration, extrapolation_note, lay_out, markdown_table, sizes
+from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
+from studies.scaling.laws import NOT_IDENTIFIED, Fit
+from studies.scaling.lines import Line, lines_of
+from studies.scaling.runs import ComparedRun, Selection
+from studies.scaling.verdicts import NOT_DISTINGUISHABLE, Standing, standing_of
+
+FORMAT = 1
+FIELDS = [entry.name for entry in fields(ComparedRun)]
+# Of a run's configuration, as columns.
+SETTINGS = ("train.optimizer", "train.matrix_lr", "train.table_lr", "train.vector_lr")
+# Of pairs of architectures in a terminal.
+MOST_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs over one corpus, shortest first, and what they show. `scaling` is None without two widths on a line."""
+
+    runs: list[ComparedRun]
+    lines: list[Line]
+    standing: Standing
+    scaling: Scaling | None
+    selection: Selection | None
+
+    @property
+    def corpus(self) -> Corpus:
+        return self.runs[0].report.corpus
+
+    @property
+    def baselines(self) -> list[Size]:
+        return [row for row in sizes(self.measured) if not row.ours]
+
+    @property
+    def measured(self) -> Report:
+        """The report of the best run whose baselines were measured; of the best run where none were."""
+        return next((run.report for run in self.runs if run.report.baselines), self.runs[0].report)
+
+
+def compare_runs(runs: list[ComparedRun], selection: Selection | None = None) -> Comparison:
+    """What the runs, all of one corpus, show."""
+    lines = lines_of(runs)
+    return Comparison(runs, lines, standing_of(lines), analyse(lines), selection)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The runs as a table for a terminal of 100 columns, or wider if their names are long."""
+    runs, corpus, standing = comparison.runs, comparison.corpus, comparison.standing
+    widest = max(len("baseline"), *(len(run.name) for run in runs))
+    rows: list[tuple[str, ...]] = [
+        ("run", "total bytes", "data", "code", "bits/byte", "ratio", "parameters", "tokens/s", "time")
+    ]
+    for run in runs:
+        length, cost = run.report.description_length, run.report.cost
+        sizes_bytes = (f"{bits / 8:,.0f}" for bits in (run.total_bits, run.data_bits, run.code_bits))
+        rates = f"{run.bits_per_byte:.4f}", f"{length.compression_ratio:.2f}"
+        speed = f"{cost.tokens_per_sec:,.0f}", duration(cost.elapsed_secs)
+        rows.append((run.name, *sizes_bytes, *rates, f"{run.parameters:,}", *speed))
+    lines = [f"\n{corpus.name}: {corpus.bytes:,} bytes, {len(runs)} finished runs\n"]
+    lines += lay_out(rows, f"<{widest}", ">13", ">13", ">9", ">10", ">7", ">13", ">10", ">13")
+    if standing.others:
+        beside = [("bytes beside", "", f"  {standing.shortest.name}", "")]
+        for group, *verdicts in standing.others:
+            names = (group.name, "")
+            beside += [(n, f"  {v.term}", f"  {v.span}", f"  {v.text}") for n, v in zip(names, verdicts, strict=True)]
+        lines += ["", *lay_out(beside, f"<{max(len(name) for name, *_ in beside)}", "<7", "<30", "")]
+        lines += ["", textwrap.fill(" ".join([*standing.sentences(), *standing.method()]), 100)]
+    if comparison.selection:
+        lines.append("\n" + textwrap.fill(str(comparison.selection), 100))
+    if comparison.baselines:
+        head = ("baseline", "bytes", "bits/byte", "ratio", f"   {runs[0].name} is")
+        cells = [
+            (row.name, f"{row.bytes:,.0f}", f"{row.bits_per_byte:.4f}", f"{row.ratio:.2f}", f"   {row.verdict}")
+            for row in comparison.baselines
+        ]
+        lines += ["", *lay_out([head, *cells], f"<{widest}", ">15", ">11", ">8", "")]
+    return "\n".join([*lines, extrapolation_note(comparison.measured)]).rstrip() + "\n"
+
+
+def scaling_text(scaling: Scaling) -> str:
+    """The best width and the power law of each line, and the crossings, for a terminal."""
+    column = max(len("across widths"), *(len(result.line.label) for result in scaling.results)) + 2
+    rows = [("across widths", "widths", "best", "bytes", "   data bytes against N parameters")]
+    ties = []
+    for result in scaling.results:
+        line, shortest = result.line, result.shortest
+        law = law_text(result.data.fit) if result.data.fit else without_law(result.data.why_no_fit, "no power law")
+        widths = f"{line.widths[0]}-{line.widths[-1]}"
+        rows.append((line.label, widths, f"{shortest.size:.0f}", f"{shortest.bits / 8:,.0f}", f"   {law}"))
+        if result.tied:
+            tied = ", ".join(map(str, result.tied))
+            ties += textwrap.wrap(f"{line.label}: width {shortest.size:.0f} is {NOT_DISTINGUISHABLE} from {tied}.", 100)
+    lines = lay_out(rows, f"<{column}", ">9", ">7", ">13", "")
+    lines += ["", *(textwrap.fill(note, 100) for note in scaling.notes)] if scaling.notes else []
+    lines += ties
+    return "\n".join([*lines, *(["", *_pair_lines(scaling.pairs)] if scaling.pairs else [])]) + "\n"
+
+
+def _pair_lines(pairs: list[Pair]) -> list[str]:
+    """Which architecture is shorter where: all pairs by width if they are few, and those that cross."""
+    crossed = [pair for pair in pairs if pair.identified]
+    shown = [pair for pair in pairs if pair in crossed or (pair.axis == "width" and len(pairs) <= 2 * MOST_PAIRS)]
+    lines = []
+    for pair in shown:
+        lines.append(f"{pair.first} and {pair.second}, by {pair.axis}")
+        lines += [f"  data   {pair.data_verdict}", f"  total  {pair.verdict}"]
+    if any(pair.crossings for pair in pairs) and not crossed:
+        lines.append(f"Crossings of architectures: {NOT_IDENTIFIED}.")
+    elif not crossed:
+        lines.append("No two architectures cross.")
+    return lines
+
+
+def law_text(found: Fit) -> str:
+    """ "612,000 + 1.2e+08 N^-0.35 (95 %: 0.31 to 0.38)"; letters where a coefficient is not identified."""
+    law, (low, high) = found.law, found.exponent_interval
+    floor = f"{law.floor_bits / 8:,.0f}" if found.floor_interval else "L∞"
+    scale = f"{law.scale_bits / 8:.2g}" if found.scale_interval else "a"
+    unknown = " and ".join(text for text in (floor, scale) if text in ("L∞", "a"))
+    end = f"; {unknown} {NOT_IDENTIFIED}" if unknown else ""
+    return f"{floor} + {scale} N^-{law.exponent:.2f} (95 %: {low:.2f} to {high:.2f}){end}"
+
+
+def without_law(why: str, what: str) -> str:
+    """What is said in the place of a law: "not identified: ...", or the reason after `what`."""
+    return why if why.startswith(NOT_IDENTIFIED) else f"{what}: {why}"
+
+
+def verdict_texts(scaling: Scaling, standing: Standing) -> dict[str, str]:
+    """What the runs show, and what they do not, as Markdown by the name of its chart."""
+    laws = [
+        (result.line.label, t.term, law_text(t.fit) if t.fit else without_law(t.why_no_fit, "none"))
+        for result in scaling.results
+        for t in (result.data, result.total)
+    ]
+    texts = {"verdicts/power_laws": markdown_table(("", "term", "bytes against N parameters"), laws, "---")}
+    if standing.others:
+        head = (f"bytes beside {standing.shortest.name}", "data, 95 %", "", "total, 95 %", "")
+        rows = [(group.name, data.span, data.text, total.span, total.text) for group, data, total in standing.others]
+        words = " ".join([*standing.sentences(), *standing.method()])
+        texts["verdicts/beside_shortest"] = f"{markdown_table(head, rows, '---')}\n\n{words}"
+    if scaling.pairs:
+        pairs = [(f"{p.first} and {p.second}", p.axis, p.data_verdict, p.verdict) for p in scaling.pairs]
+        texts["verdicts/architectures"] = markdown_table(("", "by", "data", "total"), pairs, "---")
+    return texts
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A line a run: its name, its settings that matter, model, description length and cost as in report.json, and its
+    verdict beside the shortest one."""
+    rows, shortest = [], comparison.standing.shortest
+    beside = {run.name: found for group, *found in comparison.standing.others for run in group.runs}
+    for run in comparison.runs:
+        report = run.report.values()
+        row = {"run": run.name, **_settings_columns(run), **report["model"], **report["description_length"]}
+        row |= report["cost"] | {"beside": shortest.name}
+        for verdict in beside.get(run.name, ()):
+            row |= verdict.csv_columns()
+        rows.append(row)
+    return csv_text(rows)
+
+
+def scaling_csv(lines: list[Line]) -> str:
+    """scaling.csv: a row a run. `parameters` are all of them, `flops` those of the epoch, `line` the line it is on."""
+    names, rows = FIELDS[: FIELDS.index("commit")], []
+    for line in lines:
+        for run in line.runs:
+            row = {name: getattr(run, name) for name in names}
+            rows.append(row | _settings_columns(run) | {"line": line.label})
+    return csv_text(rows)
+
+
+def _settings_columns(run: ComparedRun) -> dict[str, Any]:
+    """The settings of a run that a table of runs should not leave out, and the commit of its code."""
+    chosen = {name.split(".")[1]: run.settings[name] for name in SETTINGS}
+    return {"seed": run.seed, "vocabulary": run.vocabulary, **chosen, "commit": run.commit}
+
+
+def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
+    """scaling.json.
+
+    Lengths are in bits. Sizes are widths in `shortest` and `vocabularies`, what `axis` names in `architectures`, and
+    parameters beside the embedding in fits and predictions. What is not identified is null.
+    """
+    standing = comparison.standing
+    values = {
+        "format": FORMAT,
+        "corpus": comparison.corpus.model_dump(include={"name", "bytes", "sha256"}),
+        "lines": [_line_values(result) for result in scaling.results],
+        "beside_shortest": {
+            "shortest": standing.shortest.name,
+            "cells": [
+                {"cell": group.name, "data": data.json_values(), "total": total.json_values()}
+                for group, data, total in standing.others
+            ],
+        },
+        "architectures": [_pair_values(pair) for pair in scaling.pairs],
+        "vocabularies": {
+            family: [
+                {
+                    "vocabulary": result.line.vocabulary,
+                    "width": result.shortest.size,
+                    "total_bits": result.shortest.bits,
+                    "beside_shortest": verdict.json_values() if verdict else None,
+                }
+                for result, verdict in results
+            ]
+            for family, results in scaling.families.items()
+        },
+        "best": asdict(comparison.selection) if comparison.selection else None,
+        "notes": scaling.notes,
+    }
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def _line_values(result: LineResult) -> dict[str, Any]:
+    line = result.line
+    about = {"label": line.label, "block": line.block, "vocabulary": line.vocabulary, "widths": line.widths}
+    return {
+        **about,
+        "runs": [run.name for run in line.runs],
+        "data": asdict(result.data),
+        "total": asdict(result.total),
+        "shortest": asdict(result.shortest),
+        "tied": result.tied,
+        "data_bits_at_shortest": result.data_bits_at_shortest,
+        "tokenizer_bits": result.tokenizer_bits,
+    }
+
+
+def _pair_values(pair: Pair) -> dict[str, Any]:
+    identified = pair.identified
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "axis": pair.axis,
+        "range": pair.range,
+        "crossings": [asdict(at) | {"identified": at in identified} for at in pair.crossings],
+        "verdict": pair.verdict,
+        "data_verdict": pair.data_verdict,
+        "nodes": [
+            {"size": node.size, "data": node.data.json_values(), "total": node.total.json_values()}
+            for node in pair.nodes
+        ],
+    }
