@@ -16,7 +16,6 @@ scored.
 import argparse
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -103,15 +102,15 @@ def generalisation(
     if json:
         sha256 = file_sha256(file)
         about = {"name": name, "bytes": overlap.text_bytes, "sha256": sha256, "seen": overlap.share}
-        found_lists = {"runs": [asdict(row) for row in rows], "agreement": [asdict(one) for one in agreed]}
-        write_json(json, {"format": 1, "held_out": about, "corpus": trained.model_dump(), **found_lists})
+        write_json(json, {"format": 1, "held_out": about, "corpus": trained, "runs": rows, "agreement": agreed})
     if png:
         for ending, content in picture(draw_agreement, rows, agreed, name).files(png.name, "-light").items():
             write_file(png.with_name(ending), content)
 
 
 def write_json(path: Path, values: dict) -> None:
-    write_file(path, json.dumps(values, indent=1, allow_nan=False).encode())
+    """Dataclasses and models are written as their fields."""
+    write_file(path, json.dumps(values, indent=1, allow_nan=False, default=vars).encode())
 
 
 def pointer_file(run: ComparedRun) -> Path:
