@@ -15,7 +15,7 @@ scored.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -90,13 +90,14 @@ class Generalisation(Search):
         if self.json:
             sha256 = file_sha256(self.file)
             about = {"name": name, "bytes": overlap.text_bytes, "sha256": sha256, "seen": overlap.share}
-            found_lists = {"runs": [asdict(row) for row in rows], "agreement": [asdict(one) for one in agreed]}
-            write_json(self.json, {"format": 1, "held_out": about, "corpus": trained.model_dump(), **found_lists})
+            found_lists = {"runs": rows, "agreement": agreed}
+            write_json(self.json, {"format": 1, "held_out": about, "corpus": trained, **found_lists})
         write_figures(self.png, draw_agreement, rows, agreed, name)
 
 
 def write_json(path: Path, values: dict) -> None:
-    write_file(path, json.dumps(values, indent=1, allow_nan=False).encode())
+    """Dataclasses and models are written as their fields."""
+    write_file(path, json.dumps(values, indent=1, allow_nan=False, default=vars).encode())
 
 
 def pointer_file(run: ComparedRun) -> Path:

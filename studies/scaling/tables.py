@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from eval.schema import Corpus, Report
@@ -11,7 +11,7 @@ from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
 from studies.scaling.laws import NOT_IDENTIFIED, Fit
 from studies.scaling.lines import Line, lines_of
 from studies.scaling.runs import ComparedRun, Selection
-from studies.scaling.verdicts import NOT_DISTINGUISHABLE, Standing, standing_of
+from studies.scaling.verdicts import NOT_DISTINGUISHABLE, Standing, Verdict, standing_of
 
 FORMAT = 1
 FIELDS = [entry.name for entry in fields(ComparedRun)]
@@ -197,10 +197,7 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
         "lines": [_line_values(result) for result in scaling.results],
         "beside_shortest": {
             "shortest": standing.shortest.name,
-            "cells": [
-                {"cell": group.name, "data": data.json_values(), "total": total.json_values()}
-                for group, data, total in standing.others
-            ],
+            "cells": [{"cell": group.name, "data": data, "total": total} for group, data, total in standing.others],
         },
         "architectures": [_pair_values(pair) for pair in scaling.pairs],
         "vocabularies": {
@@ -209,45 +206,32 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
                     "vocabulary": result.line.vocabulary,
                     "width": result.shortest.size,
                     "total_bits": result.shortest.bits,
-                    "beside_shortest": verdict.json_values() if verdict else None,
+                    "beside_shortest": verdict,
                 }
                 for result, verdict in results
             ]
             for family, results in scaling.families.items()
         },
-        "best": asdict(comparison.selection) if comparison.selection else None,
+        "best": comparison.selection,
         "notes": scaling.notes,
     }
-    return (json.dumps(values, indent=1) + "\n").encode()
+    # Dataclasses are written as their fields.
+    text = json.dumps(
+        values, indent=1, default=lambda one: one.json_values() if isinstance(one, Verdict) else vars(one)
+    )
+    return (text + "\n").encode()
 
 
 def _line_values(result: LineResult) -> dict[str, Any]:
     line = result.line
     about = {"label": line.label, "block": line.block, "vocabulary": line.vocabulary, "widths": line.widths}
-    return {
-        **about,
-        "runs": [run.name for run in line.runs],
-        "data": asdict(result.data),
-        "total": asdict(result.total),
-        "shortest": asdict(result.shortest),
-        "tied": result.tied,
-        "data_bits_at_shortest": result.data_bits_at_shortest,
-        "tokenizer_bits": result.tokenizer_bits,
-    }
+    found = {name: value for name, value in vars(result).items() if name != "line"}
+    return about | {"runs": [run.name for run in line.runs]} | found
 
 
 def _pair_values(pair: Pair) -> dict[str, Any]:
     identified = pair.identified
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "axis": pair.axis,
-        "range": pair.range,
-        "crossings": [asdict(at) | {"identified": at in identified} for at in pair.crossings],
-        "verdict": pair.verdict,
-        "data_verdict": pair.data_verdict,
-        "nodes": [
-            {"size": node.size, "data": node.data.json_values(), "total": node.total.json_values()}
-            for node in pair.nodes
-        ],
-    }
+    about = {"first": pair.first, "second": pair.second, "axis": pair.axis, "range": pair.range}
+    crossings = [vars(at) | {"identified": at in identified} for at in pair.crossings]
+    verdicts = {"verdict": pair.verdict, "data_verdict": pair.data_verdict}
+    return about | {"crossings": crossings} | verdicts | {"nodes": pair.nodes}

@@ -11,7 +11,7 @@ leads early and falls behind later, and does not include what another seed would
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ class Verdict:
         return {f"{self.term}_{name}": value for name, value in values.items()}
 
     def json_values(self) -> dict[str, Any]:
-        return asdict(self) | {"shorter": self.shorter or None, "verdict": self.word}
+        return vars(self) | {"shorter": self.shorter or None, "verdict": self.word}
 
 
 @dataclass(frozen=True)
