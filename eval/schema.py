@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from data.errors import UsageError
-from eval.files import first_complaint, read_json
+from data.files import first_complaint, read_json
 
 FORMAT = 1
 LIMIT_BYTES = 1 << 20

@@ -26,9 +26,8 @@ from typing_extensions import TypedDict
 
 from data.documents import printable
 from data.errors import UsageError
-from data.files import file_sha256, output_file, write_file
+from data.files import file_sha256, output_file, read_json, write_file
 from data.streams import publish
-from eval.files import read_json
 from eval.plots import THEMES
 from studies.generalisation.correlation import Scored, agreements, as_csv, scored, table
 from studies.generalisation.plots import figure

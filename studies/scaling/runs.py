@@ -10,9 +10,9 @@ from typing_extensions import TypedDict
 
 from data.documents import printable
 from data.errors import UsageError
+from data.files import read_json
 from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
-from eval.files import read_json
 from eval.schema import Report, load_report
 from studies.scaling.lines import Point, load_settings, point_of, settings_of
 
