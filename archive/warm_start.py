@@ -19,9 +19,8 @@ from typing_extensions import TypedDict
 
 from archive.weights import pack, parameters, unpack
 from data.errors import UsageError
-from data.files import write_file
+from data.files import read_json, write_file
 from data.prepare import PreparedCorpus
-from eval.files import read_json
 from eval.schema import Corpus, finished_report
 from model.lm import LanguageModel
 from train.config import Config, DataConfig

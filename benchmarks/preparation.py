@@ -32,8 +32,8 @@ MIB = 1 << 20
 CHILD = "import sys; sys.path.insert(0, {root!r}); from data.prepare import prepare; prepare(*{arguments!r})"
 
 
-def repeated(enwik8: Path, total_bytes: int) -> Iterator[bytes]:
-    """enwik8 over and over, in MiBs, total_bytes in all."""
+def repeat(enwik8: Path, total_bytes: int) -> Iterator[bytes]:
+    """Yield enwik8 again and again, a MiB at a time, until it is total_bytes."""
     while total_bytes:
         with lzma.open(enwik8) as file:
             while total_bytes and (chunk := file.read(min(MIB, total_bytes))):
@@ -47,25 +47,25 @@ def write_corpus(path: Path, chunks: Iterator[bytes]) -> None:
         schema = pyarrow.schema({"text": pyarrow.binary()})
         with pyarrow.parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
             for chunk in chunks:
-                column = pyarrow.array(records(chunk), pyarrow.binary())
+                column = pyarrow.array(cut_records(chunk), pyarrow.binary())
                 writer.write_batch(pyarrow.record_batch([column], schema=schema))
     elif path.suffix == ".gz":
         with gzip.open(path, "wb", compresslevel=1) as file:
             for chunk in chunks:
-                texts = (text.decode("latin-1") for text in records(chunk))
+                texts = (text.decode("latin-1") for text in cut_records(chunk))
                 file.writelines(json.dumps({"text": text}).encode() + b"\n" for text in texts)
     else:
         with path.open("wb") as file:
             file.writelines(chunks)
 
 
-def records(chunk: bytes) -> list[bytes]:
+def cut_records(chunk: bytes) -> list[bytes]:
     """The chunk in pieces of 4 KiB."""
     return [chunk[start : start + 4096] for start in range(0, len(chunk), 4096)]
 
 
 def measure(path: Path, tokenizer: str, vocabulary: int, workers: int) -> str:
-    """Prepare in a process of its own, watching it and its workers; a line of the table."""
+    """Prepare in another process, watch it and its workers, and return a line of the table."""
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
         arguments = [str(path), "text", "train", tokenizer, vocabulary, 100_000_000, cache, workers]
         started = time.perf_counter()
@@ -104,7 +104,7 @@ def main() -> None:
         for megabytes in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / name
-                write_corpus(path, repeated(options.enwik8, megabytes * 1_000_000))
+                write_corpus(path, repeat(options.enwik8, megabytes * 1_000_000))
                 for tokenizer in ("bytes", "bpe"):
                     entry.publish(measure(path, tokenizer, options.vocabulary, options.workers))
 

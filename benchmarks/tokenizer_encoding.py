@@ -61,11 +61,11 @@ def front_code(pieces: Sequence[bytes]) -> bytes:
 def code_bytes(source: str) -> int:
     """What a piece of program adds to the compressed size of a decoder, comments and docstrings left out."""
     files = [path for room in ("model", "train") for path in sorted((ROOT / room).rglob("*.py"))]
-    rest = "\n".join(bare(path.read_text()) for path in files)
-    return len(xz(f"{rest}\n{bare(source)}".encode())) - len(xz(rest.encode()))
+    rest = "\n".join(strip_docstrings(path.read_text()) for path in files)
+    return len(xz(f"{rest}\n{strip_docstrings(source)}".encode())) - len(xz(rest.encode()))
 
 
-def bare(source: str) -> str:
+def strip_docstrings(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
@@ -143,7 +143,7 @@ def segmentations(pieces: list[bytes], ranked: bytes) -> dict[str, Callable[[byt
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         return lambda content: [token for part in processor.encode(bpe._blocks(content)) for token in part]
 
-    def merging(key: Callable[[bytes], tuple]) -> bytes:
+    def merge_by(key: Callable[[bytes], tuple]) -> bytes:
         model = sentencepiece_model_pb2.ModelProto()
         model.ParseFromString(ranked)
         del model.pieces[1:]
@@ -154,8 +154,8 @@ def segmentations(pieces: list[bytes], ranked: bytes) -> dict[str, Callable[[byt
     encoder = Encoder(load_tokenizer("bpe", encode_pieces(pieces)))
     return {
         "merges in the learned order": by_model(ranked),
-        "merges, short pieces first": by_model(merging(lambda piece: (len(piece), piece))),
-        "merges, long pieces first": by_model(merging(lambda piece: (-len(piece), piece))),
+        "merges, short pieces first": by_model(merge_by(lambda piece: (len(piece), piece))),
+        "merges, long pieces first": by_model(merge_by(lambda piece: (-len(piece), piece))),
         "fewest pieces (ours)": lambda content: encoder.encode(content).tolist(),
     }
 

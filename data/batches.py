@@ -1,4 +1,4 @@
-"""Tokenising in parallel: the corpus in batches of about a MiB, read and hashed in order, encoded by processes."""
+"""Tokenise in parallel: one process reads and hashes the corpus in batches of about a MiB, others encode them."""
 
 import hashlib
 import multiprocessing
@@ -21,7 +21,7 @@ from data.documents import CHUNK_BYTES, Chunks, Source
 from data.errors import UsageError
 from data.tokenizer import Tokenizer
 
-# Below this, starting processes takes longer than they save: one encodes 8 to 10 MB/s.
+# Below this, processes take longer to start than they save: one encodes 8 to 10 MB/s.
 POOL_BYTES = 32 << 20
 
 Batch = list[tuple[bytes, bool]]

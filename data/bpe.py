@@ -1,7 +1,7 @@
-"""The encoder's side of the tokenizer: learn pieces, write them down small, cut bytes into the fewest of them.
+"""Bytes to tokens: learn pieces, describe them in few bytes, cut bytes into the fewest pieces.
 
-sentencepiece works on text, so every byte is shown to it as one character. That makes any bytes legal input, and leaves
-a piece free to end inside a UTF-8 character. Of sentencepiece's special characters only the space can occur.
+sentencepiece works on text, so it sees every byte as one character. Any bytes are therefore legal input, and a piece
+may end inside a UTF-8 character. Of sentencepiece's special characters only the space can occur.
 """
 
 import io
@@ -18,11 +18,11 @@ from data.errors import UsageError
 from data.tokenizer import Tokenizer, grow_pieces, load_tokenizer
 
 MAX_VOCABULARY = 1 << 17
-# Printable ASCII stands for itself, all else becomes Latin letters.
+# Printable ASCII stands for itself, every other byte becomes a Latin letter.
 CHARACTERS = [chr(byte if 32 <= byte < 127 else byte + 0x100) for byte in range(256)]
 UNKNOWN = "\ufffd"
-# No piece reaches beyond one of these: digits, punctuation, or anything else (letters, bytes above 127, line ends),
-# with the space before it. Freer pieces make fewer tokens but more bits (research/ has a note).
+# A piece stays inside one of these: digits, punctuation, or anything else (letters, bytes above 127, line ends), each
+# with the space before it. Pieces without this limit make fewer tokens but more bits (research/ has a note).
 WORD = re.compile(rb" ?(?:[0-9]{1,64}|[!-/:-@[-`{-~]{1,64}|[^ -@[-`{-~]{1,64})| ")
 MAX_WORDS = 250_000
 # sentencepiece is fastest on a few thousand characters at a time.
@@ -37,7 +37,7 @@ def _characters(data: bytes) -> str:
 
 
 def _count_words(chunks: Iterable[bytes], sample_bytes: int) -> Counter[bytes]:
-    """Counts of the words in the first sample_bytes. When there are too many, rare ones go, so that memory is flat."""
+    """Count the words in the first sample_bytes; drop rare ones if there are too many, so that memory does not grow."""
     words: Counter[bytes] = Counter()
     for chunk in chunks:
         words.update(WORD.findall(chunk[:sample_bytes]))
@@ -50,8 +50,8 @@ def _count_words(chunks: Iterable[bytes], sample_bytes: int) -> Counter[bytes]:
 
 
 def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> list[bytes]:
-    """Learn vocabulary - 257 pieces of two bytes or more, by byte-pair encoding over the first sample_bytes; fewer if
-    the sample does not give as many. Raises UsageError where the vocabulary is out of range."""
+    """Learn vocabulary - 257 pieces of two bytes or more, or as many as there are, by byte-pair encoding over the first
+    sample_bytes. Raises UsageError if the vocabulary is out of range."""
     if not 258 <= vocabulary <= MAX_VOCABULARY:
         remedy = f"use 258 (256 bytes, document end, one piece) to {MAX_VOCABULARY}, or the bytes tokenizer"
         raise UsageError(f"data.vocabulary {vocabulary} is out of range: {remedy}")
@@ -64,9 +64,9 @@ def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) ->
         input_format="tsv",
         model_writer=model,
         model_type="bpe",
-        # sentencepiece counts the unknown and those bytes that occur; we count the document end and every byte.
+        # sentencepiece counts the unknown and the bytes that occur; we count the document end and every byte.
         vocab_size=vocabulary - 256 + len(set(b"".join(words))),
-        # A corpus that does not give as many pieces gives fewer.
+        # A corpus may give fewer pieces.
         hard_vocab_limit=False,
         character_coverage=1.0,
         unk_piece=UNKNOWN,
@@ -75,7 +75,7 @@ def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) ->
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-        # WORD has said where pieces end.
+        # WORD decides where pieces end.
         split_by_whitespace=False,
         split_by_unicode_script=False,
         split_by_number=False,
@@ -90,8 +90,8 @@ def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) ->
 def encode_pieces(pieces: Iterable[bytes]) -> bytes:
     """The smallest description of a set of pieces that we have; data.tokenizer.load_tokenizer reads it.
 
-    Raises UsageError on a piece that is not the join of two others, one of them of fewer than 16 bytes, which byte-pair
-    encoding never learns.
+    Raises UsageError on a piece that is not the join of two others, one of them shorter than 16 bytes. Byte-pair
+    encoding learns no such piece.
     """
     wanted = set(pieces)
     choices = _choices(wanted)
@@ -121,8 +121,8 @@ def _choices(wanted: set[bytes]) -> Iterator[int]:
 
 
 def draws(partners: dict[tuple[int, bytes], list[bytes]], longest: int | None = 15) -> Iterator[int]:
-    """What grow_pieces has to draw, in turn, in order to join each piece with its `partners`: of (0, piece) those after
-    it, of (1, piece) those before. Pieces of more than `longest` bytes, if there is a limit, are joined with none."""
+    """What grow_pieces has to draw, in turn, in order to join each piece with its `partners`: (0, piece) has those
+    after it, (1, piece) those before it. Pieces of more than `longest` bytes, if there is a limit, get no partners."""
     pieces = [bytes([byte]) for byte in range(256)]
     numbers = {piece: number for number, piece in enumerate(pieces)}
     for number, piece in enumerate(pieces):
@@ -141,7 +141,7 @@ def draws(partners: dict[tuple[int, bytes], list[bytes]], longest: int | None = 
 
 
 def train_tokenizer(kind: str, chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> Tokenizer:
-    """A tokenizer for a corpus. Raises UsageError on an unknown kind or an unsuitable vocabulary."""
+    """Learn a tokenizer. Raises UsageError on an unknown kind or a vocabulary that is out of range."""
     if kind not in ("bytes", "bpe"):
         raise UsageError(f"data.tokenizer {kind!r} is unknown; use 'bytes' or 'bpe'")
     encoding = b"" if kind == "bytes" else encode_pieces(train_pieces(chunks, vocabulary, sample_bytes))
@@ -149,8 +149,8 @@ def train_tokenizer(kind: str, chunks: Iterable[bytes], vocabulary: int, sample_
 
 
 class Encoder:
-    """Bytes to tokens: the fewest pieces that spell them, which is what a unigram model with equal scores finds. So the
-    pieces alone decide the tokens; no merge ranks or scores have to be kept, or described to a decoder."""
+    """Bytes to tokens: the fewest pieces that spell them, which a unigram model with equal scores finds. So the pieces
+    alone decide the tokens, and a decoder needs no merge ranks or scores."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -162,7 +162,7 @@ class Encoder:
         model.normalizer_spec.remove_extra_whitespaces = False
         for piece in tokenizer.pieces[:-1]:
             model.pieces.add(piece=_characters(piece).replace(" ", "\u2581"), score=-1)
-        # sentencepiece wants one piece for the unknown: the end of a document, which no bytes spell.
+        # sentencepiece needs a piece for the unknown: the end of a document, which no bytes spell.
         model.pieces.add(piece=UNKNOWN, type=model.SentencePiece.UNKNOWN)
         self._model = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
@@ -170,14 +170,14 @@ class Encoder:
         """Tokens [N], dtype as on disk, of which `tokenizer.decode` gives exactly these bytes."""
         if self.tokenizer.kind != "bytes":
             tokens = list(chain.from_iterable(self._model.encode(_blocks(data))))
-            # Holds by construction; were sentencepiece to surprise us, single bytes are always right.
+            # True by construction. If sentencepiece ever does otherwise, single bytes are always right.
             if self.tokenizer.decode(tokens) == data:
                 return np.array(tokens, self.dtype)
         return np.frombuffer(data, np.uint8).astype(self.dtype)
 
 
 def _blocks(data: bytes) -> list[str]:
-    """The bytes as characters, cut at the first space after each BLOCK_CHARACTERS (no piece spans such a place)."""
+    """The bytes as characters, cut at the first space after each BLOCK_CHARACTERS, where no piece crosses."""
     text = _characters(data)
     blocks, start = [], 0
     while start < len(text):

@@ -1,4 +1,4 @@
-"""Compressed files as streams: all that was written into them, or an error that says that it is not there.
+"""Compressed files as streams: the whole content, or an error.
 
 The usual readers end silently where a file was cut (zstandard) or where its next member is damaged (bz2, lzma), which
 would shorten a corpus. Here a file ends only where a member ends.
@@ -16,7 +16,7 @@ import zstandard
 KINDS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 # What zstd --long=31 writes, as public dumps have it.
 MAX_WINDOW_BYTES = 1 << 31
-# How much goes into a decompressor at once: little, because four bytes of zstd may stand for 128 KiB.
+# How much goes into a decompressor at once: little, because four bytes of zstd may expand to 128 KiB.
 FEED_BYTES = {"gzip": 1 << 12, "zstd": 512, "bzip2": 1 << 14, "xz": 1 << 14}
 # How much comes out of it at once, where it takes such a limit.
 LIMITS = {"bzip2": [1 << 16], "xz": [1 << 16]}
@@ -31,7 +31,7 @@ _OPEN: dict[str, Callable[[], Any]] = {
 
 
 class PieceReader(io.RawIOBase):
-    """A generator of bytes as a file to read; no piece may be empty."""
+    """A generator of bytes as a file to read. No piece may be empty."""
 
     def __init__(self, pieces: Generator[bytes]):
         self._pieces, self._rest = pieces, memoryview(b"")
@@ -51,7 +51,7 @@ class PieceReader(io.RawIOBase):
 
 
 def decompress(file: BinaryIO, kind: str) -> io.BufferedReader:
-    """What a compressed file holds. Reading raises OSError where the file is empty, damaged, or ends too early."""
+    """The content of a compressed file. Reading raises OSError if the file is empty, damaged, or ends too early."""
     return io.BufferedReader(PieceReader(_decompress(file, kind)), BUFFER_BYTES)
 
 

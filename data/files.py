@@ -20,8 +20,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name beside `path`. At the end of the block it is synced to disk and renamed to
-    `path`, and the folder synced; if the block raises, it is removed and `path` is as before."""
+    """A file to write, under a temporary name beside `path`. At the end of the block it is synced to disk, renamed to
+    `path`, and the folder is synced. If the block raises, it is removed and `path` stays as it was."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
@@ -50,24 +50,20 @@ def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
     try:
         return shape.validate_json(content)
     except ValidationError as error:
-        raise UsageError(f"{path}: {first_complaint(error)}") from None
-
-
-def first_complaint(error: ValidationError) -> str:
-    """The first complaint of a ValidationError, on one line: the field and what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = "".join(f"{part}." for part in first["loc"]).removesuffix(".[key].").removesuffix(".")
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{path}: {place}: {message}" if place else f"{path}: {message}") from None
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name of this process for what becomes `path`; a short one, since `path` may have the longest name."""
+    """A hidden name, this process's own, for what becomes `path`. Short, as `path` may have the longest name."""
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
     return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 
 def refuse_long_name(path: Path) -> None:
-    """Raise UsageError if the file system takes no name as long as that of `path`."""
+    """Raise UsageError if the name of `path` is too long for its file system."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     length, limit = len(os.fsencode(path.name)), os.pathconf(folder, "PC_NAME_MAX")
     if length > limit:
@@ -81,7 +77,7 @@ def file_sha256(path: Path) -> str:
 
 
 def output_file(text: str) -> Path:
-    """The type of an option for a file that is written after the work: its folder must be there before."""
+    """The type of an option for a file that is written after the work: its folder has to exist before."""
     path = Path(text)
     if path.is_dir():
         raise UsageError("it is a folder. Name a file")

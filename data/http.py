@@ -44,12 +44,12 @@ def open_urls(pattern: str) -> list["RemoteFile"]:
         found = f"more than {MOST_SHARDS:,} shards" if urls else "no shard"
         raise UsageError(f"data.source {pattern!r} names {found}: count upwards, as in {{000..099}}")
     if re.search(r"[{}\s]", urls[0]):
-        raise UsageError(f"data.source {pattern!r} has spaces, or braces that are no range such as {{000..099}}")
+        raise UsageError(f"data.source {pattern!r} has spaces, or braces that are not a range such as {{000..099}}")
     try:
         parts = urlsplit(urls[0])
         host, user, _ = parts.hostname, parts.username, parts.port
     except ValueError as error:
-        raise UsageError(f"data.source {pattern!r} is no URL ({error}): check it") from error
+        raise UsageError(f"data.source {pattern!r} is not a URL ({error}): check it") from error
     if not host or user is not None:
         reason = "names a user, and no password is ever sent" if host else "names no host"
         raise UsageError(f"data.source {pattern!r} {reason}: give a URL that opens without a login, or {DOWNLOAD}")
@@ -85,7 +85,7 @@ class Version:
 class RemoteFile:
     """One file on a server. The first reply fixes its version; what is read later is of that version, or refused.
 
-    It has of a Path what data/documents.py needs.
+    It has the parts of a Path that data/documents.py needs.
     """
 
     def __init__(self, url: str):
@@ -116,13 +116,13 @@ class RemoteFile:
         return self.version.validator is None or self.version.validator.startswith("ETag ")
 
     def pieces(self) -> Generator[bytes]:
-        """Yield the file from start to end. After each break it is asked for again, as long as that brings bytes."""
+        """Yield the file from start to end. If the connection breaks, ask again, as long as that brings new bytes."""
         offset, digest, delays_secs = 0, hashlib.sha256(), iter(DELAYS_SECS)
         while True:
             try:
                 with self._ask(offset) as response:
                     end = self._check(response, offset)
-                    # Otherwise the body would end at Content-Length, and what the server sends after it be dropped.
+                    # Otherwise the response ends at Content-Length, and drops what the server sends after it.
                     response.length = None
                     again, repeated_bytes = hashlib.sha256(), 0
                     while missing_bytes := offset - repeated_bytes:
@@ -162,8 +162,8 @@ class RemoteFile:
         return self._refusal(offset, reason, f"run again once it stays as it is, or {DOWNLOAD}")
 
     def _ask(self, offset: int) -> HTTPResponse:
-        """The reply to a request for the file. Raises OSError for what may pass, and UsageError for what will not."""
-        # urllib.request has each connection closed behind its reply, so a body that is too long can be told.
+        """Ask for the file. Raises OSError for what may pass, and UsageError for what will not."""
+        # urllib.request asks for each connection to be closed after the reply, which shows a body that is too long.
         headers = {"User-Agent": "onepass", "Accept-Encoding": "identity"}
         try:
             request = urllib.request.Request(quote(self.url, safe=string.punctuation), headers=headers)
@@ -171,7 +171,7 @@ class RemoteFile:
         except HTTPError as error:
             response = error
         except ValueError as error:
-            reason = f"it is, or redirects to, no web address ({error})"
+            reason = f"it is not a web address, or redirects to one that is not ({error})"
             raise self._refusal(offset, reason, "check the URL") from error
         if response.status == 200:
             return response
@@ -179,7 +179,7 @@ class RemoteFile:
         answer = f"the server answers {response.status} {response.reason or ''}".rstrip()
         if response.status >= 500 or response.status in (408, 425, 429):
             raise OSError(answer)
-        if 300 <= response.status < 400:
+        if 300 <= response.status < 400 and "Location" in response.headers:
             raise self._refusal(offset, f"there are more than {REDIRECTS} redirects", "give the final URL")
         raise self._refusal(offset, answer, "check the URL, and that it opens without a login")
 
@@ -211,7 +211,7 @@ class RemoteFile:
         try:
             data = response.read1(min(most_bytes, PIECE_BYTES))
         except (OSError, HTTPException):
-            # All is there, and a server that leaves its connection open, or breaks it, has sent no more.
+            # The body is complete; the server left its connection open, or broke it.
             if start != end:
                 raise
             data = b""

@@ -1,6 +1,6 @@
 """The one-epoch plan: which token each lane is shown at each step, as a pure function of step and rank.
 
-A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens; step k shows every lane its next
+A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens. Step k shows every lane its next
 segment of at most T tokens. Nothing is iterated, so there is no position to save, and a resumed run cannot repeat or
 skip.
 """
@@ -15,7 +15,7 @@ from data.errors import UsageError
 
 @dataclass(frozen=True)
 class Lanes:
-    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`: numbers of 1 or more."""
+    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`, all 1 or more."""
 
     tokens: int
     lanes: int
@@ -28,7 +28,7 @@ class Lanes:
 
     @property
     def lane_tokens(self) -> int:
-        """S, the tokens of a full lane. The last lanes may be shorter, or empty."""
+        """S, the length of a full lane. The last lanes may be shorter, or empty."""
         return -(-self.tokens // self.lanes)
 
     @property
@@ -46,7 +46,7 @@ class Lanes:
         return start, stop
 
     def valid_tokens(self, step: int) -> int:
-        """Tokens that step `step` codes over all lanes."""
+        """Number of tokens that step `step` codes over all lanes."""
         start, stop = self.segment(step)
         full, rest = divmod(self.tokens, self.lane_tokens)
         return full * (stop - start) + max(0, min(stop, rest) - start)
@@ -61,7 +61,7 @@ class Lanes:
         return range(rank * rows, (rank + 1) * rows)
 
     def targets(self, step: int, lanes: range, read: Callable[[int, int], np.ndarray]) -> np.ndarray:
-        """Tokens [lanes, T] to be coded at step `step`, int64; -1 past a lane's end. `read(start, stop)` reads."""
+        """Tokens [lanes, T] to code at step `step`, int64; -1 past a lane's end. `read(start, stop)` reads them."""
         start, stop = self.segment(step)
         targets = np.full((len(lanes), stop - start), -1, np.int64)
         for row, lane in zip(targets, lanes, strict=True):

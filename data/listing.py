@@ -86,7 +86,7 @@ class Listing:
             if stat.S_ISDIR(status.st_mode):
                 continue
             if not stat.S_ISREG(status.st_mode):
-                raise self._refusal(path, "is no regular file and cannot be read twice")
+                raise self._refusal(path, "is not a regular file and cannot be read twice")
             parent = self._real_folder(path.parent)
             real = os.path.realpath(path) if link else str(Path(parent, path.name))
             straight = str(Path(self._real_folder(self.root), path.relative_to(self.root)))

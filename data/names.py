@@ -1,7 +1,8 @@
-"""Names of documents: how an archive carries them, and how they come back onto a disk.
+"""Names of documents: how an archive holds them, and how files get them back.
 
-Content of an archive's N frame is one .lzma stream of all names, in the documents' order, NUL between them. They are
-paths below the folder that was archived. An archive is not trusted: what does not stay below is refused on reading.
+The content of an archive's N frame is one .lzma stream of all names, in the order of the documents, with NUL between
+them. They are paths below the folder that was archived. An archive is not trusted: a path that leads out of the folder
+is refused on reading.
 """
 
 import lzma
@@ -22,7 +23,7 @@ MAX_PART_BYTES, MAX_NAME_BYTES = 255, 4095
 
 @cache
 def pack_names(names: tuple[str, ...]) -> bytes:
-    """Content of the N frame; empty where there are no names. Raises UsageError for names that no reader would take."""
+    """The content of the N frame; empty without names. Raises UsageError for names that no reader would accept."""
     if not names:
         return b""
     _check(names)
@@ -39,7 +40,7 @@ def unpack_names(content: bytes, documents: int) -> tuple[str, ...]:
     try:
         text = inflater.decompress(content, MAX_TEXT_BYTES)
     except (lzma.LZMAError, EOFError) as error:
-        raise UsageError(f"it is no .lzma stream: {error}") from None
+        raise UsageError(f"it is not a .lzma stream: {error}") from None
     if not inflater.eof or inflater.unused_data:
         raise UsageError(f"its stream does not end with its frame, or takes more than {MAX_TEXT_BYTES:,} bytes")
     names = tuple(map(os.fsdecode, text.split(b"\0")))
@@ -50,13 +51,13 @@ def unpack_names(content: bytes, documents: int) -> tuple[str, ...]:
 
 
 def _check(names: Sequence[str]) -> None:
-    """Raise UsageError unless the names can all be files below one folder, wherever that is."""
+    """Raise UsageError unless all names can be files below one folder, wherever it is."""
     folders: set[str] = set()
     for name in names:
         path = os.fsencode(name)
         parts = path.split(b"/")
         if {b"", b".", b".."} & {*parts} or max(map(len, parts)) > MAX_PART_BYTES or len(path) > MAX_NAME_BYTES:
-            raise UsageError(f"{name!r:.80} is no path below a folder")
+            raise UsageError(f"{name!r:.80} is not a path below a folder")
         folder = name.rpartition("/")[0]
         while folder and folder not in folders:
             folders.add(folder)
@@ -69,7 +70,7 @@ def _check(names: Sequence[str]) -> None:
 
 
 def refuse_long_paths(output: Path, names: Sequence[str]) -> None:
-    """Raise UsageError if the system takes no path as long as named_output would make."""
+    """Raise UsageError if a path that named_output would make is too long for the system."""
     longest = max(names, key=lambda name: len(os.fsencode(name)), default="")
     if len(os.fsencode(temporary_beside(output.absolute()) / "named" / longest)) > MAX_NAME_BYTES:
         raise UsageError(f"{output} and {longest!r:.80} in it make too long a path: name a folder with a shorter one")
@@ -77,8 +78,8 @@ def refuse_long_paths(output: Path, names: Sequence[str]) -> None:
 
 @contextmanager
 def named_output(output: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Where to write documents as data.output.write_documents does, numbered. At the end of the block they get their
-    names, and their folder appears as `output`, whole or not at all. Without names, that is `output` itself."""
+    """The path to give to data.output.write_documents, which numbers its files. At the end of the block they get their
+    names, and their folder appears as `output`, whole or not at all. Without names, the path is `output` itself."""
     if not names:
         yield output
         return
@@ -87,7 +88,7 @@ def named_output(output: Path, names: Sequence[str]) -> Iterator[Path]:
     try:
         numbered, named = staging / "numbered", staging / "named"
         yield numbered
-        # Nothing is there where a decoder failed that says so by its exit status.
+        # A decoder in a process of its own may have failed, and left nothing.
         if numbered.exists():
             named.mkdir()
             for number, name in enumerate(names):

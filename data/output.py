@@ -1,4 +1,4 @@
-"""Decoded documents, on their way to disk: under a temporary name until their SHA-256 is the archive's."""
+"""Decoded documents on their way to disk: under a temporary name until their SHA-256 is that of the archive."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def token_chunks(tokens: np.ndarray, tokenizer: Tokenizer) -> Iterator[tuple[byt
 
 
 def write_documents(chunks: Iterable[tuple[bytes, bool]], output: Path, single: bool, sha256: str) -> None:
-    """Write documents to the file `output` if they are to be a `single` one, else to numbered files in that folder.
+    """Write a `single` document to the file `output`, or several to numbered files in the folder `output`.
 
     Raises UsageError, leaving nothing, if their bytes have another SHA-256.
     """

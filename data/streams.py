@@ -1,7 +1,7 @@
-"""Standard output holds what a person may pipe, a table, a configuration or a script: what `publish` is given.
+"""Standard output gets only what `publish` writes: what a person may pipe, such as a table or a script.
 
-Everything else that this process or its children write there, as libraries do, goes to standard error. Neither a closed
-pipe nor a full disk behind them ends the work.
+Everything else that this process, its libraries or its children print goes to standard error. Neither a closed pipe nor
+a full disk at the other end stops the work.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 
 class Outlet(io.FileIO):
-    """A file descriptor for text that is not worth a run: after the first error, which it keeps, nothing is written."""
+    """A file descriptor whose errors do not stop a run: it keeps the first one, and writes nothing after it."""
 
     error: OSError | None = None
 
@@ -26,21 +26,21 @@ class Outlet(io.FileIO):
 
 
 class Streams:
-    """Where this process publishes. Before `separate`, as for whoever imports us, that is sys.stdout."""
+    """Where this process publishes: on sys.stdout until `separate` is called, which only our entry points do."""
 
     outlet: Outlet | None = None
     published: TextIO | None = None
     closed = False
 
     def separate(self) -> None:
-        """Keep standard output for what is published, and give standard error to all else, C++ and children too."""
+        """Keep standard output for what is published; all else, from C++ and children too, goes to standard error."""
         self.closed = sys.__stdout__ is None
         encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
         for number in range(3):
             try:
                 os.fstat(number)
             except OSError:
-                # Else the next file that is opened would get this number, and all that is written to it.
+                # Otherwise the next file that is opened gets this number, and everything that is written to it.
                 os.open(os.devnull, os.O_RDWR)
         self.outlet = Outlet(os.dup(1), "w")
         self.published = text_to(self.outlet, encoding)
@@ -49,7 +49,7 @@ class Streams:
 
 
 def text_to(outlet: Outlet, encoding: str) -> TextIO:
-    """Text in whole lines to `outlet`; what the encoding lacks is written as an escape."""
+    """A stream that writes text to `outlet` line by line; what the encoding cannot express becomes an escape."""
     return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, "backslashreplace", line_buffering=True)
 
 
@@ -59,7 +59,7 @@ STREAMS = Streams()
 def publish(content: str | bytes) -> None:
     """Write a text, and a line feed after it, or bytes as they are, to standard output."""
     stream = STREAMS.published or sys.stdout
-    if stream is None:  # closed, in a program that is not ours
+    if stream is None:  # a program that imports us has closed it
         return
     if isinstance(content, str):
         stream.write(content + "\n")

@@ -1,7 +1,7 @@
-"""What a decoder needs of a tokenizer: the bytes of every token. data/bpe.py holds the other direction.
+"""Tokens to bytes: what a decoder needs of a tokenizer. data/bpe.py holds the other direction.
 
-Tokens 0 to 255 are the bytes; then come the learned pieces, each the join of two earlier tokens; the last token ends a
-document. Which joins there are is written as one large integer by asymmetric numeral systems (Duda, arXiv:1311.2540)
+Tokens 0 to 255 are the bytes. Then come the learned pieces, each the join of two earlier tokens. The last token ends a
+document. One large integer says which joins there are, coded with asymmetric numeral systems (Duda, arXiv:1311.2540)
 under adaptive counts: 8 to 9 bits a piece (research/ has a note on alternatives).
 """
 
@@ -13,13 +13,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary, as a decoder sees it."""
+    """A vocabulary as a decoder sees it."""
 
     kind: str
     encoding: bytes
     """What rebuilds `pieces`; its length is the charge for the tokenizer, in bytes."""
     pieces: list[bytes]
-    """Bytes of each token; of the end of a document, none."""
+    """Bytes of each token; empty for the end of a document."""
 
     @property
     def vocabulary(self) -> int:
@@ -32,14 +32,14 @@ class Tokenizer:
         return len(self.pieces) - 1
 
     def decode(self, tokens: Iterable[int]) -> bytes:
-        """The bytes that the tokens stand for; document ends stand for none. Raises IndexError on foreign tokens."""
+        """The bytes that the tokens stand for; document ends stand for nothing. Raises IndexError on unknown tokens."""
         return b"".join(map(self.pieces.__getitem__, tokens))
 
 
 def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
-    """Rebuild the tokenizer that data.bpe.encode_pieces wrote; from nothing, the bytes alone.
+    """Rebuild the tokenizer that data.bpe.encode_pieces wrote. An empty encoding gives the bytes alone.
 
-    Raises IndexError on some encodings that it did not write, and in any case ends.
+    Ends on any input. Raises IndexError on some encodings that encode_pieces did not write.
     """
     state = int.from_bytes(encoding, "big")
 
@@ -56,13 +56,14 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
 
 
 def grow_pieces(draw: Callable[[np.ndarray], int]) -> list[bytes]:
-    """Every piece in turn names the tokens up to itself that join it on its right (side 0), then on its left (side 1).
+    """Grow the vocabulary: for each piece in turn, draw the earlier tokens that join it on its right (side 0), then
+    those on its left (side 1).
 
-    `draw` picks an index with probability in proportion to the integer weights. 0 of a pair ends a row of joins; else
-    a partner follows, above the row's last one.
+    `draw` picks an index with probability in proportion to the integer weights. A row of partners ends where 0 is drawn
+    of a pair of weights. Otherwise the next partner is drawn, from those above the row's last one.
     """
     pieces = [bytes([byte]) for byte in range(256)]
-    # First and last byte of each piece; how often it was the partner on a side; which bytes met at a join.
+    # First and last byte of each piece; how often it was the partner on a side; how often two bytes met at a join.
     ends = np.zeros((2, 1 << 17), int)
     ends[:, :256] = range(256)
     partners = np.ones((2, 1 << 17), int)
@@ -71,7 +72,7 @@ def grow_pieces(draw: Callable[[np.ndarray], int]) -> list[bytes]:
     for number, piece in enumerate(pieces):
         for side in 0, 1:
             start, stop = 0, number + 1 - side
-            # Pieces of 16 bytes and more join nothing, so that no input can make them endless.
+            # Pieces of 16 bytes and more get no partners, so that no input makes pieces without end.
             while len(piece) < 16:
                 row = rows[side, min(start, 1), number.bit_length(), piece[0] >> 5]
                 more = draw(row)

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, create_model
 
 from data.errors import UsageError
-from data.files import write_file
-from eval.files import read_json
+from data.files import read_json, write_file
 
 LIMIT_BYTES = 100_000_000
 BLOCK_BYTES = 1 << 20

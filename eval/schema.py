@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from data.errors import UsageError
-from eval.files import read_json
+from data.files import read_json
 
 FORMAT = 1
 LIMIT_BYTES = 1 << 20

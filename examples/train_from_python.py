@@ -24,7 +24,7 @@ def compare_widths(source: str, runs: Path, widths: tuple[int, ...] = (32, 64)) 
         ]
         report = train(parse_config("", options))
         assert report is not None  # it is None on ranks other than 0
-        data_bytes[width] = report["description_length"]["data_bits"] / 8
+        data_bytes[width] = report.description_length.data_bits / 8
     return data_bytes
 
 

@@ -74,7 +74,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serve() -> Iterator[Server]:
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             os.close(self.connection.detach())
 
 
-def documents(source: str, **options) -> list[bytes]:
+def read_documents(source: str, **options) -> list[bytes]:
     found, parts = [], []
     for chunk, ends in open_source(source, **options).chunks():
         assert isinstance(chunk, bytes) and len(chunk) <= CHUNK_BYTES
@@ -156,7 +156,7 @@ def documents(source: str, **options) -> list[bytes]:
     return found
 
 
-def refused(source: str | Source, *words: str) -> None:
+def check_refused(source: str | Source, *words: str) -> None:
     """Reading fails with one line that has these words, in order."""
     with pytest.raises(ValueError) as caught:
         [*(open_source(source) if isinstance(source, str) else source).chunks()]

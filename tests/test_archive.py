@@ -427,7 +427,7 @@ def test_an_archive_cannot_write_outside_of_its_folder(
     content = lzma.compress(b"good\0" + name.encode(), lzma.FORMAT_ALONE)
     (tmp_path / "archive").write_bytes(seal(with_names(stored([[b"first"], [b""]]), content)))
     assert launch.decompress.main([str(tmp_path / "archive"), str(tmp_path / "inner")]) == 1
-    assert re.search(f"archive: names at byte [0-9]+: '{name}' is no path below a folder", capsys.readouterr().err)
+    assert re.search(f"archive: names at byte [0-9]+: '{name}' is not a path below a folder", capsys.readouterr().err)
     assert names(tmp_path) == {"archive"}
 
 

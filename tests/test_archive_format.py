@@ -104,7 +104,7 @@ def test_names_stand_in_format_2_alone_and_always(tmp_path):
     offset = starts(FRAMES)[6 + 1]
     refused(tmp_path / "a", b"ONEPASS\1" + seal(named)[8:], f": end at byte {offset}: its kind is b'N', not b'E'")
     refused(tmp_path / "a", b"ONEPASS\2" + seal(FRAMES)[8:], f": names at byte {offset}: its kind is b'E', not b'N'")
-    for content, message in [(b"", "no .lzma stream|does not end"), (pack_names(NAMES), "4 names for 3 documents")]:
+    for content, message in [(b"", "not a .lzma stream|does not end"), (pack_names(NAMES), "4 names for 3 documents")]:
         refused(tmp_path / "a", seal(with_names(FRAMES, content)), f": names at byte {offset}: .*({message})")
 
 

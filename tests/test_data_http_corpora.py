@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from http_server import MONDAY, SOUND, Manner, documents, refused, serving
+from http_server import MONDAY, SOUND, Manner, check_refused, read_documents, serve
 
 import data.http
 from data.documents import open_source
@@ -28,7 +28,7 @@ def no_delays(monkeypatch):
 
 @pytest.fixture
 def server():
-    with serving() as server:
+    with serve() as server:
         server.files = {"file.bin": CONTENT}
         yield server
 
@@ -48,14 +48,14 @@ def test_jsonl_is_exact_compressed_or_not(server, suffix, manner):
     server.manner = SOUND[manner]
     for name, found in [("a.jsonl?sig=1.bin", expected), (f"a.jsonl{suffix}", expected * 2)]:
         server.faults = [replace(server.manner, body_bytes=50_000), replace(server.manner, status=500)]
-        assert documents(server.url(name)) == found
-    assert documents(f"raw:{server.url(f'a.jsonl{suffix}')}") == [packed + packed]
+        assert read_documents(server.url(name)) == found
+    assert read_documents(f"raw:{server.url(f'a.jsonl{suffix}')}") == [packed + packed]
 
 
 def test_a_gz_file_may_be_called_an_encoding_of_its_content(server):
     server.files = {"a.jsonl.gz": gzip.compress(jsonl(["text"]))}
     server.manner = Manner(headers={"Content-Encoding": "x-gzip"})
-    assert documents(server.url("a.jsonl.gz")) == [b"text"]
+    assert read_documents(server.url("a.jsonl.gz")) == [b"text"]
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
@@ -64,19 +64,19 @@ def test_compressed_shards_are_held_to_their_length_too(server, suffix, compress
     whole = compress(jsonl(["one"])) + compress(jsonl(["two"]))
     server.files = {f"a.jsonl{suffix}": whole}
     server.manner = Manner(length=None, protocol="HTTP/1.0")
-    refused(server.url(f"a.jsonl{suffix}"), "byte 0", "Content-Length is missing")
+    check_refused(server.url(f"a.jsonl{suffix}"), "byte 0", "Content-Length is missing")
     server.manner = Manner(body_bytes=len(whole) // 2)
-    refused(server.url(f"a.jsonl{suffix}"), f"byte {len(whole) // 2}", "tries failed")
+    check_refused(server.url(f"a.jsonl{suffix}"), f"byte {len(whole) // 2}", "tries failed")
     server.manner = Manner()
     server.files = {f"a.jsonl{suffix}": whole[:-3]}
-    refused(server.url(f"a.jsonl{suffix}"), f"a.jsonl{suffix}: cannot be read to its end")
+    check_refused(server.url(f"a.jsonl{suffix}"), f"a.jsonl{suffix}: cannot be read to its end")
     server.files = {f"a.jsonl{suffix}": b""}
-    refused(server.url(f"a.jsonl{suffix}"), "is empty")
+    check_refused(server.url(f"a.jsonl{suffix}"), "is empty")
 
 
 def test_bad_records_are_named_by_url(server):
     server.files = {"a.jsonl": b'{"text": "fine"}\n{"text": 7}\n'}
-    refused(server.url("a.jsonl"), f"{server.url('a.jsonl')}: record 2: field 'text' is of type int")
+    check_refused(server.url("a.jsonl"), f"{server.url('a.jsonl')}: record 2: field 'text' is of type int")
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +96,22 @@ def test_parquet_is_exact_from_any_sound_server(server, table, manner):
     server.manner = SOUND[manner]
     broken = [replace(server.manner, body_bytes=size) for size in (100_000, 200_000, 300_000, 400_000)]
     server.faults = [*broken, replace(broken[0], ending="reset"), replace(server.manner, status=503)]
-    assert documents(server.url("a.parquet")) == expected
+    assert read_documents(server.url("a.parquet")) == expected
     assert not server.faults
     server.manner = replace(SOUND[manner], body_bytes=0)
-    refused(server.url("a.parquet"), "a.parquet, byte 0", "4 tries failed", "run again later")
+    check_refused(server.url("a.parquet"), "a.parquet, byte 0", "4 tries failed", "run again later")
 
 
 def test_damaged_and_changing_parquet_is_refused(server, table):
     server.files = {"a.parquet": table[0][:-20]}
-    refused(server.url("a.parquet"), "a.parquet: cannot be read as parquet")
+    check_refused(server.url("a.parquet"), "a.parquet: cannot be read as parquet")
     server.files = {"a.parquet": b""}
-    refused(server.url("a.parquet"), "a.parquet: cannot be read as parquet")
+    check_refused(server.url("a.parquet"), "a.parquet: cannot be read as parquet")
     server.files = {"a.parquet": table[0]}
     source = open_source(server.url("a.parquet"))
     next(source.chunks())
     server.files = {"a.parquet": table[0][:-1] + b"!"}
-    refused(source, "a.parquet, byte", "the file was changed on the server")
+    check_refused(source, "a.parquet, byte", "the file was changed on the server")
 
 
 def test_shards_are_counted_as_webdataset_writes_them(server):
@@ -119,8 +119,8 @@ def test_shards_are_counted_as_webdataset_writes_them(server):
     source = open_source(server.url("{1..2}/s-{008..011}.jsonl"))
     assert source.name == "s-{008..011}.jsonl" and source.expected_bytes is None
     assert [chunk for chunk, _ in source.chunks()] == [b"18", b"19", b"110", b"111", b"28", b"29", b"210", b"211"]
-    refused(server.url("1/s-{008..012}.jsonl"), server.url("1/s-012.jsonl"), "404")
-    assert documents(f"raw:{server.url('1/s-{008..009}.jsonl')}") == [jsonl(["18"]), jsonl(["19"])]
+    check_refused(server.url("1/s-{008..012}.jsonl"), server.url("1/s-012.jsonl"), "404")
+    assert read_documents(f"raw:{server.url('1/s-{008..009}.jsonl')}") == [jsonl(["18"]), jsonl(["19"])]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_numbers_are_padded_as_shells_do(source, expected):
         ("http://host/{3..1}", "names no shard: count upwards"),
         ("http://host/{0..9}{0..99999}", "names more than 100,000 shards"),
         (f"http://host/{{0..{'9' * 30}}}", "names more than 100,000 shards"),
-        ("http://host/{a,b}.jsonl", "braces that are no range"),
+        ("http://host/{a,b}.jsonl", "braces that are not a range"),
         ("http://host/a b", "has spaces"),
-        ("http://[", "is no URL"),
-        ("http://host:port/", "is no URL"),
+        ("http://[", "is not a URL"),
+        ("http://host:port/", "is not a URL"),
         ("https:///file", "names no host"),
         ("https://me:secret@host/file", "no password is ever sent"),
     ],
@@ -204,6 +204,6 @@ def test_a_shard_that_changes_around_preparation_is_refused(server, tmp_path):
         assert not server.faults and not [*tmp_path.glob("cache/*/*")]
     first = prepare(url, **options)
     server.files["file.bin"] = CONTENT[::-1]
-    refused(first.source, url, "the file was changed on the server")
+    check_refused(first.source, url, "the file was changed on the server")
     second = prepare(url, **options)
     assert second.directory != first.directory and second.manifest.sha256 != first.manifest.sha256

@@ -76,7 +76,7 @@ def test_what_is_no_regular_file_is_refused_by_name(linked: Path, kind: str, mon
         monkeypatch.chdir(linked)  # for the path of a socket may not be long
         socket.socket(socket.AF_UNIX).bind("odd")
     for form in ("", "/*", "/**", "/o*"):
-        with pytest.raises(ValueError, match=f"{linked}/odd is no regular file and cannot be read twice"):
+        with pytest.raises(ValueError, match=f"{linked}/odd is not a regular file and cannot be read twice"):
             open_source(f"{linked}{form}")
     assert read(f"{linked}/*.txt") == [A]
 

@@ -38,17 +38,17 @@ def test_names_that_are_not_utf8_come_back():
 
 
 BAD = {
-    "/etc/passwd": "is no path below a folder",
-    "../up": "is no path below a folder",
-    "a/../../up": "is no path below a folder",
-    "..": "is no path below a folder",
-    ".": "is no path below a folder",
-    "a/./b": "is no path below a folder",
-    "a//b": "is no path below a folder",
-    "a/": "is no path below a folder",
-    "": "is no path below a folder",
-    "x" * 256: "is no path below a folder",
-    "x/" * 2048 + "x": "is no path below a folder",
+    "/etc/passwd": "is not a path below a folder",
+    "../up": "is not a path below a folder",
+    "a/../../up": "is not a path below a folder",
+    "..": "is not a path below a folder",
+    ".": "is not a path below a folder",
+    "a/./b": "is not a path below a folder",
+    "a//b": "is not a path below a folder",
+    "a/": "is not a path below a folder",
+    "": "is not a path below a folder",
+    "x" * 256: "is not a path below a folder",
+    "x/" * 2048 + "x": "is not a path below a folder",
     "good": "'good' is the name of two documents",
     "good/b": "'good' is the name of a document and of a folder",
 }
@@ -69,9 +69,9 @@ def packed(text: bytes, **options: int) -> bytes:
 def test_streams_that_we_do_not_write_are_refused(monkeypatch):
     content = pack_names(("one", "two"))
     for damaged in (b"", content[:-1], content + b"x", b"\xff" * 40, lzma.compress(b"one\0two")):
-        with pytest.raises(ValueError, match=r"no \.lzma stream|does not end with its frame"):
+        with pytest.raises(ValueError, match=r"not a \.lzma stream|does not end with its frame"):
             unpack_names(damaged, 2)
-    with pytest.raises(ValueError, match=r"no \.lzma stream"):
+    with pytest.raises(ValueError, match=r"not a \.lzma stream"):
         unpack_names(packed(b"one\0two", dict_size=128 << 20), 2)
     with pytest.raises(ValueError, match="there are 2 names for 3 documents"):
         unpack_names(content, 3)

@@ -26,8 +26,6 @@ CHOSEN_BY_CONFIGURATION = {"model.mixing", "model.words", "train.replay"}
 LOOKS_AT_IMPORTS = Path("eval/decoder_imports.py")
 # An archive is verified before PyTorch is loaded (tests/test_archive.py), which then finds its pins in the environment.
 VERIFIES_FIRST = Path("launch/decompress.py")
-# urllib3 takes long to import, and few corpora need it.
-OPTIONAL = {"data.http"}
 
 
 def module_name(file: Path) -> str:
@@ -99,7 +97,7 @@ def test_no_imports_go_in_circles() -> None:
 def test_our_own_modules_are_imported_at_the_top(file: Path) -> None:
     """An import inside a function hides what a file depends on."""
     late = imported(file, inside_functions=True) & MODULES
-    assert late <= CHOSEN_BY_CONFIGURATION | OPTIONAL, f"{file} imports {late} inside a function: move it to the top"
+    assert late <= CHOSEN_BY_CONFIGURATION, f"{file} imports {late} inside a function: move it to the top"
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

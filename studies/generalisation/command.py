@@ -24,9 +24,8 @@ from tqdm import tqdm
 
 from data.documents import printable
 from data.errors import UsageError
-from data.files import file_sha256, write_file
+from data.files import file_sha256, read_json, write_file
 from data.streams import publish
-from eval.files import read_json
 from eval.schema import Section
 from studies.common import argument, file_option, png_option, write_figures
 from studies.generalisation.correlation import ScoredRun, agreements, rows_csv, score_run, table

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from data.documents import printable
 from data.errors import UsageError
+from data.files import read_json
 from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
-from eval.files import read_json
 from eval.provenance import commit_text
 from eval.schema import Report, finished_report
 from train.config import BYTE_SYMBOLS, Config
