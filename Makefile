@@ -11,12 +11,14 @@ lint:
 
 types:
 	mypy
+	mypy --config-file tests/mypy.ini tests
 
 test:
 	pytest -n 2 --dist loadfile
 
+# Programs are started as a user does, not forked (tests/fork_server.py).
 slow:
-	pytest -m slow -n 2 --dist loadfile
+	REAL_STARTS=1 pytest -m slow -n 2 --dist loadfile
 
 # As root, after: apt-get install iproute2 openssh-server pdsh
 hosts:

@@ -95,10 +95,10 @@ SPECIAL = {
 }
 
 
-def others(corpus: str, folder: Path) -> dict[str, int]:
+def others(corpus: str, folder: Path) -> dict[str, float]:
     """Sizes by specialised and by general coders."""
     content = (folder / f"{file_name(corpus)}.bin").read_bytes()
-    sizes = {}
+    sizes: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, coder in SPECIAL.get(corpus, {}).items():
             sizes[name] = sum(coder(path, Path(temporary)) for path in sorted((folder / file_name(corpus)).iterdir()))

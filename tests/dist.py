@@ -64,5 +64,5 @@ def start(program: str, *arguments: str, ranks: int = 1, cwd: Path = ROOT, **env
 
 def start_rank(rank: int, port: int, program: str, *arguments: str) -> Any:
     """One of two ranks on this host that no launcher looks after; they meet at `port`."""
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    where: dict[str, Any] = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     return start(program, *arguments, **where, RANK=str(rank), WORLD_SIZE="2")

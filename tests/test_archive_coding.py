@@ -136,7 +136,7 @@ def corpus_source(case: Case) -> CorpusSource:
 
 
 def sha256(case: Case) -> str:
-    return hashlib.sha256(case.corpus).hexdigest()
+    return hashlib.sha256(case.corpus.data).hexdigest()
 
 
 def encode(case: Case, folder: Path) -> Encoded:

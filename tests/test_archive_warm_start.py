@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_first_segment_is_coded_by_the_parameters_of_the_other_run(warm: Pat
     model.mixing.counts.zero_()
     _, tokens, _ = tokenize(folder / "source.txt", tokenizer)
     source = source_of(tokens, Lanes(len(tokens), config.train.lanes, config.train.segment_tokens))
-    learner = FrozenLearner(config, model, tokenizer.end_of_document, config.train.lanes, PLACE)
+    learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, config.train.lanes, PLACE)
     nats = learner.learn(torch.from_numpy(source.segment(0, learner)), 0, 0, 1).double().sum().item()
     bits = float(curve(folder / "one-step")[1][3])
     assert bits == pytest.approx(nats / math.log(2), rel=1e-6)

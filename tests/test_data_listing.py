@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,7 +162,7 @@ def test_what_onepass_wrote_is_left_out_with_a_line(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "text.txt").write_bytes(A)
-    options = {"tokenizer": "bytes", "cache_dir": corpus / "cache"}
+    options: dict[str, Any] = {"tokenizer": "bytes", "cache_dir": corpus / "cache"}
     first = prepare(str(corpus), **options)
     run, stillborn, partial = corpus / "runs/one", corpus / "runs/two", corpus / "file.partial"
     for folder in (run, stillborn, partial, corpus / "runs/tensorboard"):

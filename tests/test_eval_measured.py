@@ -30,7 +30,7 @@ def test_beyond_the_limit_nothing_is_read() -> None:
 
 @pytest.mark.parametrize(("total", "found"), [(len(BYTES) - 1, "more"), (len(BYTES) + 1, "only 1,500,000")])
 def test_a_source_of_another_length_is_refused_before_it_gives_too_much(total: int, found: str) -> None:
-    given = []
+    given: list[bytes] = []
     with pytest.raises(ValueError, match=f"corpus has {total:,} bytes and the source yields {found}: it changed"):
         given.extend(first_blocks(chunks_of(BYTES, 100_000), total, 2 * total))
     assert sum(map(len, given)) <= total

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,8 @@ def test_prepared_tokens_are_the_documents(tmp_path: Path, monkeypatch: pytest.M
     documents = ["a document ends", "", "here, where a chunk of seven tokens may end", "too, or not"]
     lines = "\n".join(json.dumps({"text": text}) for text in documents)
     (tmp_path / "d.jsonl").write_text(lines)
-    for kind, more in {"bytes": {}, "bpe": {"vocabulary": 270}}.items():
+    kinds: dict[str, dict[str, Any]] = {"bytes": {}, "bpe": {"vocabulary": 270}}
+    for kind, more in kinds.items():
         corpus = prepare(str(tmp_path / "d.jsonl"), tokenizer=kind, cache_dir=tmp_path / kind, **more)
         chunks = list(read_prepared(corpus.directory))
         found = b"".join(chunk + b"|" * ends for chunk, ends in chunks)

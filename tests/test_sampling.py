@@ -76,7 +76,7 @@ def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
         return digits
 
     lanes = Lanes(whole.size, rows, whole.shape[1])
-    again = learner(MODELS[name], rows)
+    again: Any = learner(MODELS[name], rows)
     assert np.array_equal(code_segment(0, again, lanes, lanes.share(0, 1), collect), whole)
     assert any(len(part.tokens) > 10 for part in samples)
     for number, (part, decoder) in enumerate(zip(samples, decoders, strict=True)):
