@@ -14,11 +14,11 @@ types:
 	mypy --config-file tests/mypy.ini tests
 
 test:
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Programs are started as a user does, not forked (tests/fork_server.py).
 slow:
-	REAL_STARTS=1 pytest -m slow -n 2 --dist loadfile
+	REAL_STARTS=1 pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 # As root, after: apt-get install iproute2 openssh-server pdsh
 hosts:

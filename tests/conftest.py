@@ -1,6 +1,7 @@
 """One body for every device: `device` runs a test on the CPU, and on CUDA under `pytest -m gpu`."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,6 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
     eval.decoder_imports.subprocess = ForkingSubprocess  # type: ignore[attr-defined]
 
 
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """A test that connects ranks in this process leaves PyTorch without them (train/engine.py)."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(params=["cpu", CUDA])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a test runs. What it expects is worked out on the CPU, or by hand, whatever the device."""
@@ -32,7 +40,15 @@ def ranks(device: torch.device) -> int:
     return 2 if device.type == "cpu" else min(2, torch.cuda.device_count())
 
 
+# The longest first, so that two workers end together.
+LONGEST = [
+    "test_launch_train", "test_archive", "test_scaling_sweep", "test_launch_entry", "test_scaling_slurm",
+    "test_archive_warm_start", "test_archive_embedded", "test_pruning_command", "test_launch_from_python",
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("gpu") and "device" not in item.fixturenames:  # type: ignore[attr-defined]
             raise pytest.UsageError(f"{item.nodeid} is marked gpu: take `device`, so that its body runs on a CPU, too")

@@ -28,10 +28,19 @@ def command(program: str, *arguments: str, ranks: int = 1) -> list[str]:
 
 
 def run(
-    program: str, *arguments: str, ranks: int = 1, timeout_secs: int = 600, cwd: Path = ROOT, **env: str
+    program: str,
+    *arguments: str,
+    ranks: int = 1,
+    timeout_secs: int = 600,
+    cwd: Path = ROOT,
+    launcher: bool = False,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end, output captured. A process group that outstays its time is killed."""
-    process = start(program, *arguments, ranks=ranks, cwd=cwd, **env)
+    """Run to the end, output captured. Several ranks are forked, unless they are to have DeepSpeed's `launcher`.
+
+    A process group that outstays its time is killed.
+    """
+    process = start(program, *arguments, ranks=ranks, cwd=cwd, launcher=launcher, **env)
     try:
         out, err = process.communicate(timeout=timeout_secs)
     except subprocess.TimeoutExpired:
@@ -49,13 +58,13 @@ def wait_until(condition: Callable[[], bool], process: Any, timeout_secs: int = 
         time.sleep(0.02)
 
 
-def start(program: str, *arguments: str, ranks: int = 1, cwd: Path = ROOT, **env: str) -> Any:
+def start(program: str, *arguments: str, ranks: int = 1, cwd: Path = ROOT, launcher: bool = True, **env: str) -> Any:
     """Start a program of ours in the background, as a process group of its own: in `cwd`, and with `env` added to the
-    environment."""
+    environment. Several ranks are started by DeepSpeed's `launcher`, or forked without it."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = str(ROOT / program)
-    if ranks == 1 and can_fork(inherited | env):
-        return fork_program([path, *arguments], cwd, inherited | env)
+    if (ranks == 1 or not launcher) and can_fork(inherited | env):
+        return fork_program([path, *arguments], cwd, inherited | env, ranks)
     return subprocess.Popen(
         command(path, *arguments, ranks=ranks), cwd=cwd, env=inherited | env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

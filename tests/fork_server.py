@@ -44,12 +44,12 @@ START_SECS = 300.0
 class ForkedProcess:
     """What the tests need of a subprocess.Popen in text mode with pipes."""
 
-    def __init__(self, address: str, argv: list[str], cwd: Path | str, environment: dict[str, str]):
+    def __init__(self, address: str, argv: list[str], cwd: Path | str, environment: dict[str, str], ranks: int = 1):
         self.args, self.returncode = argv, None
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(address)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
-        request = json.dumps({"argv": argv, "cwd": str(cwd), "environment": environment}).encode()
+        request = json.dumps({"argv": argv, "ranks": ranks, "cwd": str(cwd), "environment": environment}).encode()
         socket.send_fds(self.connection, [len(request).to_bytes(4, "big")], [out_end, err_end])
         self.connection.sendall(request)
         os.close(out_end)
@@ -87,7 +87,7 @@ class ForkedProcess:
         found = ["", ""]
 
         def read(place: int, stream: io.TextIOBase) -> None:
-            found[place] = stream.read()
+            found[place] = "" if stream.closed else stream.read()
 
         streams: tuple[Any, Any] = (self.stdout, self.stderr)
         threads = [threading.Thread(target=read, args=pair, daemon=True) for pair in enumerate(streams)]
@@ -104,7 +104,8 @@ class ForkedProcess:
         return found[0], found[1]
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -144,10 +145,10 @@ def real_starts() -> bool:
     return os.environ.get("REAL_STARTS", "") not in ("", "0")
 
 
-def fork_program(argv: list[str], cwd: Path | str, environment: dict[str, str]) -> ForkedProcess:
-    """Start a Python program, given as one would give it to python: a path and its arguments."""
+def fork_program(argv: list[str], cwd: Path | str, environment: dict[str, str], ranks: int = 1) -> ForkedProcess:
+    """Start a Python program, given as one would give it to python (a path and its arguments), or `ranks` of it."""
     entry, reference = SERVER.address("entry"), SERVER.address("reference")
-    return ForkedProcess(entry, argv, cwd, environment | {REFERENCE_SOCKET: reference})
+    return ForkedProcess(entry, argv, cwd, environment | {REFERENCE_SOCKET: reference}, ranks)
 
 
 def can_fork(environment: dict[str, str]) -> bool:
@@ -215,7 +216,49 @@ class ForkDecoder:
         return spec
 
 
-def be_child(argv: list[str], cwd: str, environment: dict[str, str], streams: list[int], connection: Any) -> None:
+def run_ranks(argv: list[str], ranks: int) -> int:
+    """Be so many ranks of this program on this host, as DeepSpeed's launcher starts them. Returns the exit status: that
+    of the first rank that fails, upon which the others are stopped."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {"WORLD_SIZE": ranks, "LOCAL_SIZE": ranks, "CROSS_RANK": 0, "CROSS_SIZE": 1, "MASTER_PORT": port}
+    running = set()
+    for rank in range(ranks):
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(
+                {name: str(value) for name, value in (world | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            )
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            leave(run_program([argv[0], f"--local_rank={rank}", *argv[1:]]))
+        running.add(pid)
+    failed = 0
+    while running:
+        pid, status = os.wait()
+        running.remove(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code and not failed:
+            failed = code
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    return failed
+
+
+def leave(status: int) -> None:
+    """End this process as an interpreter ends."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
+def be_child(
+    argv: list[str], ranks: int, cwd: str, environment: dict[str, str], streams: list[int], connection: Any
+) -> None:
     """What the child of a fork does. Does not return."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
@@ -234,14 +277,7 @@ def be_child(argv: list[str], cwd: str, environment: dict[str, str], streams: li
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
     connection.sendall(os.getpid().to_bytes(4, "big"))
     connection.close()
-    status = run_program(argv)
-    with contextlib.suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status & 0xFF)
+    leave(run_program(argv) if ranks == 1 else run_ranks(argv, ranks))
 
 
 def serve(path: Path, modules: tuple[str, ...]) -> None:

@@ -44,7 +44,7 @@ PROSE = b"".join((ROOT / name).read_bytes() for name in ("LICENSE", "README.md",
 DOCUMENTS = [PROSE[:1_500] * 6, b"", PROSE[:1_500] * 6 + b"\xff\x00\r\n the end"]
 
 
-def launch_in(folder: Path, program: str, *arguments: str | Path, ranks: int = 1, **env: str) -> Any:
+def launch_in(folder: Path, program: str, *arguments: str | Path, ranks: int = 1, **env: Any) -> Any:
     """Run a program of ours to its end, in `folder` and with `env` added to the environment."""
     return run(program, *map(str, arguments), ranks=ranks, timeout_secs=300, cwd=folder, **env)
 

@@ -141,7 +141,7 @@ def test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation(
     """Clipping looks at the size of the gradient, which both optimisers otherwise divide out."""
     alone, together = tmp_path / "1x2", tmp_path / "2x1"
     one = run(TRAIN, *arguments(corpus, cache, alone, "--train.accumulation=2", *more))
-    two = run(TRAIN, *arguments(corpus, cache, together, *more), ranks=2)
+    two = run(TRAIN, *arguments(corpus, cache, together, *more), ranks=2, launcher=True)
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
     a, b = report(alone), report(together)
@@ -356,7 +356,7 @@ def test_bad_input_is_one_line_status_2_and_no_run_directory(
 
 
 def test_bad_input_gives_status_2_through_the_launcher_too(corpus: Path, cache: Path, tmp_path: Path) -> None:
-    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", "--data.source=/nowhere"), ranks=2)
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", "--data.source=/nowhere"), ranks=2, launcher=True)
     assert done.returncode == 2, done.stderr
     assert sum(line.startswith("onepass: ") for line in done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()

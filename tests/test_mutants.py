@@ -103,11 +103,11 @@ MUTANTS = [
     ),
     Mutant(
         "the tokenizer is not charged", "eval/books.py",
-        "tokenizer_bits = 8 * len(tokenizer.encoding)", "tokenizer_bits = 0", TERMS,
+        '"tokenizer": 8.0 * len(tokenizer.encoding)', '"tokenizer": 0.0', TERMS,
     ),
     Mutant(
         "a warm start is not charged", "eval/books.py",
-        "warm_start_bytes=len(warm_start)", "warm_start_bytes=0", "tests/test_archive_warm_start.py",
+        "1, len(warm_start), names_bytes", "1, 0, names_bytes", "tests/test_archive_warm_start.py",
     ),
     Mutant(
         "names of documents are not charged", "eval/books.py",

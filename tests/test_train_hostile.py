@@ -110,7 +110,7 @@ def test_the_readers_take_what_is_sound(tmp_path: Path) -> None:
     (tmp_path / POINTER).write_text(json.dumps(POINTER_FIELDS))
     assert read_pointer(tmp_path) == {name: value for name, value in POINTER_FIELDS.items() if name != "files"}
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP_FIELDS))
-    assert read_sweep(tmp_path / "sweep.json")["names"] == ["a", "b"]
+    assert read_sweep(tmp_path / "sweep.json").names == ["a", "b"]
     (tmp_path / "ds.json").write_text('{"zero_optimization": {"overlap_comm": true}}')
     assert read_deepspeed_config(str(tmp_path / "ds.json"))["zero_optimization"] == {"overlap_comm": True}
     with pytest.raises(ValueError, match="cannot be read"):
