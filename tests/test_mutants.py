@@ -4,6 +4,7 @@ Each mutant changes one line of a copy of the project, and the tests that guard 
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,4 +141,6 @@ def test_the_default_set_catches_it(mutant: Mutant, tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", DEFAULT_SET, mutant.guards],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    # A run that a module's tests share may fail already.
+    caught = re.search(r"\d (failed|error)", done.stdout)
+    assert done.returncode == 1 and caught, done.stdout[-3000:] + done.stderr[-2000:]
