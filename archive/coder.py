@@ -58,7 +58,7 @@ class Decoder:
 def encode(shares: Iterable[tuple[int, int]], check: int) -> bytes:
     """The payload of a block of symbols, given as (start, width) of their shares of 2^48, the last symbol first.
 
-    The decoder ends with `check`, below 2^48: it fills room that a block loses in any case.
+    The decoder ends with `check`, below 2^48. It costs nothing: the coder needs a first number of 48 bits.
     """
     state, words = check, bytearray()
     limit = LOW >> PRECISION_BITS << WORD_BITS

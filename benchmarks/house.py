@@ -13,7 +13,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-from launch import entry
+from launch import ROOMS, entry
 
 entry.begin(__name__)
 
@@ -21,6 +21,7 @@ import argparse
 import ast
 import itertools
 import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from types import FrameType
 from typing import Any
@@ -32,7 +33,6 @@ from train.config import Config
 from train.run import Session
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("launch", "studies", "archive", "eval", "train", "model", "data")
 CARRIERS = (Config, Session, *{type(section) for section in vars(Config()).values()})
 SMALL = [
     "--model.block=attention", "--model.width=16", "--model.head_width=8", "--model.depth=1",
@@ -43,6 +43,20 @@ SMALL = [
 
 def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0]
+
+
+def our_file(frame: FrameType) -> Path | None:
+    """The file of ours whose function a frame runs."""
+    path = Path(frame.f_code.co_filename)
+    return path if path.is_relative_to(ROOT) and room_of(path) in ROOMS else None
+
+
+def our_frames(frame: FrameType | None) -> Iterator[tuple[Path, str]]:
+    """File and name of our functions, from this frame to those that called it."""
+    while frame is not None:
+        if path := our_file(frame):
+            yield path, frame.f_code.co_name
+        frame = frame.f_back
 
 
 def functions(path: Path) -> list[tuple[int, str, int]]:
@@ -66,39 +80,19 @@ class Walk:
         self.climbs: set[str] = set()
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event != "call" or not path.is_relative_to(ROOT) or room_of(path) not in ROOMS:
+        path = our_file(frame) if event == "call" else None
+        if path is None:
             return
-        if frame.f_code.co_name == "one_epoch" and not self.hops:
-            self.hops = self.stack(frame)
         code = frame.f_code
-        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if any(name == "config" or isinstance(frame.f_locals.get(name), CARRIERS) for name in names):
+        if code.co_name == "one_epoch" and not self.hops:
+            names = [f"{file.relative_to(ROOT)}: {name}" for file, name in our_frames(frame) if name != "<lambda>"]
+            self.hops = names[: names.index("launch/train.py: train") + 1][::-1]
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if any(name == "config" or isinstance(frame.f_locals.get(name), CARRIERS) for name in arguments):
             self.visited.add(path)
-            caller = self.caller(frame)
-            if caller is not None and ROOMS.index(room_of(path)) < ROOMS.index(room_of(caller)):
+            caller, _ = next(our_frames(frame.f_back), (path, ""))
+            if ROOMS.index(room_of(path)) < ROOMS.index(room_of(caller)):
                 self.climbs.add(f"{caller.relative_to(ROOT)} -> {path.relative_to(ROOT)}: {code.co_name}")
-
-    def caller(self, frame: FrameType) -> Path | None:
-        """The file of the nearest frame of ours below this one."""
-        above = frame.f_back
-        while above is not None:
-            path = Path(above.f_code.co_filename)
-            if path.is_relative_to(ROOT) and room_of(path) in ROOMS:
-                return path
-            above = above.f_back
-        return None
-
-    def stack(self, frame: FrameType) -> list[str]:
-        """Our own functions from the command's `train` to this one."""
-        found: list[str] = []
-        step: FrameType | None = frame
-        while step is not None:
-            path = Path(step.f_code.co_filename)
-            if path.is_relative_to(ROOT) and room_of(path) in ROOMS and step.f_code.co_name != "<lambda>":
-                found.insert(0, f"{path.relative_to(ROOT)}: {step.f_code.co_name}")
-            step = step.f_back
-        return found[next(place for place, name in enumerate(found) if name == "launch/train.py: train") :]
 
 
 def main() -> None:

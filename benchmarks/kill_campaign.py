@@ -27,7 +27,7 @@ import csv
 import io
 import json
 import logging
-import os
+import math
 import random
 import shutil
 import signal
@@ -44,6 +44,7 @@ from tqdm import tqdm
 
 from benchmarks.result_rows import appended
 from data.shards import MANIFEST
+from studies.scaling.sweep import end_group
 from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
 from train.engine import free_port
@@ -71,18 +72,6 @@ def command(ranks: int, *arguments: str) -> list[str]:
 def start(ranks: int, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
         return subprocess.Popen(command(ranks, *arguments), cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-
-
-def end_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to every process of the run, and wait until none is left."""
-    os.killpg(process.pid, number)
-    while True:
-        process.poll()
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
 
 
 def finished(run_dir: Path) -> bool:
@@ -229,7 +218,7 @@ def campaign(
         moment = chance.choice([moment for moment in moments if not begun or moment != "preparing"] or ["any"])
         process = start(ranks, again(hunted, fresh), log)
         came = prey.lie_in_wait(moment, run_secs, chance)
-        end_group(process, chance.choice(signals))
+        end_group(process, chance.choice(signals), grace_secs=math.inf)
         struck[prey.fell()] += 1
         struck["at_flush"] += moment == "flushing" and came
         bar.update()

@@ -6,7 +6,7 @@ ENWIK8 is a plain file: its first 3,000,000 bytes are a corpus, the 200,000 afte
 what benchmarks/deuterocanon.py writes, whose first 200,000 bytes are held out from the King James Bible. Runs, files
 and pictures go to FOLDER; a run that is finished there is not trained again, and one that is pruned is not pruned
 again. Writes all rows to benchmarks/results/pruning.csv: a row a model, and a row for each of its two-part codes.
-NAMEs are of PRUNED; all, if there are none. Held-out text and corpus rates are as the note in research/ says.
+Each NAME is one of PRUNED; without names, all of them are run. Held-out text and corpus rates: the note in research/.
 """
 
 import csv

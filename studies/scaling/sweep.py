@@ -73,7 +73,7 @@ def run_cells(cells: list[Cell], jobs: int) -> int:
                     ", ".join(f"{cell.name} {cell.coded_bytes:,} bytes" for cell, _ in running.values())
                 )
         for _, process in running.values():
-            end_cell(process)
+            end_group(process)
     if stop:
         print("onepass: stopped; start the same command again to go on", file=sys.stderr)
         return 128 + stop[0]
@@ -91,10 +91,11 @@ def start_cell(cell: Cell, slot: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def end_cell(process: subprocess.Popen[bytes]) -> None:
-    """Let all processes of a cell checkpoint and leave: its group, because the launcher does not wait for its ranks."""
-    deadline = time.monotonic() + GRACE_SECS
-    os.killpg(process.pid, signal.SIGTERM)
+def end_group(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, grace_secs: float = GRACE_SECS) -> None:
+    """Send a signal to all processes of a run, and wait until they have left: to its group, because the launcher does
+    not wait for its ranks. After `grace_secs` they are killed."""
+    deadline = time.monotonic() + grace_secs
+    os.killpg(process.pid, number)
     while time.monotonic() < deadline:
         process.poll()
         try:
