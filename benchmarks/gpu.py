@@ -21,6 +21,7 @@ from launch import entry
 entry.begin(__name__)
 
 import csv
+import datetime
 import gc
 import statistics
 import subprocess
@@ -48,7 +49,7 @@ from train.loop import Learner
 
 COLUMNS = [
     "row", "ms", "tokens_per_sec", "mfu_6n", "peak_bytes", "speed_ratio", "memory_ratio", "first_step_secs", "note",
-    "device", "torch", "commit",
+    "device", "torch", "commit", "date",
 ]  # fmt: skip
 WARM = 4
 
@@ -289,7 +290,12 @@ def main() -> None:
     bench.small_row("enwik8", [*enwik8, "--model.ngram_rows_log2=10"] if options.small else enwik8)
     bench.block_rows(wide)
     bench.profile_rows(wide)
-    stamp = {"device": device_name(place.device), "torch": torch.__version__, "commit": describe_commit(options.commit)}
+    stamp = {
+        "device": device_name(place.device),
+        "torch": torch.__version__,
+        "commit": describe_commit(options.commit),
+        "date": datetime.date.today().isoformat(),
+    }
     with Path(options.save).open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
