@@ -5,7 +5,7 @@
     python benchmarks/published.py --check               where README and docs differ from benchmarks/results
     python benchmarks/published.py --write               write the figures and lines of results into README and docs
     python benchmarks/published.py --compare-default     the newest run of the default against the README's
-    python benchmarks/published.py --take gpu FILE       what a machine without git measured: its rows say where and when
+    python benchmarks/published.py --take gpu FILE       what another machine measured, as the rows of the file say
 
 benchmarks/figures.py has the commands, in three tiers: minutes, hours, gpu. Each leaves a results file; its commit,
 date, machine and command, and the figures that pages quote, become rows of benchmarks/results/published.csv. Measure
