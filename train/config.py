@@ -178,6 +178,10 @@ class EngineConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
     bf16 is faster with AMX and far slower without."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
+    stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,
+    if a step has 16,384 tokens at most."""
     threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
     portable: Flag = False
