@@ -94,6 +94,8 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
     return {
         "overlap_comm": False,
         "steps_per_print": 0x7FFFFFFF,
+        # Its clock would wait for the device, twice a step.
+        "timers": {"throughput": {"enabled": False}},
         # Offload our optimisers as they are: slower than DeepSpeed's own, with the same bits.
         "zero_force_ds_cpu_optimizer": False,
         **extra,
@@ -119,6 +121,16 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
         # A single rank would copy all gradients into a message to itself and back.
         engine.enable_backward_allreduce = False
     return engine
+
+
+def compile_parts(model: Any) -> None:
+    """Let torch.compile fuse the operators of a LanguageModel: one graph for each kind of layer, and one for the cost
+    of tokens. Layers share graphs, so that a deep model compiles as fast as a shallow one."""
+    # All kinds of layers are one function to PyTorch, which has a limit of 8 graphs for a function.
+    torch._dynamo.config.recompile_limit = 64
+    for layer in model.layers:
+        layer.compile(dynamic=False)
+    model.cost = torch.compile(model.cost, dynamic=False)
 
 
 def disconnect() -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
-from train.engine import Place, build_engine, deepspeed_config
+from train.engine import Place, build_engine, compile_parts, deepspeed_config
 from train.ledger import Ledger
 from train.optim import build_optimizer, rate_scale
 
@@ -34,6 +35,9 @@ class Learner:
         optimizer = build_optimizer(model, config.train, config.model.width)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
+        self.compiled = config.engine.compile == "on"
+        if self.compiled:
+            compile_parts(self.model)
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
@@ -43,6 +47,10 @@ class Learner:
 
             kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
+        if config.engine.graphs == "on":
+            from train.graphs import record_steps
+
+            record_steps(self)
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -63,29 +71,36 @@ class Learner:
         `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
         batch; `step` of `steps` sets the learning rate.
         """
-        whole = torch.cat([self.recent, targets], 1)
-        latest = whole[:, -self.model.context - targets.shape[1] :]
-        history = latest.clamp(min=0)
         rate = rate_scale(step / steps, self.config)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / coded_tokens
+        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, step)
+        return nats
+
+    def update(
+        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, step: int
+    ) -> tuple[Tensor, Tensor, list[Any]]:
+        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`. Returns
+        also what is recent after it, and the states."""
+        whole, states = torch.cat([recent, targets], 1), [*states]
+        latest = whole[:, -self.model.context - targets.shape[1] :]
+        history = latest.clamp(min=0)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
-            cost, self.states[index] = self.engine(inputs, self.states[index], wanted)
+            cost, states[index] = self.engine(inputs, states[index], wanted)
             loss = cost.sum() * scale
             if self.replay:
                 loss = loss + self.replay.loss(self, step, index)
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
-        self.recent = whole[:, targets.shape[1] :]
         if self.model.mixing is not None:
             coded = self.place.gather(latest)
             self.model.mixing.learn(coded[:, :-1].clamp(min=0), coded[:, self.model.context :])
-        return torch.cat(nats)
+        return torch.cat(nats), whole[:, targets.shape[1] :], states
 
 
 class TokenSource(Protocol):
@@ -101,6 +116,9 @@ def one_epoch(
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
+        if learner.compiled:
+            # Graphs are made for one length: the last segment gets it, too.
+            tokens = F.pad(tokens, (0, lanes.segment_tokens - tokens.shape[1]), value=-1)
         nats = learner.learn(tokens, lanes.valid_tokens(step), step, lanes.steps)
         ledger.add(nats, targets)
         yield step + 1

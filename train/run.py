@@ -25,6 +25,7 @@ from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
 from train.engine import Place
+from train.graphs import choose_graphs
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
@@ -74,11 +75,14 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
 
 def resolve(config: Config, place: Place) -> Config:
     """`config` with everything that was left to the machine filled in."""
-    bf16 = place.device.type == "cuda"
+    cuda = place.device.type == "cuda"
     name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
-    engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
+    engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
+    if engine.precision == "auto":
+        engine.precision = "bf16" if cuda else "fp32"
+    if engine.compile == "auto":
+        engine.compile = "on" if cuda and engine.zero_stage < 3 else "off"
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
 
 
@@ -244,7 +248,7 @@ class Run:
                 progress.show(bits, coded_bytes, tokens_per_sec)
                 if metrics:
                     scalars = {
-                        "optim/learning_rate": self.learner.engine.optimizer.param_groups[0]["lr"],
+                        "optim/learning_rate": float(self.learner.engine.optimizer.param_groups[0]["lr"]),
                         "cost/tokens_per_sec": tokens_per_sec,
                     }
                     bits_per_byte_now = (bits - before[0]) / max(coded_bytes - before[2], 1)
