@@ -74,7 +74,9 @@ class Graph:
                 made = self.function(*tree_unflatten(kept, tree))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise RunFailed(f"a step cannot be recorded as a CUDA graph ({reason}): take --engine.graphs off") from error
+            raise RunFailed(
+                f"a step cannot be recorded as a CUDA graph ({reason}): take --engine.graphs off"
+            ) from error
         return graph, kept, made
 
 
