@@ -128,4 +128,4 @@ def choose_graphs(config: Config, place: Place) -> Any:
     if asked == "on" and found:
         raise UsageError(f"engine.graphs is on, but {found[0]}: take auto or off")
     small = train.lanes * train.segment_tokens <= MOST_TOKENS
-    return "on" if asked == "on" or asked == "auto" and small and not found else "off"
+    return "on" if asked == "on" or (asked == "auto" and small and not found) else "off"
