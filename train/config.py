@@ -178,6 +178,9 @@ class EngineConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
     bf16 is faster with AMX and far slower without."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of each layer and of the output: faster steps, after seconds of compiling. `auto`: on CUDA, except
+    for archives and ZeRO stage 3. A CPU needs a C++ compiler."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
     stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,
