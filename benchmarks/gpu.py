@@ -9,7 +9,7 @@ and the seconds of the first step, with compiling. Then every block alone, forwa
 single-token steps, as archives take them; and the ten largest parts of the first row by the profiler. A row that fails
 says why, and the others go on. Rows that would begin after --minutes are left out, and named.
 
-Rows go to benchmarks/results/gpu.csv, or to --save FILE, with the card, PyTorch's version and the commit, in the place of
+Rows go to benchmarks/results/gpu.csv, or to --save FILE, with the card, PyTorch's version and the commit, and replace
 rows of the same names.
 """
 
