@@ -238,14 +238,14 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
     coded = []
     for step in range(lanes.steps):
         coded.append(source.segment(step, learner))
-        learner.learn(torch.from_numpy(coded[-1]), lanes.valid_tokens(step), 0, 1)
+        learner.learn(torch.from_numpy(coded[-1]), lanes, step)
     assert [(targets >= 0).sum() for targets in coded] == [1, 0]
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(2)]
     learner, decoding = new_learner(case), Decoding(lanes, share, 1, iter(blocks), np.zeros(9, np.uint32))
     for step in range(lanes.steps):
         targets = decoding.segment(step, learner)
         assert np.array_equal(targets, coded[step])
-        learner.learn(torch.from_numpy(targets), lanes.valid_tokens(step), 0, 1)
+        learner.learn(torch.from_numpy(targets), lanes, step)
 
 
 @pytest.mark.parametrize("corpus", [TEXT, 0 * TEXT], ids=["text", "zeros"])
@@ -339,7 +339,7 @@ def gradients(case: Case, place: Place) -> list[torch.Tensor]:
     learner, lanes = taught(Learner(Config(model=case.model, train=case.train), 257, 256, place)), case.lanes
     learner.engine.step = lambda: None
     targets = lanes.targets(0, lanes.share(place.rank, place.world_size), lambda a, b: case.corpus[a:b])
-    learner.learn(torch.from_numpy(targets), lanes.valid_tokens(0), 0, lanes.steps)
+    learner.learn(torch.from_numpy(targets), lanes, 0)
     return [p.grad for p in learner.model.parameters() if p.grad is not None]
 
 

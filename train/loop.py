@@ -57,27 +57,27 @@ class Learner:
         parts = zip(seen, node.chunk(len(seen)), strict=True)
         return torch.cat([self.model.following(part, before, digit) for part, before in parts])
 
-    def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
+    def learn(self, targets: Tensor, lanes: Lanes, step: int) -> Tensor:
         """Code targets [R, T] (-1 is no token), then learn from them. Returns their nats [R, T], detached.
 
-        `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
-        batch; `step` of `steps` sets the learning rate.
+        Step `step` of the plan `lanes` counts the tokens of all ranks, so that the gradient is that of nats a token
+        over the global batch, and sets the learning rate.
         """
         whole = torch.cat([self.recent, targets], 1)
         latest = whole[:, -self.model.context - targets.shape[1] :]
         history = latest.clamp(min=0)
-        rate = rate_scale(step / steps, self.config)
+        rate = rate_scale(lanes.progress(step), self.config)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         # DeepSpeed averages over ranks and micro-batches.
-        scale = self.place.world_size * len(self.states) / coded_tokens
+        scale = self.place.world_size * len(self.states) / lanes.valid_tokens(step)
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
             cost, self.states[index] = self.engine(inputs, self.states[index], wanted)
             loss = cost.sum() * scale
             if self.replay:
-                loss = loss + self.replay.loss(self, step, index)
+                loss = loss + self.replay.loss(self, lanes, step, index)
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
@@ -101,6 +101,6 @@ def one_epoch(
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
-        nats = learner.learn(tokens, lanes.valid_tokens(step), step, lanes.steps)
+        nats = learner.learn(tokens, lanes, step)
         ledger.add(nats, targets)
         yield step + 1
