@@ -49,6 +49,8 @@ def other(name: str, value: Any) -> Any:
         return [*value, [7] if name == "model.ngram_lags" else 7]
     if isinstance(value, bool):
         return not value
+    if name == "train.segment_tokens":
+        return f"{value}@0,{value}@0.5"
     if "enum" in OPTIONS[name]:
         return next(choice for choice in OPTIONS[name]["enum"] if choice != value)
     return value + ("x" if isinstance(value, str) else 1)

@@ -212,9 +212,13 @@ def test_the_number_of_ranks_may_change_on_the_way(undisturbed: Path, corpus: Pa
     assert not list(run_dir.glob("checkpoints/*universal*"))
 
 
-def test_replay_survives_a_stop_and_another_number_of_ranks(corpus: Path, cache: Path, tmp_path: Path) -> None:
+# Of 2,502 tokens a lane; step 30 is in the first third of either plan, and in the second stage of the schedule.
+@pytest.mark.parametrize("segment_tokens", ["32", "8@0,16@0.05,64@0.5"])
+def test_replay_survives_a_stop_and_another_number_of_ranks(
+    segment_tokens: str, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
     plain, broken = tmp_path / "plain", tmp_path / "broken"
-    more = ["--train.replay=1", "--run.baselines=false"]
+    more = ["--train.replay=1", "--run.baselines=false", f"--train.segment_tokens={segment_tokens}"]
     assert run(TRAIN, *arguments(corpus, cache, plain, *more)).returncode == 0
     assert run(TRAIN, *arguments(corpus, cache, broken, *more, "--run.stop_after_steps=30"), ranks=2).returncode == 0
     done = run(TRAIN, f"--run.dir={broken}", "--run.resume", "--run.stop_after_steps=0")
