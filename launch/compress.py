@@ -87,6 +87,9 @@ def compress(config: Config, named: dict[str, str]) -> None:
         raise UsageError(f"{archive} exists: name another archive, or remove it")
     if not archive.parent.is_dir():
         raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
+    if config.engine.compile == "auto":
+        # Both directions run the reference form of every block.
+        config.engine.compile = "off"
     documents = open_source(data_source, config.data.field, config.data.split)
     pack_names(documents.names)
     if documents.expected_bytes is not None and documents.expected_bytes <= SURELY_STORED_BYTES:

@@ -81,18 +81,26 @@ class LanguageModel(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
             after.append(tuple(part.detach() if isinstance(part, Tensor) else part for part in then))
+        known = None if mixing is None or alone else hashes
+        return self.predict(x, known) if targets is None else self.cost(x, targets, known), after
+
+    def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
+        """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or with
+        hashes of contexts [K, B, T] what they are mixed with."""
         x = self.norm(x)
         # cap tanh(logits / cap) plus a constant, which softmax ignores: sigmoid is several times faster than tanh.
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
-        if mixing is not None and not alone:
-            seen = mixing.see(hashes, logits, x)
-            return seen if targets is None else mixing.nats(seen, targets), after
-        if targets is None:
-            return logits, after
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets), after
+        return logits if hashes is None else self.mixing.see(hashes, logits, x)  # type: ignore[union-attr]
+
+    def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
+        """Nats [B, T] of targets [B, T], from what `predict` takes."""
+        seen = self.predict(x, hashes)
+        if hashes is not None:
+            return self.mixing.nats(seen, targets)  # type: ignore[union-attr]
+        nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+        return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)
 
     def following(self, seen: Any, node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a token's digit, from what `forward` returned for histories of C

@@ -311,6 +311,8 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "model.ngram_lags need context mixing: give model.ngram_orders, too"
     if orders and (strange := sorted({*model.ngram_embeddings} - {0, *orders})):
         yield f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words"
+    if config.engine.compile == "on" and stage == 3:
+        yield "engine.compile on does not work with engine.zero_stage 3: take --engine.compile auto"
     if config.run.warm_start and stage:
         parts = f"run.warm_start needs whole parameters and engine.zero_stage {stage} keeps parts of copies"
         yield f"{parts}: take --engine.zero_stage 0"

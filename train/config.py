@@ -197,6 +197,9 @@ class EngineConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
     bf16 is faster with AMX and far slower without."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of each layer and of the output: faster steps, after seconds of compiling. `auto`: on CUDA, except
+    for archives and ZeRO stage 3. A CPU needs a C++ compiler."""
     threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
     portable: Flag = False

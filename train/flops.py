@@ -142,7 +142,8 @@ def forward_work(model: nn.Module, time: int, device: torch.device | None = None
     """The work of a forward pass of one row over `time` tokens. `alone` leaves context mixing out."""
     lm: Any = model
     history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
-    with torch.no_grad(), OperationCounter() as counter:
+    # Operators as they are written: the counter does not see into compiled ones.
+    with torch.compiler.set_stance("force_eager"), torch.no_grad(), OperationCounter() as counter:
         lm(history, lm.init_state(1), history[:, -time:], alone)
     return Work(counter.flops, counter.elementwise, sorted(counter.uncounted))
 

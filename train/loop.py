@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
-from train.engine import Place, build_engine, deepspeed_config
+from train.engine import Place, build_engine, compile_parts, deepspeed_config
 from train.ledger import Ledger
 from train.optim import build_optimizer, rate_scale
 
@@ -34,6 +35,9 @@ class Learner:
         optimizer = build_optimizer(model, config.train, config.model.width)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
+        self.compiled = config.engine.compile == "on"
+        if self.compiled:
+            compile_parts(self.model)
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
@@ -101,6 +105,9 @@ def one_epoch(
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
+        if learner.compiled:
+            # There is a graph for each length: the last segment is padded to that of the stage.
+            tokens = F.pad(tokens, (0, lanes.stage(step)[2] - tokens.shape[1]), value=-1)
         nats = learner.learn(tokens, lanes, step)
         ledger.add(nats, targets)
         yield step + 1

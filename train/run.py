@@ -74,11 +74,14 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
 
 def resolve(config: Config, place: Place) -> Config:
     """`config` with everything that was left to the machine filled in."""
-    bf16 = place.device.type == "cuda"
+    cuda = place.device.type == "cuda"
     name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    precision: Any = ("bf16" if bf16 else "fp32") if config.engine.precision == "auto" else config.engine.precision
-    engine = replace(config.engine, precision=precision, threads=torch.get_num_threads())
+    engine = replace(config.engine, threads=torch.get_num_threads())
+    if engine.precision == "auto":
+        engine.precision = "bf16" if cuda else "fp32"
+    if engine.compile == "auto":
+        engine.compile = "on" if cuda and engine.zero_stage < 3 else "off"
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
 
 
