@@ -6,7 +6,6 @@ of each lane, 32 from a tenth of it on, and 64 from its half on. A stage of the 
 Nothing is iterated, so there is no position to save, and a resumed run cannot repeat or skip.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,16 +70,15 @@ class Lanes:
 
     @cached_property
     def stages(self) -> list[tuple[int, int, int]]:
-        """(first step, first offset within every lane, T) of each stage, then those of what would follow the last."""
-        parts = read_stages(self.segment_tokens)
-        # Where each stage gives way to the next one, at the end of a segment.
-        goals = [math.ceil(fraction * self.lane_tokens) for _, fraction in parts[1:]] + [self.lane_tokens]
-        found, step, start = [], 0, 0
-        for (length, _), goal in zip(parts, goals, strict=True):
-            found.append((step, start, length))
-            steps = max(0, -(-(goal - start) // length))
-            step, start = step + steps, start + steps * length
-        return [*found, (step, start, 1)]
+        """(first step, first offset within every lane, T) of each stage, between two that have no step: one before the
+        first, and one that begins where the last one ends."""
+        found = [(0, 0, 1)]
+        for length, fraction in [*read_stages(self.segment_tokens), (1, 1)]:
+            step, start, before = found[-1]
+            # The stage before goes on to the end of the segment in which this one would begin.
+            steps = int(max(0, -((start - fraction * self.lane_tokens) // before)))
+            found.append((step + steps, start + steps * before, length))
+        return found
 
     @property
     def steps(self) -> int:
