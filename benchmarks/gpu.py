@@ -45,6 +45,7 @@ from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.cost import Peak, device_name, measure_peak
 from train.engine import Place, connect, disconnect
+from train.graphs import choose_graphs
 from train.loop import Learner
 
 COLUMNS = [
@@ -165,6 +166,7 @@ class Bench:
     def learner(self, config: Config, vocabulary: int) -> tuple[Learner, Callable[[], object]]:
         """A learner and its training step over random tokens."""
         config.engine = replace(config.engine, precision=self.precision, compile=self.compile)
+        config.engine.graphs = choose_graphs(config, self.place)
         learner = Learner(config, vocabulary, 0, self.place)
         shape = config.train.lanes, longest_segment(config.train.segment_tokens)
         tokens = torch.randint(vocabulary, shape, device=self.place.device)
