@@ -274,6 +274,18 @@ def test_a_run_learns_as_in_fp32_on_a_cpu(
     assert 0 < cost["mfu_6n"] < cost["mfu"] < 1
 
 
+def test_two_ranks_that_share_a_device_learn_as_one_on_a_cpu(
+    on_cpu: Path, corpus: Path, cache: Path, tmp_path: Path, device: torch.device, ranks: int
+) -> None:
+    more = ["--engine.precision=fp32", "--run.baselines=false"]
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", *more), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    bits = [report(path)["description_length"]["data_bits"] for path in (on_cpu, tmp_path / "run")]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-4 if device.type == "cpu" else 2e-3)
+    shared = ranks > torch.cuda.device_count() or device.type == "cpu"
+    assert report(tmp_path / "run")["config"]["engine"]["backend"] == ("gloo" if shared else "nccl")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_checkpoints_and_says_how_to_go_on(
     undisturbed: Path, corpus: Path, cache: Path, number: signal.Signals

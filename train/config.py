@@ -204,6 +204,9 @@ class EngineConfig:
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
     stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,
     if a step has 16,384 tokens at most."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """How ranks exchange tensors. `auto`: nccl where each rank of this host has a GPU of its own, and gloo otherwise.
+    With gloo ranks may share a GPU. Where hosts differ in this, choose gloo for all."""
     threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
     portable: Flag = False
