@@ -144,6 +144,8 @@ def compile_parts(model: Any) -> None:
 
     # All kinds of layers are one function to PyTorch, which has a limit of 8 graphs for a function.
     torch._dynamo.config.recompile_limit = 64
+    # What a block computes without autocast gets its gradient without it, too.
+    torch._functorch.config.backward_pass_autocast = "off"
     # PyTorch's own kernel adds up the gradients of a row in parallel. Where the order is fixed, what the compiler makes
     # of it takes one after the other; new contexts all have one row.
     decompositions.pop(torch.ops.aten.embedding_dense_backward.default, None)
