@@ -266,7 +266,7 @@ def test_two_ranks_bring_documents_back_in_order(two_ranks: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (3, "muon"), (3, "adamw")])
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (3, "adamw")])
 def test_shards_bring_a_file_back(cache: str, tmp_path: Path, stage: int, optimizer: str) -> None:
     """Stage 3 gathers parameters for every step of the decoder, context mixing's outside of the engine's own call."""
     sharded = [f"--engine.zero_stage={stage}", f"--train.optimizer={optimizer}", "--model.block=gru"]
