@@ -118,8 +118,8 @@ class Muon(torch.optim.Optimizer):
 def build_optimizer(
     model: nn.Module, config: TrainConfig, width: int, muon: Callable[..., torch.optim.Optimizer] = Muon
 ) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` builds that
-    of this name."""
+    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` makes the
+    optimiser of that name from them."""
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     parameters: Any = model.parameters()

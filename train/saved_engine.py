@@ -49,7 +49,7 @@ def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
         return
     if learner.config.optimizer == "muon":
         # DeepSpeed 0.19 converts Adam's two moments.
-        raise UsageError("muon's momentum under ZeRO cannot be shared out anew: resume with as many ranks as saved it")
+        raise UsageError("ZeRO cannot divide muon's momentum anew: resume with as many ranks as saved it")
     universal = folder / f"universal-{tag}"
     after_rank_0(learner.place, str(universal), lambda: convert(folder / tag, universal))
     optimizer = learner.engine.optimizer.optimizer

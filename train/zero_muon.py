@@ -1,8 +1,8 @@
 """Muon under ZeRO, which cuts parameters and gradients into flat pieces.
 
-DeepSpeed orthogonalises: whole matrices, of gradients that are reduced and accumulated. Stages 1 and 2 let a rank do
-those of which it updates a part, stage 3 gives them to the ranks in turn. Where a gradient was, the step finds the
-piece of a direction. All other parameters are updated as by train.optim.Muon.
+DeepSpeed orthogonalises whole matrices, after their gradients are reduced over the ranks and accumulated. In stages 1
+and 2 a rank does those of which it updates a part; in stage 3 the ranks take turns. The optimiser's step then finds a
+piece of the direction where the gradient was. It updates all other parameters as train.optim.Muon does.
 """
 
 from __future__ import annotations
