@@ -328,9 +328,9 @@ ENTRIES = [
         "enwik8-h100.csv", "curve.csv", whole_enwik8,
     ),
     Entry(
-        "overhead-gpu", "gpu",
-        ("python benchmarks/overhead.py --rounds 7 --steps 40 --compile --engine.precision fp32",),
-        ("model", "train"), "overhead_gpu.txt", "stdout",
+        "gpu", "gpu", ("python benchmarks/gpu.py",),
+        ("model", "train", "archive/decoding.py", "benchmarks/gpu.py", "benchmarks/plain_gpt.py"), "gpu.csv",
+        scales=(1, 1_000_000_000),
     ),
 ]  # fmt: skip
 NAMED = {entry.name: entry for entry in ENTRIES}

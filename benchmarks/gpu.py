@@ -21,6 +21,7 @@ from launch import entry
 entry.begin(__name__)
 
 import csv
+import datetime
 import gc
 import statistics
 import subprocess
@@ -44,11 +45,12 @@ from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.cost import Peak, device_name, measure_peak
 from train.engine import Place, connect, disconnect
+from train.graphs import choose_graphs
 from train.loop import Learner
 
 COLUMNS = [
     "row", "ms", "tokens_per_sec", "mfu_6n", "peak_bytes", "speed_ratio", "memory_ratio", "first_step_secs", "note",
-    "device", "torch", "commit",
+    "device", "torch", "commit", "date",
 ]  # fmt: skip
 WARM = 4
 
@@ -164,6 +166,7 @@ class Bench:
     def learner(self, config: Config, vocabulary: int) -> tuple[Learner, Callable[[], object]]:
         """A learner and its training step over random tokens."""
         config.engine = replace(config.engine, precision=self.precision, compile=self.compile)
+        config.engine.graphs = choose_graphs(config, self.place)
         learner = Learner(config, vocabulary, 0, self.place)
         shape = config.train.lanes, config.train.segment_tokens
         tokens = torch.randint(vocabulary, shape, device=self.place.device)
@@ -289,7 +292,12 @@ def main() -> None:
     bench.small_row("enwik8", [*enwik8, "--model.ngram_rows_log2=10"] if options.small else enwik8)
     bench.block_rows(wide)
     bench.profile_rows(wide)
-    stamp = {"device": device_name(place.device), "torch": torch.__version__, "commit": describe_commit(options.commit)}
+    stamp = {
+        "device": device_name(place.device),
+        "torch": torch.__version__,
+        "commit": describe_commit(options.commit),
+        "date": datetime.date.today().isoformat(),
+    }
     with Path(options.save).open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()

@@ -5,6 +5,7 @@
     python benchmarks/published.py --check               where README and docs differ from benchmarks/results
     python benchmarks/published.py --write               write the figures and lines of results into README and docs
     python benchmarks/published.py --compare-default     the newest run of the default against the README's
+    python benchmarks/published.py --take gpu FILE       what another machine measured, as the rows of the file say
 
 benchmarks/figures.py has the commands, in three tiers: minutes, hours, gpu. Each leaves a results file; its commit,
 date, machine and command, and the figures that pages quote, become rows of benchmarks/results/published.csv. Measure
@@ -122,6 +123,15 @@ def rows_of(item: Entry, at: str, date: str, where: str) -> list[Row]:
     return rows
 
 
+def take(item: Entry, path: Path) -> list[Row]:
+    """The rows of an entry whose results file another machine made: a CSV file with commit, date, device and PyTorch's
+    version in its rows."""
+    with path.open(newline="") as file:
+        row = next(csv.DictReader(file))
+    shutil.copy(path, RESULTS / item.file)
+    return rows_of(item, row["commit"], row["date"], f"{row['device']}, torch {row['torch']}")
+
+
 def filled(word: str, work: Path, given: dict[str, Path]) -> str:
     """A word of a command with its placeholders replaced; corpora are made as files when they are asked for."""
 
@@ -225,6 +235,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=sorted(NAMED), metavar="NAME", help="measure these entries")
     parser.add_argument("--enwik8", type=Path, help="enwik8, plain or .xz, for the entries that need it")
     parser.add_argument("--deuterocanon", type=Path, help="what benchmarks/deuterocanon.py makes")
+    parser.add_argument("--take", nargs=2, metavar=("NAME", "FILE"), help="take the results that another machine made")
     parser.add_argument("--list", action="store_true", help="show the entries and how old they are")
     parser.add_argument("--check", action="store_true", help="compare README and docs with the results")
     parser.add_argument("--write", action="store_true", help="write figures and lines into README and docs")
@@ -242,6 +253,8 @@ def main() -> int:
                     print(f"{item.name}: left out, as it needs --{' and --'.join(absent)}", file=sys.stderr)
                 else:
                     keep(measure(item, given))
+    if options.take:
+        keep(take(NAMED[options.take[0]], Path(options.take[1])))
     if options.list:
         rows = published()
         for item in ENTRIES:

@@ -41,8 +41,7 @@ class Contexts(nn.Module):
         sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
         hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
         for lags in self.lags:
-            at = [lag - 1 for lag in lags]
-            hashes.append(((latest[..., at] + 1) * self.powers[at]).sum(-1))
+            hashes.append(sum((latest[..., lag - 1] + 1) * self.powers[lag - 1] for lag in lags))
         if self.words:
             hashes += self.words(latest, self.powers)
         return torch.stack(hashes)
@@ -50,4 +49,4 @@ class Contexts(nn.Module):
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
         """Numbers [E, B, T] below `count`, a power of two, for the contexts of `orders`; 0 is the word so far."""
         which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
-        return hashes[which] * ODD >> 40 & count - 1
+        return torch.stack([hashes[one] for one in which]) * ODD >> 40 & count - 1

@@ -39,7 +39,7 @@ def precise(x: Tensor) -> Tensor:
 def coder_nats(nats: Tensor, digits: Tensor) -> Tensor:
     """What the entropy coder needs for symbols of `nats` [...], whose `digits` have nats [..., S]: it adds 2^-48 to the
     probability of every digit (archive/coder.py). The gradient is that of `nats`."""
-    least = digits.new_tensor(48 * log(2))
+    least = digits.new_full((), 48 * log(2))
     return nats - (F.softplus(digits.detach() - least) - F.softplus(-least)).sum(-1)
 
 

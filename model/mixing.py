@@ -45,6 +45,12 @@ STRIDE, RADIX = 3, 8
 ROW, WAYS = RADIX, 4
 
 
+def pick(table: Tensor, index: Tensor) -> Tensor:
+    """Entries [B, T, N, ...] of a table [B, T, P, ...], with an index [B, T, N] below P."""
+    first = torch.arange(0, table.shape[:3].numel(), table.shape[2], device=table.device)
+    return rows(table.flatten(0, 2), index + first.view(*table.shape[:2], 1))
+
+
 class ContextMixing(nn.Module):
     """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` returns what `nats` needs for the
     costs of tokens, and `digit` for the probabilities of a digit. `learn(history, targets)` counts what followed."""
@@ -53,6 +59,7 @@ class ContextMixing(nn.Module):
     level: Tensor
     shifts: Tensor
     begins: Tensor
+    ends: Tensor
     row: Tensor
     sides: Tensor
     slot: Tensor
@@ -75,6 +82,7 @@ class ContextMixing(nn.Module):
             "shifts": torch.arange(self.bits, 0, -1),
             "row": torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE,
             "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
+            "ends": STRIDE * torch.arange(len(self.radices) - 1, -1, -1),
             "slot": torch.tensor([self.slot_of(node) for node in range(nodes)]),
             # Nodes below which no token has a one: the bit there is certainly zero.
             "certain": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
@@ -132,8 +140,7 @@ class ContextMixing(nn.Module):
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
-        place = node % levels[digit].shape[2]
-        return levels[digit].gather(2, place.unsqueeze(-1).expand(-1, -1, -1, RADIX))
+        return pick(levels[digit], node % levels[digit].shape[2])
 
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Nats [B, T] of targets [B, T]; 0 where a target is negative."""
@@ -165,9 +172,8 @@ class ContextMixing(nn.Module):
         row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities below the roots."""
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
-            sides = (ways @ self.sides).flatten(2)
-        at = 2 * (row * (RADIX - 1) + slot)
-        left, right = sides.gather(2, at), sides.gather(2, at + 1)
+            sides = (ways @ self.sides).flatten(2).unflatten(2, (-1, 2))
+        left, right = pick(sides, row * (RADIX - 1) + slot).unbind(-1)
         line, found, way = self.find(*self.lines(hashes, roots))
         pairs = line.flatten(3).gather(3, (row * WAYS + way[..., row]) * ROW + slot) * found[..., row]
         zeros, ones = pairs.unsqueeze(-1).view(torch.uint8).long().unbind(-1)
@@ -189,9 +195,29 @@ class ContextMixing(nn.Module):
     def learn(self, history: Tensor, targets: Tensor) -> None:
         """Count `targets` [B, T] in the rows of the contexts before them; -1 stands for no token."""
         coded = targets >= 0
-        roots, nodes, bits = self.path(targets.clamp(min=0))
+        leaf = (targets.clamp(min=0) + (1 << self.bits)).unsqueeze(-1)
+        roots = leaf >> self.begins
+        # The values of digits, as leaves, from 2 to 15, of trees of their own.
+        values = (leaf >> self.ends) - (roots - 1 << STRIDE)
         lines, marks = self.lines(self.contexts.hashes(history), roots)
-        keys, key = (lines << 16 | marks)[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
+        found = lines << 16 | marks  # [K, B, T, S]
+        if found.is_cuda:
+            # All shapes are fixed, so that the host need not wait: a key stands as often as it occurs, in all of `keys`
+            # [K B T S]. What is no token counts for nothing, at the smallest key: at least one target is a token.
+            found, coded = found << STRIDE + 1 | values, coded.unsqueeze(-1)
+            least = found.masked_fill(~coded, 1 << 62).amin() >> STRIDE + 1 << STRIDE + 1
+            found = torch.where(coded, found, least).flatten().sort()[0]
+            keys = found >> STRIDE + 1
+            nodes = torch.arange(2 * RADIX + 1, device=keys.device) + (keys << STRIDE + 1).unsqueeze(-1)
+            times = torch.searchsorted(found, nodes, out_int32=True).diff()
+        else:
+            keys, key = found[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
+            times = (2 * RADIX * key + values[coded]).flatten().bincount(minlength=2 * RADIX * len(keys))
+            times = times.int().view(-1, 2 * RADIX)
+        # How often leaves were reached, and so the nodes above them. Nodes 2 and 3 are the sides of the root.
+        for first in (4, 2):
+            times[:, first : 2 * first] += times[:, 2 * first : 4 * first : 2] + times[:, 2 * first + 1 : 4 * first : 2]
+        new = times.roll(-2, 1).view(-1, ROW, 2)
         lines = keys >> 16
         line, found, way = self.find(lines, keys)
         # Ties between rows with the same count at their root are broken by the key.
@@ -201,8 +227,6 @@ class ContextMixing(nn.Module):
         way = torch.where(found, way, least)
         row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
         old = row.view(torch.uint8).unflatten(1, (ROW, 2))
-        at = key[..., self.row] * ROW + self.slot[nodes][coded]
-        new = (2 * at + bits[coded]).flatten().bincount(minlength=2 * ROW * len(keys)).int().view_as(old)
         counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
         # Floating point is faster than integers, and whole quotients of such small numbers come out exact.
         counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
@@ -211,5 +235,5 @@ class ContextMixing(nn.Module):
         # Where several contexts write to one row in the same step, the one with the highest key does: deterministic.
         wish = (lines.diff(prepend=lines[:1]) > 0).cumsum(0) * WAYS + way
         rank = torch.arange(len(keys), device=keys.device)
-        won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish] == rank
-        self.counts.index_copy_(0, (lines * WAYS + way)[won], row[won])
+        won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish]
+        self.counts.index_copy_(0, lines * WAYS + way, row[won])

@@ -109,7 +109,10 @@ class OperationCounter(TorchDispatchMode):
             flops = FORMULAS[packet](*args, **kwargs, out_val=made)
             self.flops += flops * (4 if any(tensor.is_complex() for tensor in tensors) else 1)
         elif computes(func, packet) and any(part.is_floating_point() or part.is_complex() for part in results):
-            if {tag.name for tag in getattr(func, "tags", ())} & {"pointwise", "reduction"} or packet in ELEMENTWISE:
+            tags = {tag.name for tag in getattr(func, "tags", ())}
+            # Our own operators are scans (model/scans.py).
+            own = getattr(func, "namespace", "") == "onepass"
+            if own or tags & {"pointwise", "reduction"} or packet in ELEMENTWISE:
                 self.elementwise += max(tensor.numel() for tensor in tensors)
             else:
                 self.uncounted[str(packet)] += 1

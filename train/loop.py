@@ -52,6 +52,10 @@ class Learner:
 
             kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
+        if config.engine.graphs == "on":
+            from train.graphs import record_steps
+
+            record_steps(self)
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -72,29 +76,36 @@ class Learner:
         `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
         batch; `step` of `steps` sets the learning rate.
         """
-        whole = torch.cat([self.recent, targets], 1)
-        latest = whole[:, -self.model.context - targets.shape[1] :]
-        history = latest.clamp(min=0)
         rate = rate_scale(step / steps, self.config)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / coded_tokens
+        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, step)
+        return nats
+
+    def update(
+        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, step: int
+    ) -> tuple[Tensor, Tensor, list[Any]]:
+        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`. Returns
+        also what is recent after it, and the states."""
+        whole, states = torch.cat([recent, targets], 1), [*states]
+        latest = whole[:, -self.model.context - targets.shape[1] :]
+        history = latest.clamp(min=0)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
-            cost, self.states[index] = self.engine(inputs, self.states[index], wanted)
+            cost, states[index] = self.engine(inputs, states[index], wanted)
             loss = cost.sum() * scale
             if self.replay:
                 loss = loss + self.replay.loss(self, step, index)
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
-        self.recent = whole[:, targets.shape[1] :]
         if self.model.mixing is not None:
             coded = self.place.gather(latest)
             self.model.mixing.learn(coded[:, :-1].clamp(min=0), coded[:, self.model.context :])
-        return torch.cat(nats)
+        return torch.cat(nats), whole[:, targets.shape[1] :], states
 
 
 class TokenSource(Protocol):

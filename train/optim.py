@@ -96,7 +96,8 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
                 inputs, outputs = parameters[0].shape
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                if group["weight_decay"]:
+                    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 step_length = -group["lr"] * max(1, outputs / inputs) ** 0.5
                 pending.append((parameters, step_length, *orthogonalise_together(ahead, before)))
                 before += len(parameters)
@@ -112,7 +113,11 @@ class Muon(torch.optim.Optimizer):
         for parameters, step_length, directions, sent in pending:
             for work in sent:
                 work.wait()
-            torch._foreach_add_(parameters, list(directions.to(parameters[0].dtype).unbind()), alpha=step_length)
+            directions = directions.to(parameters[0].dtype)
+            # In a CUDA graph, rates are tensors.
+            if isinstance(step_length, Tensor):
+                directions, step_length = directions * step_length, 1
+            torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
 
 
 def build_optimizer(

@@ -25,6 +25,7 @@ from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
 from train.engine import Place
+from train.graphs import choose_graphs
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
@@ -77,7 +78,7 @@ def resolve(config: Config, place: Place) -> Config:
     cuda = place.device.type == "cuda"
     name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    engine = replace(config.engine, threads=torch.get_num_threads())
+    engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
     if engine.precision == "auto":
         engine.precision = "bf16" if cuda else "fp32"
     if engine.compile == "auto":
@@ -247,7 +248,7 @@ class Run:
                 progress.show(bits, coded_bytes, tokens_per_sec)
                 if metrics:
                     scalars = {
-                        "optim/learning_rate": self.learner.engine.optimizer.param_groups[0]["lr"],
+                        "optim/learning_rate": float(self.learner.engine.optimizer.param_groups[0]["lr"]),
                         "cost/tokens_per_sec": tokens_per_sec,
                     }
                     bits_per_byte_now = (bits - before[0]) / max(coded_bytes - before[2], 1)

@@ -19,6 +19,7 @@ convolution, as the gates have theirs; Lambda with the other sign, as -log sigmo
 Shapes: `B` rows, `T` time, `D` width, `H` inner channels, `K` taps.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ from model.layers import Linear, parameter, precise
 from model.recurrence import causal_conv, conv_taps
 
 State = tuple[Tensor, Tensor]
+
+# Devices that run the scan as one kernel. PyTorch for GPUs brings Triton.
+FUSED = {"cuda"} if find_spec("triton") else set()
+if FUSED:
+    from model.scans import selective_scan
 
 
 class RGLRU(nn.Module):
@@ -58,10 +64,17 @@ class RGLRU(nn.Module):
         branch, u = self.inputs(x).chunk(2, 2)
         u, past = causal_conv(u, self.taps, past)
         r, i = torch.sigmoid(precise(self.gates(u)) + self.bias).chunk(2, 2)
-        log_a = r * (-8 * F.softplus(precise(self.decay)))
+        rate = -8 * F.softplus(precise(self.decay))
+        log_a = r * rate
         # A shut gate (a[t] = 1) would have an infinite slope.
         scale = (-torch.expm1(2 * log_a)).clamp_min(1e-12).sqrt()
-        h = linear_scan(log_a.exp(), scale * i * precise(u), hidden)
+        inputs = scale * i * precise(u)
+        if x.device.type in FUSED and x.shape[1] > 1:
+            # Mamba's scan with one state a channel.
+            one = r.new_ones(*x.shape[:2], 1)
+            h = selective_scan(r, inputs, one, one, rate[None], hidden[:, None])[0]
+        else:
+            h = linear_scan(log_a.exp(), inputs, hidden)
         return self.out(F.gelu(branch) * h), (h[:, -1].clone(), past)
 
 
