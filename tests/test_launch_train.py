@@ -171,15 +171,19 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(
 def test_zero_stages_agree_and_resume(
     undisturbed: Path, corpus: Path, cache: Path, stage: int, device: torch.device, ranks: int
 ) -> None:
-    more = [f"--engine.zero_stage={stage}", "--train.optimizer=adamw", "--run.baselines=false"]
-    run_dir, plain = undisturbed.with_name(f"zero-{stage}-{device}"), undisturbed.with_name("zero-0")
-    if not plain.exists():
-        assert run(TRAIN, *arguments(corpus, cache, plain, "--train.optimizer=adamw")).returncode == 0
+    more = [f"--engine.zero_stage={stage}", "--run.baselines=false"]
+    run_dir, plain = undisturbed.with_name(f"zero-{stage}-{device}"), undisturbed
     stopped = run(TRAIN, *arguments(corpus, cache, run_dir, *more, "--run.stop_after_steps=30"), ranks=ranks)
     assert stopped.returncode == 0, stopped.stderr
     assert "--run.resume" in stopped.stderr
+    if (stage, ranks) == (1, 2):
+        alone = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0")
+        assert alone.returncode == 2, alone.stderr
+        assert "resume with as many ranks as saved it" in alone.stderr
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=ranks)
     assert done.returncode == 0, done.stderr
+    found = [report(path)["code"]["modules"] for path in (plain, run_dir)]
+    assert ["train/zero_muon.py" in modules for modules in found] == [False, True]
     bits = [report(path)["description_length"]["data_bits"] for path in (plain, run_dir)]
     assert "contiguous chunk" not in done.stderr
     # Messages between ranks are no arithmetic that nobody knows.
@@ -230,7 +234,7 @@ def test_replay_survives_a_stop_and_another_number_of_ranks(
 
 def test_every_block_learns_the_same_in_shards(corpus: Path, cache: Path, tmp_path: Path) -> None:
     pattern = " ".join(sorted(BLOCKS))
-    small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}", "--train.optimizer=adamw"]
+    small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}"]
     small += ["--run.baselines=false", "--run.stop_after_steps=12", "--run.log_steps=12"]
     whole, shards = tmp_path / "whole", tmp_path / "shards"
     assert run(TRAIN, *arguments(corpus, cache, whole, *small)).returncode == 0

@@ -187,7 +187,7 @@ def test_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         (["--model.width", "wide"], "model.width"),
         (["--model.width", "0"], "model.width is 0"),
         (["--engine.zero_stage", "4"], "zero_stage"),
-        (["--engine.zero_stage", "1"], "--train.optimizer adamw"),
+        (["--engine.zero_stage", "1", "--engine.gradient_clipping", "1"], "would clip .* --train.optimizer adamw"),
         (["--train.lanes", "6", "--train.accumulation", "4"], "train.lanes 6"),
         (["--train.flat_fraction", "1"], "train.flat_fraction"),
         (["--train.replay", "65"], "take 0 to 64"),
@@ -233,7 +233,8 @@ def test_a_users_deepspeed_keys_are_merged(tmp_path: Path) -> None:
     config = Config(train=replace(TrainConfig(), accumulation=2))
     merged = deepspeed_config(config, 4, read_deepspeed_config(str(path)))
     assert merged["wall_clock_breakdown"] is True
-    assert merged["zero_optimization"] == {"overlap_comm": False, "reduce_bucket_size": 1000, "stage": 0}
+    ours = {"overlap_comm": False, "reduce_scatter": True, "stage": 0}
+    assert merged["zero_optimization"] == ours | {"reduce_bucket_size": 1000}
     assert (merged["train_micro_batch_size_per_gpu"], merged["gradient_accumulation_steps"]) == (2, 2)
 
 

@@ -321,6 +321,6 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"train.replay needs train.segment_tokens of 16,384 or fewer, not {longest:,}"
     if train.lanes % train.accumulation:
         yield f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}"
-    if train.optimizer == "muon" and stage:
-        cut = f"train.optimizer muon needs whole matrices and engine.zero_stage {stage} cuts them"
-        yield f"{cut}: take --train.optimizer adamw or --engine.zero_stage 0"
+    if train.optimizer == "muon" and stage and config.engine.gradient_clipping:
+        late = f"engine.zero_stage {stage} would clip what train.optimizer muon has orthogonalised"
+        yield f"{late}: take --engine.gradient_clipping 0, --train.optimizer adamw or --engine.zero_stage 0"

@@ -164,7 +164,7 @@ class TrainConfig:
     """Segments of already coded tokens, twice segment_tokens long, from which each lane learns again in every step. A
     decoder has these tokens, too, so the number stays exact. 1 about doubles the time of a step."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
+    """`muon`: orthogonalised momentum for matrices, Adam for the rest. `adamw`: Adam for all."""
     matrix_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
     """Peak learning rate of matrices with muon; adamw takes it times 20 / width."""
     table_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02

@@ -118,6 +118,8 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
         "gradient_clipping": config.engine.gradient_clipping,
         "zero_optimization": {
             "overlap_comm": False,
+            # DeepSpeed refuses it for muon in stage 3.
+            "reduce_scatter": config.engine.zero_stage < 3 or config.train.optimizer == "adamw",
             **extra.get("zero_optimization", {}),
             "stage": config.engine.zero_stage,
         },

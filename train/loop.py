@@ -18,7 +18,7 @@ from data.lanes import Lanes
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, compile_parts, deepspeed_config
 from train.ledger import Ledger
-from train.optim import build_optimizer, rate_scale
+from train.optim import Muon, build_optimizer, rate_scale
 
 if TYPE_CHECKING:
     from train.config import Config
@@ -32,7 +32,12 @@ class Learner:
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
         model = LanguageModel(config.model, vocabulary)
-        optimizer = build_optimizer(model, config.train, config.model.width)
+        muon: Any = Muon
+        if config.engine.zero_stage and config.train.optimizer == "muon":
+            from train.zero_muon import zero_muon
+
+            muon = zero_muon
+        optimizer = build_optimizer(model, config.train, config.model.width, muon)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
         self.compiled = config.engine.compile == "on"
