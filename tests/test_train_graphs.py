@@ -31,8 +31,8 @@ from train.loop import Learner
 TEXT = np.frombuffer((Path(__file__).parents[1] / "LICENSE").read_bytes(), np.uint8)[1000:]
 CPU, CUDA = (Place(0, 1, torch.device(kind)) for kind in ("cpu", "cuda"))
 MODEL = ModelConfig(
-    block="gru", width=16, depth=1, ngram_orders=[1, 2, 4], ngram_lags=[[2, 3]], ngram_embeddings=[2, 0],
-    ngram_rows_log2=8,
+    block="gru attention", width=16, head_width=8, depth=2, window=8, ngram_orders=[1, 2, 4], ngram_lags=[[2, 3]],
+    ngram_embeddings=[2, 0], ngram_rows_log2=8,
 )  # fmt: skip
 TRAIN = TrainConfig(lanes=4, segment_tokens=8, weight_decay=0.1)
 # What waits for the host, has a shape that depends on numbers, or copies from the host's memory: none can be recorded.
@@ -167,7 +167,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Replays]:
+def replayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replays]]:
     """Everything that was recorded. CUDA's streams are none, and its graphs are Replays."""
     recorded = []
 
@@ -184,11 +184,12 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Replays]:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    return recorded
+    with forms_of_cuda():
+        yield recorded
 
 
 def test_replays_learn_as_steps_do(replayed: list[Replays]) -> None:
-    """Each token once: steps before the recording, replays, and the shorter last step."""
+    """Each token once: a first step with another state, steps that are not recorded, replays, and a shorter last."""
     lanes = Lanes(4 * 8 * 9 + 13, 4, 8)
     nats = []
     for graphs in ("off", "on"):
@@ -196,15 +197,16 @@ def test_replays_learn_as_steps_do(replayed: list[Replays]) -> None:
         made = []
         for step in range(lanes.steps):
             targets = torch.from_numpy(lanes.targets(step, range(4), lambda a, b: TEXT[a:b]))
-            made.append(learner.learn(targets, lanes, step).clone())
+            made.append(learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps).clone())
         nats.append(torch.cat(made, 1))
     assert nats[0].shape == (4, 76)
-    torch.testing.assert_close(*nats, rtol=1e-4, atol=1e-4)
+    # Rates are rounded to fp32, and matrices move in bf16.
+    torch.testing.assert_close(*nats, rtol=2e-3, atol=2e-3)
     assert len(replayed) == 1
     engine = learner.engine
     assert engine.micro_batches == lanes.steps == 10
     # CUDA's recording runs Python's part of a step once, and with it the engine's own counting.
-    assert engine.micro_steps == engine.global_steps == engine.global_samples / 4 == 9 - WARM_UPS - 1
+    assert engine.micro_steps == engine.global_steps == engine.global_samples / 4 == 9 - 1 - WARM_UPS - 1
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -227,7 +229,7 @@ def test_a_replay_has_the_bits_of_the_step(
                 found, _ = learner.see(learner.recent.clamp(min=0), states)
                 node = torch.ones_like(learner.recent[:, :1])
                 made.append(learner.following(found, node, 0).clone().cpu())
-                made.append(learner.learn(tokens(step).to(device), Lanes(32 * 8, 4, 8), step).clone().cpu())
+                made.append(learner.learn(tokens(step).to(device), 32, step, 8).clone().cpu())
             nats.append(torch.cat([part.flatten() for part in made]))
             seen.append([value.cpu() for value in learner.model.state_dict().values()])
     finally:
@@ -243,15 +245,15 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     learner = new_learner(train=train, graphs="on")
     for step in range(lanes.steps):
         targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes, step)
-    # One for steps, one for tokens, one for each digit.
-    assert len(replayed) == 2 + len(learner.model.radices)
+        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
+    # One for steps, one for the first token of a segment, one for other tokens, one for each digit.
+    assert len(replayed) == 3 + len(learner.model.radices)
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(-(-lanes.steps // 3))]
     found = np.zeros(count, np.uint32)
     learner, decoding = new_learner(train=train, graphs="on"), Decoding(lanes, range(4), 3, iter(blocks), found)
     for step in range(lanes.steps):
         targets = torch.from_numpy(decoding.segment(step, learner))
-        learner.learn(targets, lanes, step)
+        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
     assert np.array_equal(found, TEXT[:count])
 
 
