@@ -9,7 +9,8 @@ and the seconds of the first step, with compiling. Then every block alone, forwa
 single-token steps, as archives take them; and the ten largest parts of the first row by the profiler. A row that fails
 says why, and the others go on. Rows that would begin after --minutes are left out, and named.
 
-Everything goes to benchmarks/results/gpu.csv, or to --save FILE, with the card, PyTorch's version and the commit.
+Rows go to benchmarks/results/gpu.csv, or to --save FILE, with the card, PyTorch's version and the commit, and replace
+rows of the same names.
 """
 
 import sys
@@ -258,6 +259,18 @@ def show(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of those of the same names; the others in the file stay."""
+    names, kept = {found["row"] for found in rows}, []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [found for found in csv.DictReader(file) if found["row"] not in names]
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows([*kept, *rows])
+
+
 def describe_commit(given: str) -> str:
     try:
         return given or commit()
@@ -298,10 +311,7 @@ def main() -> None:
         "commit": describe_commit(options.commit),
         "date": datetime.date.today().isoformat(),
     }
-    with Path(options.save).open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows({**found, **stamp} for found in bench.rows)
+    write_rows(Path(options.save), [{**found, **stamp} for found in bench.rows])
     entry.publish(f"{stamp['device']}, torch {stamp['torch']}, {bench.peak.flops_per_sec / 1e12:.4g} TFLOP/s")
     for found in bench.rows:
         entry.publish("  ".join(f"{key} {show(value)}" for key, value in found.items()))

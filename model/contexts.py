@@ -41,7 +41,7 @@ class Contexts(nn.Module):
         sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
         hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
         for lags in self.lags:
-            hashes.append(sum((latest[..., lag - 1] + 1) * self.powers[lag - 1] for lag in lags))
+            hashes.append(torch.stack([(latest[..., lag - 1] + 1) * self.powers[lag - 1] for lag in lags]).sum(0))
         if self.words:
             hashes += self.words(latest, self.powers)
         return torch.stack(hashes)

@@ -24,7 +24,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = self.block(self.norm(x), state)
-        x = x + y
+        x, state = x + y, tuple(part.detach() for part in state)
         return x + self.mlp(self.norm(x)) if self.mlp else x, state
 
 
@@ -80,7 +80,7 @@ class LanguageModel(nn.Module):
         after = []
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
-            after.append(tuple(part.detach() if isinstance(part, Tensor) else part for part in then))
+            after.append(then)
         known = None if mixing is None or alone else hashes
         return self.predict(x, known) if targets is None else self.cost(x, targets, known), after
 

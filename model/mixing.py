@@ -200,23 +200,23 @@ class ContextMixing(nn.Module):
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
         lines, marks = self.lines(self.contexts.hashes(history), roots)
-        found = lines << 16 | marks  # [K, B, T, S]
-        if found.is_cuda:
-            # All shapes are fixed, so that the host need not wait: a key stands as often as it occurs, in all of `keys`
-            # [K B T S]. What is no token counts for nothing, at the smallest key: at least one target is a token.
-            found, coded = found << STRIDE + 1 | values, coded.unsqueeze(-1)
-            least = found.masked_fill(~coded, 1 << 62).amin() >> STRIDE + 1 << STRIDE + 1
-            found = torch.where(coded, found, least).flatten().sort()[0]
-            keys = found >> STRIDE + 1
-            nodes = torch.arange(2 * RADIX + 1, device=keys.device) + (keys << STRIDE + 1).unsqueeze(-1)
-            times = torch.searchsorted(found, nodes, out_int32=True).diff()
+        wanted = lines << 16 | marks  # [K, B, T, S]
+        if wanted.is_cuda:
+            # Shapes do not depend on numbers, so that the host need not wait for them: a key stands in `keys` as often
+            # as it is wanted. What is no token goes to the smallest key, and counts for nothing. One is a token.
+            leaves, coded = wanted << STRIDE + 1 | values, coded.unsqueeze(-1)
+            smallest = leaves.masked_fill(~coded, 1 << 62).amin() >> STRIDE + 1 << STRIDE + 1
+            leaves = torch.where(coded, leaves, smallest).flatten().sort()[0]
+            keys = leaves >> STRIDE + 1  # [K B T S]
+            bounds = (keys << STRIDE + 1).unsqueeze(-1) + torch.arange(2 * RADIX + 1, device=keys.device)
+            times = torch.searchsorted(leaves, bounds, out_int32=True).diff()
         else:
-            keys, key = found[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
+            keys, key = wanted[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
             times = (2 * RADIX * key + values[coded]).flatten().bincount(minlength=2 * RADIX * len(keys))
             times = times.int().view(-1, 2 * RADIX)
-        # How often leaves were reached, and so the nodes above them. Nodes 2 and 3 are the sides of the root.
-        for first in (4, 2):
-            times[:, first : 2 * first] += times[:, 2 * first : 4 * first : 2] + times[:, 2 * first + 1 : 4 * first : 2]
+        # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
+        for node in (4, 2):
+            times[:, node : 2 * node] += times[:, 2 * node : 4 * node : 2] + times[:, 2 * node + 1 : 4 * node : 2]
         new = times.roll(-2, 1).view(-1, ROW, 2)
         lines = keys >> 16
         line, found, way = self.find(lines, keys)

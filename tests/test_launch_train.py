@@ -270,6 +270,22 @@ def test_a_run_learns_as_in_fp32_on_a_cpu(
     assert 0 < cost["mfu_6n"] < cost["mfu"] < 1
 
 
+def test_recorded_steps_learn_what_steps_learn(corpus: Path, cache: Path, tmp_path: Path, device: torch.device) -> None:
+    """On a CPU, where nothing can be recorded, one is refused, and the default takes the other."""
+    model, found = ["--model.block=gru", "--run.baselines=false"], []
+    for graphs in ("auto", "off"):
+        done = run(TRAIN, *arguments(corpus, cache, tmp_path / graphs, *model, f"--engine.graphs={graphs}"))
+        assert done.returncode == 0, done.stderr
+        found.append(report(tmp_path / graphs))
+    expected = "off" if device.type == "cpu" else "on"
+    assert [one["config"]["engine"]["graphs"] for one in found] == [expected, "off"]
+    bits = [one["description_length"]["data_bits"] for one in found]
+    assert bits[0] == pytest.approx(bits[1], rel=0 if device.type == "cpu" else 5e-3)
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "on", *model, "--engine.graphs=on"))
+    assert done.returncode == (2 if device.type == "cpu" else 0), done.stderr
+    assert ("engine.graphs is on, but there is no CUDA device: take auto or off" in done.stderr) == (expected == "off")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_checkpoints_and_says_how_to_go_on(
     undisturbed: Path, corpus: Path, cache: Path, number: signal.Signals

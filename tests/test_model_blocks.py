@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.blocks import attention
 from model.blocks.attention import Attention
 from model.registry import BLOCKS, load_block
 from train.config import ModelConfig
@@ -13,11 +14,18 @@ from train.config import ModelConfig
 TOLERANCE = 1e-10
 
 
-@pytest.fixture(params=sorted(BLOCKS))
-def block(request: pytest.FixtureRequest) -> torch.nn.Module:
+# Attention's form for CUDA runs on a CPU, too.
+FORMS = [*sorted(BLOCKS), "attention as on CUDA"]
+
+
+@pytest.fixture(params=FORMS)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     torch.manual_seed(1)
     config = ModelConfig(width=16, head_width=8, window=7)
-    made = load_block(request.param)(config).double()
+    name, _, form = request.param.partition(" ")
+    if form:
+        monkeypatch.setattr(attention, "on_cuda", lambda x: True)
+    made = load_block(name)(config).double()
     with torch.no_grad():
         # Output projections start at zero, which would make every comparison trivial.
         for p in made.parameters():
@@ -114,7 +122,7 @@ def test_attention_stays_exact_far_from_the_start() -> None:
     torch.nn.init.eye_(block.out.weight)
     x = torch.randn(1, 40, 8)
     near, _ = block(x, block.init_state(1))
-    far, _ = block(x, (*block.init_state(1)[:2], 100_000_000))
+    far, _ = block(x, (*block.init_state(1)[:3], torch.tensor(100_000_000)))
     # The first window - 1 outputs may look at a memory that the near run knows to be empty.
     assert (near - far)[:, 4:].abs().max() < 1e-5
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.blocks import gru, lstm, mamba, rglru, s4, s4d
+from model.blocks import gru, lstm, mamba, rglru, s4d
 from model.lm import Layer
 from model.registry import load_block
 from train.config import ModelConfig
@@ -41,7 +41,7 @@ def run(block: nn.Module, x: Tensor, cuts: list[int]) -> tuple[Tensor, list[Tens
 @pytest.fixture
 def form(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """With short spans and chunks, so that few tokens make several."""
-    monkeypatch.setitem(s4d.CHUNK, "cuda", SPAN)
+    monkeypatch.setattr(s4d, "GPU_CHUNK", SPAN)
     if mamba.FUSED:
         monkeypatch.setattr("model.scans.SPAN", SPAN)
         monkeypatch.setattr("model.scans.BLOCK", 16)
@@ -50,8 +50,7 @@ def form(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyte
 
 def force(name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form for a GPU on this device."""
-    monkeypatch.setitem(s4d.CHUNK, "cpu", s4d.CHUNK["cuda"])
-    monkeypatch.setattr(s4, "ONE_COLUMN", {device.type})
+    monkeypatch.setattr(s4d, "AT_ONCE", {device.type})
     if name in FUSED:
         needs_triton(device)
         monkeypatch.setattr(FUSED[name], "FUSED", {device.type})

@@ -79,7 +79,7 @@ def is_sound(learner: Learner) -> bool:
         # ZeRO stage 3: this rank's piece of each, without the padding, which DeepSpeed does not initialise.
         rank, moments = learner.place.rank, []
         values += [p.ds_tensor.flatten()[: max(0, p.ds_numel - rank * p.ds_tensor.numel())] for p in pieces]
-    finite = all(bool(x.isfinite().all()) for x in values if isinstance(x, Tensor))
+    finite = all(bool(x.isfinite().all()) for x in values)
     return finite and not any(bool(x.isnan().any()) for x in moments if isinstance(x, Tensor))
 
 
@@ -117,7 +117,7 @@ def lane_dims(learner: Learner) -> list[int | None]:
     """The dimension of each leaf of a state that counts lanes; None for what all lanes share."""
     one, two = (tree_leaves(learner.model.init_state(rows)) for rows in (1, 2))
     return [
-        next(dim for dim in range(a.dim()) if a.shape[dim] != b.shape[dim]) if isinstance(a, Tensor) else None
+        next((dim for dim in range(a.dim()) if a.shape[dim] != b.shape[dim]), None)
         for a, b in zip(one, two, strict=True)
     ]
 
@@ -207,16 +207,12 @@ def pick_lanes(name: str, parts: list[Any], now: Any, skipped: int) -> Any:
 
     Raises UsageError if they have another shape. Only attention's memory of a lane may differ from `now`, in length.
     """
-    picked: Any = None
-    with suppress(RuntimeError, TypeError, ValueError):
+    with suppress(AttributeError, RuntimeError, TypeError, ValueError):
         if isinstance(now, list):
             return [pick_lanes(name, list(one), wanted, skipped) for *one, wanted in zip(*parts, now, strict=True)]
-        picked = torch.cat(parts)[skipped : skipped + len(now)] if isinstance(now, Tensor) else parts[0]
-    if type(picked) is type(now):
-        if not isinstance(now, Tensor):
-            return picked
+        picked = torch.cat(parts)[skipped : skipped + len(now)] if now.dim() else parts[0]
         differing = sum(x != y for x, y in zip(picked.shape[1:], now.shape[1:], strict=False))
-        kinds = [(x.dim(), len(x), x.is_complex()) for x in (picked, now)]
+        kinds = [(x.shape[:1], x.dim(), x.is_complex(), x.is_floating_point()) for x in (picked, now)]
         if kinds[0] == kinds[1] and differing <= int(name == "states"):
             return picked
     raise UsageError(f"{name} is not what this run holds: start a new run")

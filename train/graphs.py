@@ -60,8 +60,8 @@ class Graph:
             self.graphs[kind] = self.record(leaves, tree)
         graph, kept, made = self.graphs[kind]
         # Whole numbers are the same: they belong to the kind.
-        pairs = [(old, new) for old, new in zip(kept, leaves, strict=True) if isinstance(new, Tensor)]
-        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+        into, new = ([leaf for leaf in one if isinstance(leaf, Tensor)] for one in (kept, leaves))
+        torch._foreach_copy_(into, new)
         graph.replay()
         return made
 
@@ -104,7 +104,8 @@ def record_steps(learner: Learner) -> None:
         return recorded(targets, recent, states, *factors, 0)
 
     learner.update = run  # type: ignore[method-assign]
-    learner.see, learner.following = Graph(learner.see), Graph(learner.following)  # type: ignore[method-assign]
+    learner.see = Graph(learner.see)  # type: ignore[assignment, method-assign]
+    learner.following = Graph(learner.following)  # type: ignore[assignment, method-assign]
 
 
 def choose_graphs(config: Config, place: Place) -> Any:
@@ -128,4 +129,4 @@ def choose_graphs(config: Config, place: Place) -> Any:
     if asked == "on" and found:
         raise UsageError(f"engine.graphs is on, but {found[0]}: take auto or off")
     small = train.lanes * train.segment_tokens <= MOST_TOKENS
-    return "on" if asked == "on" or asked == "auto" and small and not found else "off"
+    return "on" if asked == "on" or (asked == "auto" and small and not found) else "off"

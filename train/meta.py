@@ -28,7 +28,7 @@ def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world
     model, rows = meta_model(config, vocabulary), max(1, train.lanes // world_size)
     with torch.device("meta"):
         tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(rows))]
-    needed_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+    needed_bytes = sum(tensor.nbytes for tensor in tensors)
     needed_bytes += 4 * rows // train.accumulation * train.segment_tokens * vocabulary
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:

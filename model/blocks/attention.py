@@ -2,7 +2,8 @@
 
 Papers: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; rotary positions: Su et al. 2021 (arXiv:2104.09864), eq. 34;
 memory of earlier segments: Dai et al. 2019, "Transformer-XL" (arXiv:1901.02860), section 3.2; queries and keys
-normalised: Henry et al. 2020 (arXiv:2010.04245).
+normalised: Henry et al. 2020 (arXiv:2010.04245); on CUDA, attention by blocks: Dong et al. 2024, "Flex Attention"
+(arXiv:2412.05496).
 
 | here             | paper          | meaning                                              |
 |------------------|----------------|------------------------------------------------------|
@@ -15,10 +16,11 @@ What we changed: every token sees exactly the `window` latest tokens, itself inc
 so that a sequence has the same outputs under every split. Rotated keys are kept; angles are made in float64, so
 positions stay exact over a long lane.
 
-Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` = window - 1 remembered tokens.
+Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` remembered tokens, at least window - 1.
 """
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -27,14 +29,18 @@ from torch.nn import functional as F
 
 from model.layers import Linear, RMSNorm, parameter, precise
 
-State = tuple[Tensor, int, int]
+State = tuple[Tensor, Tensor, Tensor, Tensor]
+
+# FlexAttention skips blocks of so many queries and keys.
+BLOCK = 128
 
 
 class Attention(nn.Module):
-    """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (memory [2, B, N, L, C], end, position): rotated
-    keys and values up to `end` of L, and the number of tokens so far.
+    """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (keys, values [B, N, L, C], end, position): the
+    latest rotated keys and values, in front of index `end`, and the number of tokens so far.
 
-    Without gradients, new ones are written behind `end`, where a state that the same memory belongs to does not look.
+    Without gradients, new ones are written behind `end`. On CUDA, L is a ring for single tokens, whose state no other
+    step may go on from.
     Config fields read: width, head_width, window. Raises ValueError if width is not a multiple of head_width.
     """
 
@@ -52,45 +58,110 @@ class Attention(nn.Module):
         self.norm = RMSNorm()
 
     def init_state(self, batch: int) -> State:
-        memory = self.qkv.weight.new_zeros(2, batch, self.heads, self.window - 1, self.head_width)
-        return memory, self.window - 1, 0
+        weight = self.qkv.weight
+        # On CUDA in autocast's precision. Another one replaces it at the first step.
+        dtype = torch.bfloat16 if on_cuda(weight) else weight.dtype
+        shape = batch, self.heads, self.remembered(weight), self.head_width
+        keys, values = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
+        return keys, values, *(torch.tensor(number, device=weight.device) for number in (shape[2], 0))
+
+    def remembered(self, x: Tensor) -> int:
+        """M: on CUDA a multiple of BLOCK, so that blocks begin where segments do."""
+        return -(-self.window // BLOCK) * BLOCK if on_cuda(x) else self.window - 1
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         batch, time, _ = x.shape
-        memory, end, position = state
-        # [B, T, 3D] -> [3, B, N, T, C]
         qkv = self.qkv(x)
         # Attention in bf16 is several times slower than in fp32 on a CPU, whatever its instructions.
         qkv = qkv if qkv.is_cuda else precise(qkv)
-        qkv = qkv.view(batch, time, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width, x.device))
+        qkv = qkv.view(batch, time, 3, self.heads, self.head_width)
+        attend = self.attend_by_tensors if on_cuda(x) or torch.compiler.is_compiling() else self.attend
+        with torch.autocast("cpu", enabled=False):
+            y, state = attend(qkv, state)
+        return self.out(y.transpose(1, 2).reshape(batch, time, -1)), state
+
+    def attend(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
+        """Attention [B, N, T, C] of qkv [B, T, 3, N, C]: the form for a CPU, where numbers cost nothing."""
+        memory, end, position, time = state[:2], int(state[2]), int(state[3]), qkv.shape[1]
+        # [3, B, N, T, C]
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width))
         queries = (turned[0] * self.temperature).to(qkv.dtype)
-        new = torch.stack([turned[1].to(qkv.dtype), qkv[2]])
-        past = memory[:, :, :, end + 1 - self.window : end]
+        new = turned[1].to(qkv.dtype), qkv[2]
+        past = [part[:, :, end + 1 - self.window : end] for part in memory]
         if torch.is_grad_enabled():
-            memory, end = torch.cat([past, new], 3), self.window - 1
+            memory, end = [torch.cat(parts, 2) for parts in zip(past, new, strict=True)], self.window - 1
         else:
-            if end + time > memory.shape[3]:
+            if end + time > memory[0].shape[2]:
                 # Room for a window more, so that a step of one token seldom copies.
-                memory, end = F.pad(past, (0, 0, 0, self.window + time)).to(new.dtype), self.window - 1
-            memory[:, :, :, end : end + time] = new
+                memory = [F.pad(part, (0, 0, 0, self.window + time)).to(qkv.dtype) for part in past]
+                end = self.window - 1
+            for part, added in zip(memory, new, strict=True):
+                part[:, :, end : end + time] = added
         position, end = position + time, end + time
         # One token sees all that there is in the window.
-        mask = visible(position - time, time, self.window, x.device) if time > 1 else None
+        mask = visible(position - time, time, self.window) if time > 1 else None
         first = end - time + 1 - (min(self.window, position) if time == 1 else self.window)
-        keys, values = memory[:, :, :, first:end]
-        with torch.autocast("cpu", enabled=False):
-            y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return self.out(y.transpose(1, 2).reshape(batch, time, -1)), (memory, end, position)
+        keys, values = (part[:, :, first:end] for part in memory)
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return y, (*memory, torch.tensor(end), torch.tensor(position))
+
+    def attend_by_tensors(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same without a number that changes from step to step, as a compiler and a CUDA graph need it."""
+        *memory, end, position = state
+        time, length, slots = qkv.shape[1], self.remembered(qkv), memory[0].shape[2]
+        turn = angles(position, time, self.head_width, qkv.device)
+        # [B, T, N, C]
+        queries, keys = (self.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
+        queries = rotate_real(queries * self.temperature[:, 0], turn).to(qkv.dtype).transpose(1, 2)
+        new = rotate_real(keys, turn).to(qkv.dtype).transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+        if time == 1 and not torch.is_grad_enabled():
+            if slots == length:
+                # A copy, for this step and the next ones to write into.
+                memory, slots = [F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in memory], length + 8
+            for part, added in zip(memory, new, strict=True):
+                part.index_copy_(2, (end % slots)[None], added)
+            age = (end - torch.arange(slots, device=qkv.device)) % slots
+            mask = (within(age, self.window) & (age <= position))[None]
+            y = F.scaled_dot_product_attention(queries, *memory, attn_mask=mask)
+            return y, (*memory, end + 1, position + 1)
+        if slots != length:
+            order = (end - length + torch.arange(length, device=qkv.device)) % slots
+            memory = [part.index_select(2, order) for part in memory]
+        whole = [torch.cat([past.to(qkv.dtype), added], 2) for past, added in zip(memory, new, strict=True)]
+        if fits_blocks(queries):
+            run = attend_blocks if torch.compiler.is_compiling() else compiled_blocks()
+            y = run(queries, *whole, position, self.window, memory[0].requires_grad)
+        else:
+            mask = lookback(position, time, length, self.window, qkv.device)
+            y = F.scaled_dot_product_attention(queries, *whole, attn_mask=mask)
+        keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in whole)
+        return y, (keys, values, torch.full_like(end, length), position + time)
+
+
+def on_cuda(x: Tensor) -> bool:
+    """Whether x takes the form for CUDA."""
+    return x.is_cuda
+
+
+def fits_blocks(queries: Tensor) -> bool:
+    """Whether FlexAttention has kernels for queries [B, N, T, C], and blocks to skip."""
+    time, channels = queries.shape[2:]
+    return queries.is_cuda and queries.itemsize == 2 and time >= BLOCK and channels in (16, 32, 64, 128, 256)
+
+
+def angles(position: int | Tensor, time: int, channels: int, device: torch.device) -> Tensor:
+    """Angles [T, C/2] at `position` and the `time` - 1 positions after it."""
+    at = position + torch.arange(time, device=device, dtype=torch.float64)
+    speed = 10000.0 ** (torch.arange(0, channels, 2, device=device, dtype=torch.float64) / -channels)
+    return torch.outer(at, speed)
 
 
 @lru_cache(2)
-def rotation(position: int, time: int, channels: int, device: torch.device) -> Tensor:
-    """Unit complex numbers [T, C/2] of the angles at `position` and the `time` - 1 positions after it."""
-    at = torch.arange(position, position + time, device=device, dtype=torch.float64)
-    speed = 10000.0 ** (torch.arange(0, channels, 2, device=device, dtype=torch.float64) / -channels)
-    angles = torch.outer(at, speed)
-    return torch.polar(torch.ones_like(angles), angles)
+def rotation(position: int, time: int, channels: int) -> Tensor:
+    """Unit complex numbers [T, C/2] of these angles."""
+    turn = angles(position, time, channels, torch.device("cpu"))
+    return torch.polar(torch.ones_like(turn), turn)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
@@ -99,9 +170,70 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turn.to(pairs.dtype)).flatten(-2)
 
 
-@lru_cache(2)
-def visible(position: int, time: int, window: int, device: torch.device) -> Tensor:
+def rotate_real(x: Tensor, turn: Tensor) -> Tensor:
+    """The same of x [B, T, N, C] by angles [T, C/2], in real numbers, for which a compiler makes kernels."""
+    cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+    table = torch.stack([cos, cos, -sin, sin], -1)[:, None]
+    pairs = x.unflatten(-1, (-1, 2))
+    return (pairs * table[..., :2] + pairs.flip(-1) * table[..., 2:]).flatten(-2)
+
+
+def within(distance: Tensor, window: int) -> Tensor:
+    """Whether a query sees the key that is so many tokens before it."""
+    return (distance >= 0) & (distance < window)
+
+
+def lookback(position: int | Tensor, time: int, length: int, window: int, device: torch.device) -> Tensor:
     """Mask [T, M + T]: True where a query may look. Memory that was never written (a lane's start) is hidden."""
-    key = torch.arange(1 - window, time, device=device)
-    distance = torch.arange(time, device=device)[:, None] - key
-    return (distance >= 0) & (distance < window) & (key >= -position)
+    key = torch.arange(-length, time, device=device)
+    return within(torch.arange(time, device=device)[:, None] - key, window) & (key >= -position)
+
+
+@lru_cache(2)
+def visible(position: int, time: int, window: int) -> Tensor:
+    return lookback(position, time, window - 1, window, torch.device("cpu"))
+
+
+def attend_blocks(
+    queries: Tensor, keys: Tensor, values: Tensor, position: Tensor, window: int, trained: bool
+) -> Tensor:
+    """Attention of queries [B, N, T, C] on keys and values [B, N, M + T, C]. What lies outside the window costs
+    nothing, and only if memory is `trained` does it get gradients."""
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    time, length = queries.shape[2], keys.shape[2] - queries.shape[2]
+    rows, columns = -(-time // BLOCK), -(-keys.shape[2] // BLOCK)
+    shapes = 2 * [(rows,), (rows, columns)] + 2 * [(columns,), (columns, rows)]
+    sizes = [prod(shape) for shape in shapes]
+    tables = block_tables(rows, columns, length, window, trained, queries.device)
+    fresh, written, learn = tables.split([sum(sizes[:4]), sum(sizes[:4]), sum(sizes[4:])])
+    looks = torch.where(position >= window - 1, written, fresh)
+    parts = [*looks.split(sizes[:4]), *learn.split(sizes[4:])]
+    parts = [part.view(1, 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def mask(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return within(query + length - key, window) & (key >= length - position)
+
+    blocks = BlockMask((time, keys.shape[2]), *parts, (BLOCK, BLOCK), mask)
+    return flex_attention(queries, keys, values, block_mask=blocks)
+
+
+@lru_cache(1)
+def compiled_blocks() -> Any:
+    return torch.compile(attend_blocks, dynamic=False)
+
+
+@torch.compiler.assume_constant_result
+def block_tables(rows: int, columns: int, length: int, window: int, trained: bool, device: torch.device) -> Tensor:
+    """Which blocks of keys a block of queries looks at, in part and whole, each as numbers of blocks and their indices:
+    while some memory may not be written, and after that; then, for gradients, which blocks of queries look at keys."""
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    # Distances between tokens of two blocks are `middle` - reach to `middle` + reach.
+    middle, reach = length + BLOCK * (row - column), BLOCK - 1
+    some = (middle + reach >= 0) & (middle - reach < window)
+    whole = (middle - reach >= 0) & (middle + reach < window)
+    fresh = whole & (BLOCK * column >= length)
+    learn = trained | (BLOCK * (column + 1) > length)
+    looks = [some & ~fresh, fresh, some & ~whole, whole, (some & ~fresh & learn).T, (fresh & learn).T]
+    parts = [(look.sum(1), look.int().argsort(dim=1, descending=True, stable=True).flatten()) for look in looks]
+    return torch.cat([part for pair in parts for part in pair]).int().to(device)

@@ -27,12 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from model.blocks.s4d import S4D, hankel, pairs, read, read_now
+from model.blocks.s4d import S4D, conjugate, hankel, pairs, pairs_product, read, read_now, toeplitz, waves
 from model.layers import parameter
-
-# Devices that solve for one column faster than for all.
-ONE_COLUMN = {"cuda"}
 
 
 class S4(S4D):
@@ -53,13 +51,20 @@ class S4(S4D):
         sense, direct = self.loop(half, damping)
         series = torch.cat([direct, (basis @ pairs(sense.conj())[..., None])[:, :-1]], 1)
         eye = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-        solve, matrix = torch.linalg.solve_triangular, eye + hankel(series).flip(1)
-        # Columns flipped: the latest token first. The inverse's last column has all its numbers.
-        if basis.device.type in ONE_COLUMN:
-            inverse = hankel(solve(matrix, eye[:, -1:], upper=True).flip(1)).flip(1, 2)
-        else:
-            inverse = solve(matrix, eye, upper=True).flip(2)
+        # Columns flipped: the latest token first.
+        inverse = torch.linalg.solve_triangular(eye + hankel(series).flip(1), eye, upper=True).flip(2)
         return lambda new, states: (new - read(states, sense, basis)) @ inverse
+
+    def matrices(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+        direct, reads, enters, _, far = super().matrices(size)
+        half, damping, log_decay = self.discrete_pairs()
+        through = damping * (2 * half * self.feedback.square()).repeat_interleave(2, 1)
+        hears = conjugate(pairs_product(2 * pairs_product(through, damping)[:, None], waves(log_decay, size - 1)))
+        series = torch.cat([1 + through[:, ::2].sum(1, keepdim=True), hears[:, :-1, ::2].sum(2)], 1)
+        # Tokens less the feedback, by tokens.
+        inverse = toeplitz(inverse_series(series))
+        direct, enters = inverse @ direct, inverse @ enters
+        return direct, reads - direct.mT @ hears, enters, hears.mT @ enters, far
 
     def enter(self, u: Tensor, states: Tensor, half: Tensor, damping: Tensor) -> Tensor:
         sense, direct = self.loop(half, damping)
@@ -69,6 +74,16 @@ class S4(S4D):
         """sense [H, P] and direct [H, 1, 1]: the feedback at a token's midpoint."""
         through = 2 * half * damping * self.feedback.square()
         return 2 * through * damping, through.real.sum(1)[:, None, None]
+
+
+def inverse_series(series: Tensor) -> Tensor:
+    """The first n coefficients [H, n] of one over a power series, by Newton's iteration, which doubles them."""
+    inverse = 1 / series[:, :1]
+    while (known := inverse.shape[1]) < (size := min(2 * inverse.shape[1], series.shape[1])):
+        inverse = F.pad(inverse, (0, size - known))
+        product = inverse[:, None] @ toeplitz(series[:, :size])
+        inverse = 2 * inverse - (product @ toeplitz(inverse))[:, 0]
+    return inverse
 
 
 def legs(states: int) -> tuple[Tensor, Tensor]:

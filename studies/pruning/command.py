@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -185,15 +184,11 @@ def measure_bytes(model: LanguageModel, tokens: Tensor) -> tuple[int, int]:
     state = model.init_state(len(inputs))
     # Private to PyTorch, here as of 2.13: it counts the storages that operators return, until they are freed.
     tracker = MemTracker()
-    tracker.track_external(*model.parameters(), *tensors_of(state))
+    tracker.track_external(*model.parameters(), *tree_leaves(state))
     with tracker:
         _, state = model(inputs, state, inputs)
-    carried = sum(leaf.nbytes for leaf in tensors_of(state))
+    carried = sum(leaf.nbytes for leaf in tree_leaves(state))
     return tracker.get_tracker_snapshot("peak")[inputs.device]["Total"], carried // len(inputs)
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
 def prune_in_stages(bench: Bench) -> list[Stage]:
