@@ -116,8 +116,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(documents: Path, cache: str) -> Path:
-    """Archive of `documents`, in pieces of a small vocabulary, by two ranks."""
-    more = ["--data.tokenizer=bpe", "--data.vocabulary=300", cache]
+    """Archive of `documents`, in pieces of a small vocabulary and growing segments, by two ranks."""
+    more = ["--data.tokenizer=bpe", "--data.vocabulary=300", "--train.segment_tokens=4@0,16@0.3", cache]
     succeeded(launch_in(documents.parent, COMPRESS, "documents", "archive", *QUICK, *more, ranks=2))
     return documents.parent / "archive"
 

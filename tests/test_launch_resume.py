@@ -49,6 +49,8 @@ def other(name: str, value: Any) -> Any:
         return [*value, [7] if name == "model.ngram_lags" else 7]
     if isinstance(value, bool):
         return not value
+    if name == "train.segment_tokens":
+        return f"{value}@0,{value}@0.5"
     if "enum" in OPTIONS[name]:
         return next(choice for choice in OPTIONS[name]["enum"] if choice != value)
     return value + ("x" if isinstance(value, str) else 1)
@@ -152,6 +154,7 @@ def test_parameters_that_are_no_numbers_are_no_checkpoint(stopped: Path, tmp_pat
 DEEPSPEED = """
 import json, sys
 import torch
+from data.lanes import Lanes
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.engine import connect
 from train.loop import Learner
@@ -166,7 +169,8 @@ def nats(stage, extra):
         train=TrainConfig(lanes=4, segment_tokens=8, optimizer="adamw"), engine=EngineConfig(zero_stage=stage),
     )
     learner = Learner(config, 257, 256, place, extra)
-    return [learner.learn(torch.randint(257, (4, 8)), 32, step, 4).double().sum().item() for step in range(4)]
+    plan = Lanes(128, 4, 8)
+    return [learner.learn(torch.randint(257, (4, 8)), plan, step).double().sum().item() for step in range(4)]
 
 said, offloaded = {}, {}
 for extra in json.loads(sys.argv[1]):

@@ -196,7 +196,7 @@ def test_replays_learn_as_steps_do(replayed: list[Replays]) -> None:
         made = []
         for step in range(lanes.steps):
             targets = torch.from_numpy(lanes.targets(step, range(4), lambda a, b: TEXT[a:b]))
-            made.append(learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps).clone())
+            made.append(learner.learn(targets, lanes, step).clone())
         nats.append(torch.cat(made, 1))
     assert nats[0].shape == (4, 76)
     torch.testing.assert_close(*nats, rtol=1e-4, atol=1e-4)
@@ -227,7 +227,7 @@ def test_a_replay_has_the_bits_of_the_step(
                 found, _ = learner.see(learner.recent.clamp(min=0), states)
                 node = torch.ones_like(learner.recent[:, :1])
                 made.append(learner.following(found, node, 0).clone().cpu())
-                made.append(learner.learn(tokens(step).to(device), 32, step, 8).clone().cpu())
+                made.append(learner.learn(tokens(step).to(device), Lanes(32 * 8, 4, 8), step).clone().cpu())
             nats.append(torch.cat([part.flatten() for part in made]))
             seen.append([value.cpu() for value in learner.model.state_dict().values()])
     finally:
@@ -243,7 +243,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     learner = new_learner(train=train, graphs="on")
     for step in range(lanes.steps):
         targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
+        learner.learn(targets, lanes, step)
     # One for steps, one for tokens, one for each digit.
     assert len(replayed) == 2 + len(learner.model.radices)
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(-(-lanes.steps // 3))]
@@ -251,7 +251,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     learner, decoding = new_learner(train=train, graphs="on"), Decoding(lanes, range(4), 3, iter(blocks), found)
     for step in range(lanes.steps):
         targets = torch.from_numpy(decoding.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
+        learner.learn(targets, lanes, step)
     assert np.array_equal(found, TEXT[:count])
 
 

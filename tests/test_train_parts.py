@@ -12,10 +12,11 @@ import torch
 from model.lm import LanguageModel
 from train.command_line import OWNED_KEYS, parse_config, read_deepspeed_config, save_config
 from train.config import Config, ModelConfig, TrainConfig
-from train.engine import Place, deepspeed_config
+from train.engine import Place, choose_backend, deepspeed_config
 from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, orthogonalise, orthogonalise_together, rate_scale
 from train.options import read_tree
+from train.ranks import refuse_backend
 
 PLACE = Place(0, 1, torch.device("cpu"))
 
@@ -243,3 +244,24 @@ def test_a_deepspeed_file_that_is_none_is_named(tmp_path: Path, content: str | N
         path.write_text(content)
     with pytest.raises(ValueError, match=r"ds\.json"):
         read_deepspeed_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "devices", "backend"),
+    [(1, 0, "gloo"), (4, 0, "gloo"), (1, 1, "nccl"), (2, 1, "gloo"), (8, 8, "nccl"), (9, 8, "gloo")],
+)
+def test_ranks_talk_over_nccl_where_each_has_a_gpu_and_over_gloo_otherwise(
+    ranks: int, devices: int, backend: str
+) -> None:
+    assert choose_backend("auto", ranks, devices) == backend
+    assert choose_backend("gloo", ranks, devices) == "gloo"
+    refuse_backend("auto", ranks, devices)
+    refuse_backend("gloo", ranks, devices)
+    if backend == "nccl":
+        assert choose_backend("nccl", ranks, devices) == "nccl"
+        refuse_backend("nccl", ranks, devices)
+        return
+    with pytest.raises(
+        ValueError, match=f"nccl needs a GPU for each rank, and this host has {ranks} ranks and {devices}"
+    ):
+        refuse_backend("nccl", ranks, devices)
