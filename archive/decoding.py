@@ -97,7 +97,7 @@ def main(archive: str, output: str) -> None:
         extra = json.loads(text)["engine"]["deepspeed_config"]
         # A name a field, as in train.config, which a decoder need not have.
         config: Any = json.loads(text, object_hook=lambda fields: SimpleNamespace(**fields))
-        place = connect(header["threads"], config.engine.timeout_secs)
+        place = connect(header["threads"], config.engine.timeout_secs, config.engine.backend)
         learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
         lanes = Lanes(header["corpus"]["tokens"], config.train.lanes, config.train.segment_tokens)
         ledger = Ledger(learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)

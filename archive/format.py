@@ -22,6 +22,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from archive.frames import MAGIC, read_frames
 from data.documents import Chunks
 from data.errors import UsageError
 from data.files import new_file
-from data.lanes import Lanes
+from data.lanes import Lanes, read_segment_tokens
 from data.names import pack_names, unpack_names
 
 
@@ -230,7 +231,8 @@ def _read_end(frames: CheckedFrames, content: bytes) -> tuple[str, float]:
 MAX_JSON_BYTES = 1 << 20
 
 
-# What a header holds: `str` is any text, `dict` an object of texts, a range its integers, a pattern its texts.
+# What a header holds: `str` is any text, `dict` an object of texts, a range its integers, a pattern its texts, and
+# `read_segment_tokens` what that returns as it is.
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COUNT, _WORLD = range(1, 1 << 62), range(1, (1 << 16) + 1)
 _CORPUS = {"name": str, "bytes": range(1 << 62), "documents": _COUNT, "tokens": _COUNT}
@@ -238,7 +240,7 @@ _CODED = {
     "corpus": _CORPUS,
     "tokenizer": str,
     "lanes": range(1, (1 << 20) + 1),
-    "segment_tokens": range(1, (1 << 20) + 1),
+    "segment_tokens": read_segment_tokens,
     "block_steps": range(1, (1 << 16) + 1),
     "world_size": _WORLD,
     "threads": _WORLD,
@@ -303,8 +305,13 @@ def _check(name: str, value: Any, rule: Any) -> None:
         for key, part in rule.items():
             _check(key if name == "header" else f"{name}.{key}", value[key], part)
         return
+    fits = False
     if isinstance(rule, range):
         fits, wanted = type(value) is int and value in rule, f"an integer from {rule[0]} to {rule[-1]}"
+    elif rule is read_segment_tokens:
+        with suppress(TypeError, ValueError):
+            fits = read_segment_tokens(value) == value
+        wanted = "an integer from 1 to 1048576, or a schedule of such"
     elif rule is dict:
         fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         wanted = "an object of texts"

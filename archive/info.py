@@ -9,6 +9,7 @@ from archive.format import Archive
 from data.errors import UsageError
 from eval.code_size import unpack
 from eval.description_length import side_bits
+from eval.provenance import segment_words
 
 LINE_COLUMNS = 100
 # Of a frame: kind, content length, CRC-32; in a stored archive also whether its document ends.
@@ -50,7 +51,7 @@ def _header_rows(archive: Archive) -> Iterator[tuple[str, str]]:
         return
     yield "tokens", f"{corpus['tokens']:,}"
     yield "tokenizer", header["tokenizer"]
-    yield "lanes x segment", f"{header['lanes']:,} x {header['segment_tokens']:,} tokens"
+    yield "lanes x segment", f"{header['lanes']:,} x {segment_words(header['segment_tokens'])}"
     yield "blocks", f"{archive.blocks:,} of {header['block_steps']:,} steps"
     yield "ranks", f"{header['world_size']:,}"
     yield "threads", f"{header['threads']:,}"

@@ -25,6 +25,7 @@ from dataclasses import replace
 from matplotlib import pyplot
 
 from benchmarks.short_epochs import Row, begin, bits_per_byte, matched
+from data.lanes import longest_segment
 from train.engine import disconnect
 
 RESULTS = ROOT / "benchmarks" / "results" / "carried_context.csv"
@@ -76,8 +77,8 @@ def main() -> None:
                 found.append(table.row(common | key | {"window": ""}, measure))  # type: ignore[arg-type]
             carried, empty = found
             entry.publish(f"{block:14} segments of {segment:4}  carried {carried:.4f}  empty {empty:.4f}")
-    segment = config.train.segment_tokens
-    train = replace(config.train, lanes=options.batch // segment)
+    segment = longest_segment(config.train.segment_tokens)
+    train = replace(config.train, lanes=options.batch // segment, segment_tokens=segment)
     for window in map(int, options.windows.split(",")):
         model = replace(matched(config.model, "attention", options.width), window=window)
         tried = replace(config, model=model, train=train)

@@ -42,6 +42,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.roofline import symbols
+from data.lanes import longest_segment
 from model.lm import LanguageModel
 from studies.scaling.laws import PowerLaw
 from train.command_line import parse_config
@@ -141,7 +142,9 @@ def predicted(folder: Path, config: Config, vocabulary: int) -> tuple[int | None
 
 def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for every number of GPUs and plan."""
-    lanes, time, accumulation = config.train.lanes, config.train.segment_tokens, config.train.accumulation
+    lanes, accumulation = config.train.lanes, config.train.accumulation
+    # Memory is that of the longest segments.
+    time = longest_segment(config.train.segment_tokens)
     flops_per_sec = options.peak_tflops * 1e12 * options.utilisation
     vocabulary = symbols(config)
     model = LanguageModel(config.model, vocabulary)

@@ -38,6 +38,8 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     tokens = np.frombuffer((ROOT / "LICENSE").read_bytes(), np.uint8).astype(np.int64)
     lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
     source = CorpusSource(lanes, range(config.train.lanes), lambda start, stop: tokens[start:stop], {})
+    # Rates stay at their peak.
+    config = replace(config, train=replace(config.train, final_fraction=1.0))
     learner = Learner(config, BYTE_SYMBOLS, BYTE_SYMBOLS - 1, place)
     found: dict[str, float] = {}
 
@@ -56,7 +58,7 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     watch("logits", learner.model)
     for step in range(steps):
         targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), 0, 1)
+        learner.learn(targets, lanes, step)
     return found
 
 

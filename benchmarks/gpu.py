@@ -40,7 +40,7 @@ from archive.decoding import code_segment
 from benchmarks.overhead import finish
 from benchmarks.plain_gpt import plain_step
 from benchmarks.result_rows import commit
-from data.lanes import Lanes
+from data.lanes import Lanes, longest_segment
 from model.registry import BLOCKS, load_block
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
@@ -169,9 +169,10 @@ class Bench:
         config.engine = replace(config.engine, precision=self.precision, compile=self.compile)
         config.engine.graphs = choose_graphs(config, self.place)
         learner = Learner(config, vocabulary, 0, self.place)
-        shape = config.train.lanes, config.train.segment_tokens
+        shape = config.train.lanes, longest_segment(config.train.segment_tokens)
         tokens = torch.randint(vocabulary, shape, device=self.place.device)
-        return learner, lambda: learner.learn(tokens, tokens.numel(), 1, 1000)
+        plan = Lanes(1000 * tokens.numel(), *shape)
+        return learner, lambda: learner.learn(tokens, plan, 1)
 
     def model_row(self, name: str, shape: Shape, block: str, window: int = 0, optimizer: str = "adamw") -> None:
         """A model of ours, beside the plain GPT."""
@@ -197,15 +198,15 @@ class Bench:
                 vocabulary = config.data.vocabulary if pieces else BYTE_SYMBOLS
                 _, step = self.learner(config, vocabulary)
                 self.time(found, step, 4 * self.options.steps)
-                found["tokens_per_sec"] = 1e3 * config.train.lanes * config.train.segment_tokens / found["ms"]
+                rows, length = config.train.lanes, longest_segment(config.train.segment_tokens)
+                found["tokens_per_sec"] = 1e3 * rows * length / found["ms"]
         with self.row(f"coding-{name}") as found:
             if found is not None:
                 config.engine = replace(config.engine, compile="off")
                 learner = Learner(config, vocabulary, 0, self.place)
-                rows, length = config.train.lanes, config.train.segment_tokens
                 lanes = Lanes(rows * length, rows, length)
                 self.time(found, lambda: code_segment(0, learner, lanes, range(lanes.lanes), zeros), 2)
-                found["ms"] /= lanes.segment_tokens
+                found["ms"] /= length
                 found["note"] = "one token of all lanes"
 
     def block_rows(self, shape: Shape) -> None:

@@ -26,6 +26,7 @@ from torch import distributed as dist
 
 from benchmarks.overhead import finish
 from benchmarks.roofline import symbols
+from data.lanes import longest_segment
 from model.lm import LanguageModel
 from train.command_line import parse_config
 from train.engine import connect, disconnect
@@ -56,7 +57,8 @@ def main() -> None:
     received = torch.empty_like(gradients)
     matrices = [p.detach().clone() for p in model.parameters() if p.role == "matrix"]  # type: ignore[attr-defined]
     rows = config.train.lanes // place.world_size
-    tokens = torch.zeros(rows, model.context + config.train.segment_tokens, dtype=torch.int64, device=place.device)
+    length = model.context + longest_segment(config.train.segment_tokens)
+    tokens = torch.zeros(rows, length, dtype=torch.int64, device=place.device)
 
     def broadcasts() -> None:
         owners = enumerate(matrices)

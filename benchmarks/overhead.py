@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.lanes import Lanes
+from data.lanes import Lanes, longest_segment
 from data.prepare import prepare
 from model.lm import LanguageModel
 from train.command_line import parse_config
@@ -82,16 +82,16 @@ def turn(loop: Iterator[object], steps: int) -> float:
 
 
 class Corpus:
-    """The corpus that `config` names, as launch/train.py would learn it on this rank."""
+    """The corpus that `config` names, or its first `tokens`, as launch/train.py would learn it on this rank."""
 
-    def __init__(self, config: Config, place: Place):
+    def __init__(self, config: Config, place: Place, tokens: int = 0):
         data, train = config.data, config.train
         if config.engine.precision == "auto":
             config = replace(config, engine=replace(config.engine, precision="fp32"))
         corpus = prepare(data.source, data.field, data.split, data.tokenizer, data.vocabulary, cache_dir=data.cache_dir)
         self.config, self.place = config, place
         self.vocabulary, self.first = corpus.tokenizer.vocabulary, corpus.tokenizer.end_of_document
-        self.lanes = Lanes(len(corpus.tokens), train.lanes, train.segment_tokens)
+        self.lanes = Lanes(min(tokens or len(corpus.tokens), len(corpus.tokens)), train.lanes, train.segment_tokens)
         self.share, self.read = self.lanes.share(place.rank, place.world_size), corpus.tokens.read
 
     def source(self) -> CorpusSource:
@@ -117,6 +117,8 @@ def main() -> None:
     place = connect(config.engine.threads, config.engine.timeout_secs)
     corpus = Corpus(config, place)
     lanes = corpus.lanes
+    if isinstance(lanes.segment_tokens, str):
+        parser.error("turns of a schedule are not equal: give one --train.segment_tokens")
     if lanes.steps < options.steps * options.rounds:
         parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
     ours = one_epoch(*corpus.start(corpus.source()))
@@ -133,7 +135,7 @@ def main() -> None:
     for index in range(options.rounds):
         for name in sorted(loops, reverse=bool(index % 2)):
             secs[name].append(turn(loops[name], options.steps))
-    tokens = options.steps * config.train.lanes * config.train.segment_tokens
+    tokens = options.steps * lanes.lanes * longest_segment(config.train.segment_tokens)
     for name, values in secs.items():
         entry.publish(
             f"{name:8} {tokens / statistics.median(values[1:]):10,.0f} tokens/s (median of {len(values) - 1} turns)"

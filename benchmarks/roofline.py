@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.overhead import finish
+from data.lanes import Lanes, longest_segment
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config
 from train.cost import measure_peak, product_secs, run_dtype
@@ -41,7 +42,7 @@ def symbols(config: Config) -> int:
 def step_flops(learner: Learner, tokens: torch.Tensor) -> tuple[int, int]:
     """Of one step's matrix products: all of them, and the optimiser's."""
     with OperationCounter() as everything:
-        learner.learn(tokens, tokens.numel(), 0, 1)
+        learner.learn(tokens, Lanes(tokens.numel(), *tokens.shape), 0)
     with OperationCounter() as optimizer:
         for p in learner.model.parameters():
             p.grad = torch.zeros_like(p)
@@ -54,7 +55,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, Any]:
     """Figures of one width."""
     vocabulary = symbols(config)
     learner = Learner(config, vocabulary, 0, place)
-    shape = config.train.lanes, config.train.segment_tokens
+    shape = config.train.lanes, longest_segment(config.train.segment_tokens)
     tokens = torch.randint(vocabulary, shape, device=place.device)
     total, optimizer = step_flops(learner, tokens)
     dtype = run_dtype(learner)
@@ -64,7 +65,7 @@ def measure(config: Config, place: Place, rounds: int) -> dict[str, Any]:
         rates.append(2 * peak.side**3 / product_secs(place.device, dtype, peak.side, repeats=3))
         start = time.perf_counter()
         for _ in range(3):
-            learner.learn(tokens, tokens.numel(), 0, 1)
+            learner.learn(tokens, Lanes(tokens.numel(), *tokens.shape), 0)
         finish()
         secs.append((time.perf_counter() - start) / 3)
     parts = [total / taken / rate for taken, rate in zip(secs, rates, strict=True)]

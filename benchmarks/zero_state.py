@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.roofline import symbols
+from data.lanes import Lanes, longest_segment
 from train.command_line import parse_config, read_deepspeed_config
 from train.config import Config
 from train.engine import Place, connect, disconnect
@@ -72,9 +73,10 @@ def measure(config: Config, place: Place) -> None:
     before = live_bytes()["state"]
     learner = Learner(config, vocabulary, 0, place, extra)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in learner.model.parameters())
-    targets = torch.randint(vocabulary, (learner.rows, config.train.segment_tokens), device=place.device)
-    tokens = targets.numel() * place.world_size
-    learner.learn(targets, tokens, 0, 1)
+    length = longest_segment(config.train.segment_tokens)
+    targets = torch.randint(vocabulary, (learner.rows, length), device=place.device)
+    plan = Lanes(targets.numel() * place.world_size, config.train.lanes, length)
+    learner.learn(targets, plan, 0)
     held = {"between steps": live_bytes()}
     engine_step = learner.engine.step
 
@@ -92,7 +94,7 @@ def measure(config: Config, place: Place) -> None:
     learner.engine.step = step
     getattr(learner.engine.optimizer, "optimizer", learner.engine.optimizer).register_step_pre_hook(before_update)
     with Collectives() as collectives:
-        learner.learn(targets, tokens, 0, 1)
+        learner.learn(targets, plan, 0)
     if place.rank == 0:
         entry.publish(f"ZeRO {config.engine.zero_stage}, {config.train.optimizer}, {parameters:,} parameters, ", end="")
         entry.publish(f"{place.world_size} ranks; bytes a parameter:")

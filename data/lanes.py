@@ -1,16 +1,53 @@
 """The one-epoch plan: which token each lane is shown at each step, as a pure function of step and rank.
 
 A corpus of N tokens is cut into R contiguous lanes of S = ceil(N / R) tokens. Step k shows every lane its next
-segment of at most T tokens. Nothing is iterated, so there is no position to save, and a resumed run cannot repeat or
-skip.
+segment of at most T tokens. T is one number, or follows a schedule: "16@0,32@0.1,64@0.5" takes 16 tokens from the start
+of each lane, 32 from a tenth of it on, and 64 from its half on. A stage of the schedule ends with a whole segment.
+Nothing is iterated, so there is no position to save, and a resumed run cannot repeat or skip.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from data.errors import UsageError
+
+LONGEST_SEGMENT = 1 << 20
+
+
+def read_stages(segment_tokens: int | str) -> list[tuple[int, float]]:
+    """T of each stage, and the fraction of a lane where it begins."""
+    parts = [part.partition("@") for part in str(segment_tokens).split(",")]
+    return [(int(length), float(fraction or 0)) for length, _, fraction in parts]
+
+
+def longest_segment(segment_tokens: int | str) -> int:
+    """The largest T of all stages."""
+    return max(length for length, _ in read_stages(segment_tokens))
+
+
+def read_segment_tokens(value: object) -> int | str:
+    """A number of tokens, or a schedule of them in its one form, from a number or text.
+
+    Raises TypeError for what is neither, ValueError with the remedy for lengths or fractions that cannot be.
+    """
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise TypeError(value)
+    try:
+        stages = read_stages(value)
+    except ValueError:
+        raise TypeError(value) from None
+    if not all(1 <= length <= LONGEST_SEGMENT for length, _ in stages):
+        raise ValueError(f"take lengths of 1 to {LONGEST_SEGMENT:,}")
+    fractions = [fraction for _, fraction in stages]
+    if fractions[0] != 0 or not all(low < high for low, high in pairwise([*fractions, 1.0])):
+        raise ValueError("its fractions must begin with 0 and grow, all below 1, as in 16@0,32@0.1,64@0.5")
+    if len(stages) == 1:
+        return stages[0][0]
+    return ",".join(f"{length}@{repr(abs(fraction)).removesuffix('.0')}" for length, fraction in stages)
 
 
 @dataclass(frozen=True)
@@ -19,10 +56,10 @@ class Lanes:
 
     tokens: int
     lanes: int
-    segment_tokens: int
+    segment_tokens: int | str
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.lanes, self.segment_tokens) < 1:
+        if min(self.tokens, self.lanes, *(length for length, _ in read_stages(self.segment_tokens))) < 1:
             given = f"{self.tokens} tokens, train.lanes {self.lanes} and train.segment_tokens {self.segment_tokens}"
             raise UsageError(f"{given} must be 1 or more")
 
@@ -31,14 +68,35 @@ class Lanes:
         """S, the length of a full lane. The last lanes may be shorter, or empty."""
         return -(-self.tokens // self.lanes)
 
+    @cached_property
+    def stages(self) -> list[tuple[int, int, int]]:
+        """(first step, first offset within every lane, T) of each stage, between two that have no step: one before the
+        first, and one that begins where the last one ends."""
+        found = [(0, 0, 1)]
+        for length, fraction in [*read_stages(self.segment_tokens), (1, 1)]:
+            step, start, before = found[-1]
+            # The stage before goes on to the end of the segment in which this one would begin.
+            steps = int(max(0, -((start - fraction * self.lane_tokens) // before)))
+            found.append((step + steps, start + steps * before, length))
+        return found
+
     @property
     def steps(self) -> int:
-        return -(-self.lane_tokens // self.segment_tokens)
+        return self.stages[-1][0]
+
+    def stage(self, step: int) -> tuple[int, int, int]:
+        """The stage that step `step` is in."""
+        return [stage for stage in self.stages if stage[0] <= step][-1]
 
     def segment(self, step: int) -> tuple[int, int]:
         """Offsets (start, stop) within every lane that step `step` covers."""
-        start = step * self.segment_tokens
-        return start, min(start + self.segment_tokens, self.lane_tokens)
+        first, offset, length = self.stage(step)
+        start = offset + (step - first) * length
+        return start, min(start + length, self.lane_tokens)
+
+    def progress(self, step: int) -> float:
+        """The fraction of the epoch before step `step`, by tokens; for one T that is step / steps."""
+        return self.segment(step)[0] / self.stages[-1][1]
 
     def span(self, step: int, lane: int) -> tuple[int, int]:
         """Corpus tokens (start, stop) that lane `lane` is shown at step `step`; empty past the corpus' end."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from data.lanes import read_stages
 from eval.schema import Commit, Report
 from train.config import BYTE_SYMBOLS, Config
 from train.cost import processor_name
@@ -18,7 +19,7 @@ GIT_SECS = 30.0
 NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
     *("run.baselines", "data.cache_dir", "data.workers"),
-    *("engine.threads", "engine.precision", "engine.compile", "engine.timeout_secs"),
+    *("engine.threads", "engine.precision", "engine.compile", "engine.graphs", "engine.backend", "engine.timeout_secs"),
 }
 
 
@@ -76,7 +77,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
-    batch = f"{train['lanes']:,} lanes x {train['segment_tokens']:,} tokens"
+    batch = f"{train['lanes']:,} lanes x {segment_words(train['segment_tokens'])}"
     differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
     uncharged = ", ".join(f"{name} {version}" for name, version in report.reference_packages.items())
     return [
@@ -92,6 +93,13 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def segment_words(segment_tokens: int | str) -> str:
+    """ "32 tokens", "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"."""
+    (first, _), *later = read_stages(segment_tokens)
+    words = [f"{length:,} from {100 * fraction:g} %" for length, fraction in later]
+    return ", ".join([f"{first:,} tokens", *words]) + " of the epoch" * bool(words)
 
 
 def mixing_words(model: dict[str, Any], of_bytes: bool) -> str:

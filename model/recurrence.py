@@ -15,12 +15,12 @@ def causal_conv(x: Tensor, taps: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     x [B, T, D], taps [D, K], past [B, K - 1, D] (the inputs before x). Returns y [B, T, D] and the next `past`.
     """
     time = x.shape[1]
-    inputs = torch.cat([past, x], 1)
+    inputs = torch.cat([past.to(x.dtype), x], 1)
     y = inputs[:, :time] * taps[:, 0]
     for k in range(1, taps.shape[1]):
         y = torch.addcmul(y, inputs[:, k : k + time], taps[:, k])
     # A copy: a view would keep the whole segment in memory and in checkpoints.
-    return y, inputs[:, time:].clone()
+    return y, inputs[:, time:].to(past.dtype, copy=True)
 
 
 def conv_taps(channels: int, taps: int) -> nn.Parameter:

@@ -116,8 +116,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(documents: Path, cache: str) -> Path:
-    """Archive of `documents`, in pieces of a small vocabulary, by two ranks."""
-    more = ["--data.tokenizer=bpe", "--data.vocabulary=300", cache]
+    """Archive of `documents`, in pieces of a small vocabulary and growing segments, by two ranks."""
+    more = ["--data.tokenizer=bpe", "--data.vocabulary=300", "--train.segment_tokens=4@0,16@0.3", cache]
     succeeded(launch_in(documents.parent, COMPRESS, "documents", "archive", *QUICK, *more, ranks=2))
     return documents.parent / "archive"
 
@@ -266,9 +266,11 @@ def test_two_ranks_bring_documents_back_in_order(two_ranks: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_sharded_parameters_bring_a_file_back(cache: str, tmp_path: Path) -> None:
-    """Stage 3 gathers them for every step of the decoder, context mixing's outside of the engine's own call."""
-    sharded = ["--engine.zero_stage=3", "--train.optimizer=adamw", "--model.block=gru", "--train.lanes=64"]
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (3, "adamw")])
+def test_shards_bring_a_file_back(cache: str, tmp_path: Path, stage: int, optimizer: str) -> None:
+    """Stage 3 gathers parameters for every step of the decoder, context mixing's outside of the engine's own call."""
+    sharded = [f"--engine.zero_stage={stage}", f"--train.optimizer={optimizer}", "--model.block=gru"]
+    sharded += ["--train.lanes=64"]
     (tmp_path / "file").write_bytes(PROSE[:500] * 40)
     succeeded(launch_in(tmp_path, COMPRESS, "file", "archive", *QUICK, *sharded, cache, ranks=2))
     assert open_archive(tmp_path / "archive").header["method"] == "model"

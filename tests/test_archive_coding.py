@@ -78,9 +78,13 @@ CASES = {
     "one lane": Case(300, train=replace(TRAIN, lanes=1, segment_tokens=16)),
     "segments longer than the window": Case(1237, model=replace(MODEL, window=4), train=replace(TRAIN, lanes=16)),
     "segments longer than a lane": Case(100, train=replace(TRAIN, segment_tokens=64)),
+    "growing segments": Case(1237, train=replace(TRAIN, segment_tokens="2@0,8@0.2,32@0.6")),
+    "growing segments and replay": Case(1237, train=replace(TRAIN, segment_tokens="2@0,8@0.2,16@0.6", replay=1)),
 }
 BLOCK_CASES = [Case(301, replace(MODEL, block=block, ngram_orders=[])) for block in BLOCKS]
 PLAIN = Case(500)
+# Eight steps, too: 2, 2, 2, 8, 8, 8, 32 and 1 of the 63 tokens of a lane.
+GROWING = Case(500, train=replace(TRAIN, segment_tokens="2@0,8@0.08,32@0.4"))
 
 
 @pytest.fixture(autouse=True)
@@ -238,14 +242,14 @@ def test_a_rank_whose_lanes_are_all_empty_decodes_too(tmp_path: Path) -> None:
     coded = []
     for step in range(lanes.steps):
         coded.append(source.segment(step, learner))
-        learner.learn(torch.from_numpy(coded[-1]), lanes.valid_tokens(step), 0, 1)
+        learner.learn(torch.from_numpy(coded[-1]), lanes, step)
     assert [(targets >= 0).sum() for targets in coded] == [1, 0]
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(2)]
     learner, decoding = new_learner(case), Decoding(lanes, share, 1, iter(blocks), np.zeros(9, np.uint32))
     for step in range(lanes.steps):
         targets = decoding.segment(step, learner)
         assert np.array_equal(targets, coded[step])
-        learner.learn(torch.from_numpy(targets), lanes.valid_tokens(step), 0, 1)
+        learner.learn(torch.from_numpy(targets), lanes, step)
 
 
 @pytest.mark.parametrize("corpus", [TEXT, 0 * TEXT], ids=["text", "zeros"])
@@ -278,9 +282,10 @@ def run_with_a_break(case: Case, step: int, sources: list[Any]) -> None:
 
 
 # Blocks of 3 steps, 8 steps: in the middle, at a boundary, in the last block, at the end.
+@pytest.mark.parametrize("plan", [PLAIN, GROWING], ids=["equal", "growing"])
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 7, 8])
-def test_encoding_goes_on_where_it_stopped(step: int, tmp_path: Path) -> None:
-    case = replace(PLAIN, block_steps=3)
+def test_encoding_goes_on_where_it_stopped(step: int, plan: Case, tmp_path: Path) -> None:
+    case = replace(plan, block_steps=3)
     whole = encode(case, tmp_path / "whole")
     broken = [EncodingSource(corpus_source(case), tmp_path / "broken", PLACE, 3) for _ in range(2)]
     run_with_a_break(case, step, broken)
@@ -300,9 +305,10 @@ def archived(case: Case, folder: Path) -> Archive:
     return open_archive(folder / "archive")
 
 
+@pytest.mark.parametrize("plan", [PLAIN, GROWING], ids=["equal", "growing"])
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 7, 8])
-def test_decoding_goes_on_where_it_stopped(step: int, tmp_path: Path) -> None:
-    case = replace(PLAIN, block_steps=3)
+def test_decoding_goes_on_where_it_stopped(step: int, plan: Case, tmp_path: Path) -> None:
+    case = replace(plan, block_steps=3)
     archive = archived(case, tmp_path)
     path = tmp_path / "partial" / "tokens"
     run_with_a_break(case, step, [RestorableDecoding(archive, case.lanes, PLACE, path) for _ in range(2)])
@@ -339,7 +345,7 @@ def gradients(case: Case, place: Place) -> list[torch.Tensor]:
     learner, lanes = taught(Learner(Config(model=case.model, train=case.train), 257, 256, place)), case.lanes
     learner.engine.step = lambda: None
     targets = lanes.targets(0, lanes.share(place.rank, place.world_size), lambda a, b: case.corpus[a:b])
-    learner.learn(torch.from_numpy(targets), lanes.valid_tokens(0), 0, lanes.steps)
+    learner.learn(torch.from_numpy(targets), lanes, 0)
     return [p.grad for p in learner.model.parameters() if p.grad is not None]
 
 

@@ -69,6 +69,7 @@ CASES = {
         replace(MODEL, ngram_orders=[1, 2], ngram_words=4, ngram_lags=[[2]], ngram_embeddings=[2, 0])
     ),
     "pieces": Case(replace(MODEL, ngram_orders=[1, 2]), tokenizer="bpe"),
+    "growing segments": Case(train=replace(TRAIN, segment_tokens="2@0,16@0.3")),
     "replay": Case(train=replace(TRAIN, replay=1, optimizer="adamw", accumulation=2)),
 }
 

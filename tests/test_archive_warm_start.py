@@ -77,9 +77,10 @@ def test_the_first_segment_is_coded_by_the_parameters_of_the_other_run(warm: Pat
     assert model.mixing.counts.any()
     model.mixing.counts.zero_()
     _, tokens, _ = tokenize(folder / "source.txt", tokenizer)
-    source = source_of(tokens, Lanes(len(tokens), config.train.lanes, config.train.segment_tokens))
+    lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
+    source = source_of(tokens, lanes)
     learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, config.train.lanes, PLACE)
-    nats = learner.learn(torch.from_numpy(source.segment(0, learner)), 0, 0, 1).double().sum().item()
+    nats = learner.learn(torch.from_numpy(source.segment(0, learner)), lanes, 0).double().sum().item()
     bits = float(curve(folder / "one-step")[1][3])
     assert bits == pytest.approx(nats / math.log(2), rel=1e-6)
     # Parameters that had learned nothing would take 8 bits a token; these expect tables, which are empty.

@@ -23,7 +23,7 @@ from eval.code_size import (
 )
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from train.config import Config, DataConfig, ModelConfig, TrainConfig
+from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PLAIN = Config(DataConfig("secret.txt", tokenizer="bytes"), ModelConfig("attention", ngram_orders=[]))
@@ -53,14 +53,16 @@ def test_modules_that_only_some_configurations_import_are_charged_to_those() -> 
         DataConfig(tokenizer="bytes"),
         ModelConfig(block=" ".join(BLOCKS), depth=len(BLOCKS)),
         train=TrainConfig(replay=1),
+        engine=EngineConfig(zero_stage=1),
     )
     charged = measure_code(everything.to_dict()).modules
-    late = {"model/mixing.py", "model/words.py", "train/replay.py"} | {f"model/blocks/{name}.py" for name in BLOCKS}
+    asked = {"model/words.py", "train/replay.py", "train/zero_muon.py"}
+    late = {"model/mixing.py", *asked} | {f"model/blocks/{name}.py" for name in BLOCKS}
     assert late <= set(charged)
     assert not late & set(measure_code(PLAIN.to_dict()).modules) - {"model/blocks/attention.py"}
     default = measure_code(Config().to_dict()).modules
     assert "model/mixing.py" in default
-    assert not {"model/words.py", "train/replay.py"} & set(default)
+    assert not asked & set(default)
 
 
 @pytest.mark.parametrize(("pieces", "words"), [([], True), ([b"ab"], False)])

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 from finished_run import RUN_SECTIONS, finished_run, made_report, sections
 
-from eval.provenance import commit_text, describe_run, escape_text, not_default, read_commit, settings_rows
+from eval.provenance import (
+    commit_text,
+    describe_run,
+    escape_text,
+    not_default,
+    read_commit,
+    segment_words,
+    settings_rows,
+)
 from eval.schema import Commit, load_report
 from eval.tables import markdown, terminal_table
-from train.config import Config, DataConfig, ModelConfig
+from train.config import Config, DataConfig, ModelConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +81,16 @@ def test_a_report_holds_the_whole_configuration_and_command(monkeypatch: pytest.
     assert found["device"]["name"]
     assert (found["device"]["kind"], found["device"]["world_size"]) == ("cpu", 2)
     assert made_report(**found).deepspeed == {"communication_data_type": "fp32"}
+
+
+def test_a_schedule_is_said_in_words() -> None:
+    assert segment_words(1024) == "1,024 tokens"
+    assert segment_words("16@0,1024@0.125") == "16 tokens, 1,024 from 12.5 % of the epoch"
+    assert segment_words("16@0,32@0.1,64@0.5") == "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"
+    config = Config(train=TrainConfig(segment_tokens="16@0,64@0.5"))
+    rows = dict(settings_rows(made_report(**describe_run(config, {}, "cpu", 1))))
+    assert rows["batch and seed"] == "16 lanes x 16 tokens, 64 from 50 % of the epoch, seed 0"
+    assert "train.segment_tokens 16@0,64@0.5, not 32" in rows["differs from defaults"]
 
 
 def test_names_that_utf8_cannot_hold_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,15 +171,19 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(
 def test_zero_stages_agree_and_resume(
     undisturbed: Path, corpus: Path, cache: Path, stage: int, device: torch.device, ranks: int
 ) -> None:
-    more = [f"--engine.zero_stage={stage}", "--train.optimizer=adamw", "--run.baselines=false"]
-    run_dir, plain = undisturbed.with_name(f"zero-{stage}-{device}"), undisturbed.with_name("zero-0")
-    if not plain.exists():
-        assert run(TRAIN, *arguments(corpus, cache, plain, "--train.optimizer=adamw")).returncode == 0
+    more = [f"--engine.zero_stage={stage}", "--run.baselines=false"]
+    run_dir, plain = undisturbed.with_name(f"zero-{stage}-{device}"), undisturbed
     stopped = run(TRAIN, *arguments(corpus, cache, run_dir, *more, "--run.stop_after_steps=30"), ranks=ranks)
     assert stopped.returncode == 0, stopped.stderr
     assert "--run.resume" in stopped.stderr
+    if (stage, ranks) == (1, 2):
+        alone = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0")
+        assert alone.returncode == 2, alone.stderr
+        assert "resume with as many ranks as saved it" in alone.stderr
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=ranks)
     assert done.returncode == 0, done.stderr
+    found = [report(path)["code"]["modules"] for path in (plain, run_dir)]
+    assert ["train/zero_muon.py" in modules for modules in found] == [False, True]
     bits = [report(path)["description_length"]["data_bits"] for path in (plain, run_dir)]
     assert "contiguous chunk" not in done.stderr
     # Messages between ranks are no arithmetic that nobody knows.
@@ -212,9 +216,13 @@ def test_the_number_of_ranks_may_change_on_the_way(undisturbed: Path, corpus: Pa
     assert not list(run_dir.glob("checkpoints/*universal*"))
 
 
-def test_replay_survives_a_stop_and_another_number_of_ranks(corpus: Path, cache: Path, tmp_path: Path) -> None:
+# Of 2,502 tokens a lane; step 30 is in the first third of either plan, and in the second stage of the schedule.
+@pytest.mark.parametrize("segment_tokens", ["32", "8@0,16@0.05,64@0.5"])
+def test_replay_survives_a_stop_and_another_number_of_ranks(
+    segment_tokens: str, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
     plain, broken = tmp_path / "plain", tmp_path / "broken"
-    more = ["--train.replay=1", "--run.baselines=false"]
+    more = ["--train.replay=1", "--run.baselines=false", f"--train.segment_tokens={segment_tokens}"]
     assert run(TRAIN, *arguments(corpus, cache, plain, *more)).returncode == 0
     assert run(TRAIN, *arguments(corpus, cache, broken, *more, "--run.stop_after_steps=30"), ranks=2).returncode == 0
     done = run(TRAIN, f"--run.dir={broken}", "--run.resume", "--run.stop_after_steps=0")
@@ -226,7 +234,7 @@ def test_replay_survives_a_stop_and_another_number_of_ranks(corpus: Path, cache:
 
 def test_every_block_learns_the_same_in_shards(corpus: Path, cache: Path, tmp_path: Path) -> None:
     pattern = " ".join(sorted(BLOCKS))
-    small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}", "--train.optimizer=adamw"]
+    small = [f"--model.block={pattern}", f"--model.depth={len(BLOCKS)}"]
     small += ["--run.baselines=false", "--run.stop_after_steps=12", "--run.log_steps=12"]
     whole, shards = tmp_path / "whole", tmp_path / "shards"
     assert run(TRAIN, *arguments(corpus, cache, whole, *small)).returncode == 0
@@ -268,6 +276,18 @@ def test_a_run_learns_as_in_fp32_on_a_cpu(
     cost = report(tmp_path / "run")["cost"]
     assert cost["peak_dtype"] == {"fp32": "float32", "bf16": "bfloat16"}[precision]
     assert 0 < cost["mfu_6n"] < cost["mfu"] < 1
+
+
+def test_two_ranks_that_share_a_device_learn_as_one_on_a_cpu(
+    on_cpu: Path, corpus: Path, cache: Path, tmp_path: Path, device: torch.device, ranks: int
+) -> None:
+    more = ["--engine.precision=fp32", "--run.baselines=false"]
+    done = run(TRAIN, *arguments(corpus, cache, tmp_path / "run", *more), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    bits = [report(path)["description_length"]["data_bits"] for path in (on_cpu, tmp_path / "run")]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-4 if device.type == "cpu" else 2e-3)
+    shared = ranks > torch.cuda.device_count() or device.type == "cpu"
+    assert report(tmp_path / "run")["config"]["engine"]["backend"] == ("gloo" if shared else "nccl")
 
 
 def test_recorded_steps_learn_what_steps_learn(corpus: Path, cache: Path, tmp_path: Path, device: torch.device) -> None:

@@ -37,7 +37,7 @@ TERMS = "tests/test_launch_train.py::test_each_term_is_the_length_of_what_stands
 MUTANTS = [
     Mutant(
         "the ragged tail of all lanes is dropped", "data/lanes.py",
-        "return -(-self.lane_tokens // self.segment_tokens)", "return self.lane_tokens // self.segment_tokens",
+        "-((start - fraction * self.lane_tokens) // before)", "(fraction * self.lane_tokens - start) // before",
         "tests/test_data_lanes.py",
     ),
     Mutant(

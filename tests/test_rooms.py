@@ -21,7 +21,7 @@ PURPOSE = {
 }
 FILES = [path.relative_to(ROOT) for room in ORDER for path in sorted((ROOT / room).rglob("*.py"))]
 # A decoder, and so its code term, holds them only where its configuration asks for them (eval/decoder_imports.py).
-CHOSEN_BY_CONFIGURATION = {"model.mixing", "model.words", "train.graphs", "train.replay"}
+CHOSEN_BY_CONFIGURATION = {"model.mixing", "model.words", "train.graphs", "train.replay", "train.zero_muon"}
 # Its program is the decoder's interpreter, which must import what it looks at, and nothing before.
 LOOKS_AT_IMPORTS = Path("eval/decoder_imports.py")
 # An archive is verified before PyTorch is loaded (tests/test_archive.py), which then finds its pins in the environment.
@@ -103,7 +103,8 @@ def test_our_own_modules_are_imported_at_the_top(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_heavy_packages_stay_in_their_rooms(file: Path) -> None:
     tops = {name.split(".")[0] for name in imported(file)}
-    assert "deepspeed" not in tops or file in (Path("train/engine.py"), Path("train/saved_engine.py"))
+    named = [Path("train", name) for name in ("engine.py", "saved_engine.py", "zero_muon.py")]
+    assert "deepspeed" not in tops or file in named
     assert "torch" not in tops or file.parts[0] != "data"
 
 

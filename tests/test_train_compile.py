@@ -22,14 +22,19 @@ TOKENS = np.frombuffer((Path(__file__).parents[1] / "LICENSE").read_bytes()[: 3 
 
 
 def epoch(
-    compile: Any, model: ModelConfig, counter: CompileCounterWithBackend | None = None
+    compile: Any,
+    model: ModelConfig,
+    counter: CompileCounterWithBackend | None = None,
+    segment_tokens: int | str = 8,
 ) -> tuple[float, list[int]]:
     """Bits of an epoch, and the number of graphs that were made after each step."""
     config = Config(
-        model=model, train=TrainConfig(lanes=3, segment_tokens=8, accumulation=1), engine=EngineConfig(compile=compile)
+        model=model,
+        train=TrainConfig(lanes=3, segment_tokens=segment_tokens, accumulation=1),
+        engine=EngineConfig(compile=compile),
     )
     place = Place(0, 1, torch.device("cpu"))
-    learner, lanes = Learner(config, 257, 256, place), Lanes(len(TOKENS), 3, 8)
+    learner, lanes = Learner(config, 257, 256, place), Lanes(len(TOKENS), 3, segment_tokens)
     ledger = Ledger(3, np.ones(257, np.int64), place)
     source = CorpusSource(lanes, range(3), lambda a, b: TOKENS[a:b], {})
     graphs = [counter.frame_count if counter else 0 for _ in one_epoch(learner, lanes, source, ledger)]
@@ -53,4 +58,17 @@ def test_one_graph_for_each_kind_of_layer_and_one_for_the_cost(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter, fullgraph=True))
     bits, graphs = epoch("on", model, counter)
     assert graphs == [expected] * 13
+    assert bits == pytest.approx(plain_bits, rel=1e-5)
+
+
+def test_each_length_of_a_schedule_has_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 segments of 4 tokens, 7 of 8 and one of 5, which is padded."""
+    model = ModelConfig(block="ssd", width=16, head_width=8, depth=2, ngram_orders=[])
+    monkeypatch.setattr("train.loop.build_engine", PlainEngine)
+    plain_bits, _ = epoch("off", model, segment_tokens="4@0,8@0.39")
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter, fullgraph=True))
+    bits, graphs = epoch("on", model, counter, segment_tokens="4@0,8@0.39")
+    assert graphs == [2] * 10 + [4] * 8
     assert bits == pytest.approx(plain_bits, rel=1e-5)

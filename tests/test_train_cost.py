@@ -143,6 +143,18 @@ def test_both_conventions_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost_of(mixed, Lanes(800, 4, 16), monkeypatch)["mfu_6n"] == summary["mfu_6n"]
 
 
+def test_every_stage_of_a_schedule_is_counted_with_its_own_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LanguageModel(SMALL, 300)
+    # Of 200 tokens a lane: 13 segments of 8, then 3 of 32, so that none is cut.
+    summary = cost_of(model, Lanes(800, 4, "8@0,32@0.5"), monkeypatch)
+    products = 2 * (2 * 12 * 64 * 64 + 64 * 300)
+    scores = [2 * 2 * 2 * (length + 31) * 64 for length in (8, 32)]
+    expected = 3 * 4 * (104 * (products + scores[0]) + 96 * (products + scores[1]))
+    assert summary["optimizer_steps"] == 16
+    assert summary["model_flops"] == pytest.approx(expected)
+    assert summary["mfu_6n"] == cost_of(model, Lanes(800, 4, 16), monkeypatch)["mfu_6n"]
+
+
 def test_there_is_no_utilisation_where_a_kernel_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     model = LanguageModel(SMALL, 300)
     plain = model.norm.forward

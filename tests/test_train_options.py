@@ -72,6 +72,14 @@ def test_a_number_outside_its_range_is_refused_with_the_range(name: str) -> None
         ("--engine.zero_stage 4", "engine.zero_stage is '4': it must be 0, 1, 2 or 3"),
         ("--engine.portable=perhaps", "engine.portable is 'perhaps': it must be true or false"),
         ("--model.ngram_orders 3", "model.ngram_orders is '3': it must be a list of whole numbers, as [1,2,3]"),
+        (
+            "--train.segment_tokens long",
+            "'long': it must be a whole number or a schedule of them, as 16@0,32@0.1,64@0.5",
+        ),
+        ("--train.segment_tokens 0", "train.segment_tokens is '0': take lengths of 1 to 1,048,576"),
+        ("--train.segment_tokens 16@0.5", "train.segment_tokens is '16@0.5': its fractions must begin with 0 and grow"),
+        ("--train.segment_tokens 16@0,8@1", "train.segment_tokens is '16@0,8@1': its fractions must begin with 0"),
+        ("--train.replay 1 --train.segment_tokens 4@0,16385@0.5", "16,384 or fewer, not 16,385"),
         ("--model.ngram_lags [3]", "it must be lists of whole numbers, as [[3],[1,2,6]]"),
         # What was meant.
         ("--model.widht 3", "unknown option --model.widht. Did you mean --model.width?"),
@@ -125,6 +133,8 @@ def test_what_is_wrong_in_a_file_is_said_with_its_name(text: str, message: str, 
         ("model.ngram_orders", [2.0]),
         ("model.ngram_orders", {"a": 1}),
         ("train.momentum", False),
+        ("train.segment_tokens", 8.0),
+        ("train.segment_tokens", [8, 16]),
         ("train.matrix_lr", math.inf),
         ("engine.portable", 1),
         ("engine.zero_stage", True),
@@ -172,7 +182,13 @@ def test_a_list_of_names_goes_on_to_the_next_option() -> None:
 
 
 def test_the_printed_configuration_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ["--model.width=96", "--model.ngram_lags=[[3],[1,2]]", "--data.source=1e8", "--train.table_lr=1e-5"]
+    wanted = [
+        "--model.width=96",
+        "--train.segment_tokens=16@0,32@.5",
+        "--model.ngram_lags=[[3],[1,2]]",
+        "--data.source=1e8",
+        "--train.table_lr=1e-5",
+    ]
     for names in ({}, {"file": "What.", "archive": "Where."}):
         with pytest.raises(SystemExit) as exit_:
             parse_named("", [*wanted, "--print_config"], names, lambda _: "d")

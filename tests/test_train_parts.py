@@ -12,10 +12,11 @@ import torch
 from model.lm import LanguageModel
 from train.command_line import OWNED_KEYS, parse_config, read_deepspeed_config, save_config
 from train.config import Config, ModelConfig, TrainConfig
-from train.engine import Place, deepspeed_config
+from train.engine import Place, choose_backend, deepspeed_config
 from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, orthogonalise, orthogonalise_together, rate_scale
 from train.options import read_tree
+from train.ranks import refuse_backend
 
 PLACE = Place(0, 1, torch.device("cpu"))
 
@@ -186,7 +187,7 @@ def test_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
         (["--model.width", "wide"], "model.width"),
         (["--model.width", "0"], "model.width is 0"),
         (["--engine.zero_stage", "4"], "zero_stage"),
-        (["--engine.zero_stage", "1"], "--train.optimizer adamw"),
+        (["--engine.zero_stage", "1", "--engine.gradient_clipping", "1"], "would clip .* --train.optimizer adamw"),
         (["--train.lanes", "6", "--train.accumulation", "4"], "train.lanes 6"),
         (["--train.flat_fraction", "1"], "train.flat_fraction"),
         (["--train.replay", "65"], "take 0 to 64"),
@@ -232,7 +233,8 @@ def test_a_users_deepspeed_keys_are_merged(tmp_path: Path) -> None:
     config = Config(train=replace(TrainConfig(), accumulation=2))
     merged = deepspeed_config(config, 4, read_deepspeed_config(str(path)))
     assert merged["wall_clock_breakdown"] is True
-    assert merged["zero_optimization"] == {"overlap_comm": False, "reduce_bucket_size": 1000, "stage": 0}
+    ours = {"overlap_comm": False, "reduce_scatter": True, "stage": 0}
+    assert merged["zero_optimization"] == ours | {"reduce_bucket_size": 1000}
     assert (merged["train_micro_batch_size_per_gpu"], merged["gradient_accumulation_steps"]) == (2, 2)
 
 
@@ -243,3 +245,24 @@ def test_a_deepspeed_file_that_is_none_is_named(tmp_path: Path, content: str | N
         path.write_text(content)
     with pytest.raises(ValueError, match=r"ds\.json"):
         read_deepspeed_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "devices", "backend"),
+    [(1, 0, "gloo"), (4, 0, "gloo"), (1, 1, "nccl"), (2, 1, "gloo"), (8, 8, "nccl"), (9, 8, "gloo")],
+)
+def test_ranks_talk_over_nccl_where_each_has_a_gpu_and_over_gloo_otherwise(
+    ranks: int, devices: int, backend: str
+) -> None:
+    assert choose_backend("auto", ranks, devices) == backend
+    assert choose_backend("gloo", ranks, devices) == "gloo"
+    refuse_backend("auto", ranks, devices)
+    refuse_backend("gloo", ranks, devices)
+    if backend == "nccl":
+        assert choose_backend("nccl", ranks, devices) == "nccl"
+        refuse_backend("nccl", ranks, devices)
+        return
+    with pytest.raises(
+        ValueError, match=f"nccl needs a GPU for each rank, and this host has {ranks} ranks and {devices}"
+    ):
+        refuse_backend("nccl", ranks, devices)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from test_archive_coding import PLACE, PLAIN, corpus_source, new_learner, new_ledger, plain_engine  # noqa: F401
 
+from data.lanes import Lanes
 from train.config import TrainConfig
 from train.engine import Place
 from train.loop import Learner, one_epoch
 from train.replay import Replay
 
 CONFIG = TrainConfig(lanes=4, segment_tokens=8, replay=3)
+PLAN = Lanes(4 * 8 * 1000, 4, 8)
 
 
 def past(steps: int, kept: int = 100) -> torch.Tensor:
@@ -22,7 +24,7 @@ def past(steps: int, kept: int = 100) -> torch.Tensor:
 
 @pytest.mark.parametrize("steps", [3, 7, 40])
 def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
-    drawn = Replay(CONFIG, PLACE, 1).draw(past(steps), steps)
+    drawn = Replay(CONFIG, PLACE, 1).draw(past(steps), PLAN, steps)
     assert drawn is not None
     inputs, targets = drawn
     assert inputs.shape == targets.shape == (12, 16)
@@ -33,8 +35,21 @@ def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
     assert (targets.max(1).values % 1000 < 8 * steps).all()
 
 
+def test_segments_are_twice_as_long_as_those_of_the_stage() -> None:
+    plan = Lanes(4 * 8 * 40, 4, "4@0,16@0.5")
+    # 160 tokens by 4, then by 16: after 72 tokens, and after 192.
+    for step, coded, length in [(18, 72, 8), (42, 192, 32)]:
+        assert plan.segment(step)[0] == coded
+        inputs, targets = Replay(CONFIG, PLACE, 1).draw(past(coded // 8), plan, step)  # type: ignore[misc]
+        assert inputs.shape == targets.shape == (12, length)
+        assert (targets[:, : length // 4] == -1).all()
+        assert (targets[:, length // 4 :] >= 0).all()
+    # Two lengths of what comes, not of what came, have to be known.
+    assert Replay(CONFIG, PLACE, 1).draw(past(2), Lanes(4 * 160, 4, "4@0,16@0.1"), 4) is None
+
+
 def test_inputs_bring_the_context_that_they_were_coded_in() -> None:
-    bare, deep = (Replay(CONFIG, PLACE, context).draw(past(9, kept=50 + context - 1), 9) for context in (1, 6))
+    bare, deep = (Replay(CONFIG, PLACE, context).draw(past(9, kept=50 + context - 1), PLAN, 9) for context in (1, 6))
     assert bare is not None
     assert deep is not None
     assert deep[0].shape == (12, 5 + 16)
@@ -47,7 +62,7 @@ def test_every_place_of_the_past_is_drawn_and_none_twice_as_often() -> None:
     draw = Replay(replace(CONFIG, replay=64), PLACE, 1)
     starts = []
     for steps in range(20, 120):
-        drawn = draw.draw(past(steps, kept=40), steps)
+        drawn = draw.draw(past(steps, kept=40), PLAN, steps)
         assert drawn is not None
         starts.append(drawn[0][:, 0] % 1000 - 8 * steps + 40)
     counts = torch.cat(starts).bincount()
@@ -56,12 +71,14 @@ def test_every_place_of_the_past_is_drawn_and_none_twice_as_often() -> None:
 
 
 def test_nothing_is_drawn_while_the_past_is_short() -> None:
-    assert Replay(CONFIG, PLACE, 1).draw(past(2), 2) is None
+    assert Replay(CONFIG, PLACE, 1).draw(past(2), PLAN, 2) is None
 
 
 def test_ranks_draw_what_one_rank_does() -> None:
-    whole = Replay(CONFIG, PLACE, 1).draw(past(9), 9)
-    parts = [Replay(CONFIG, Place(rank, 2, PLACE.device), 1).draw(past(9)[2 * rank :][:2], 9) for rank in range(2)]
+    whole = Replay(CONFIG, PLACE, 1).draw(past(9), PLAN, 9)
+    parts = [
+        Replay(CONFIG, Place(rank, 2, PLACE.device), 1).draw(past(9)[2 * rank :][:2], PLAN, 9) for rank in range(2)
+    ]
     for index in range(2):
         assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))  # type: ignore[index]
 
@@ -69,7 +86,7 @@ def test_ranks_draw_what_one_rank_does() -> None:
 def test_tokens_that_were_none_are_not_learned() -> None:
     ended = past(9)
     ended[3, -30:] = -1
-    inputs, targets = Replay(CONFIG, PLACE, 1).draw(ended, 9)  # type: ignore[misc]
+    inputs, targets = Replay(CONFIG, PLACE, 1).draw(ended, PLAN, 9)  # type: ignore[misc]
     assert inputs.min() == 0
     assert (targets[9:] == -1).sum() > 3 * 4
     assert (targets[:9, 4:] >= 0).all()

@@ -13,6 +13,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from data.errors import UsageError
 from data.files import write_file
+from data.lanes import longest_segment
 from model.registry import BLOCKS
 from train.config import Config, DataConfig, flatten
 from train.options import (
@@ -315,10 +316,11 @@ def contradictions(config: Config) -> Iterator[str]:
     if config.run.warm_start and stage:
         parts = f"run.warm_start needs whole parameters and engine.zero_stage {stage} keeps parts of copies"
         yield f"{parts}: take --engine.zero_stage 0"
-    if train.replay and train.segment_tokens > 1 << 14:
-        yield f"train.replay needs train.segment_tokens of 16,384 or fewer, not {train.segment_tokens:,}"
+    longest = longest_segment(train.segment_tokens)
+    if train.replay and longest > 1 << 14:
+        yield f"train.replay needs train.segment_tokens of 16,384 or fewer, not {longest:,}"
     if train.lanes % train.accumulation:
         yield f"train.lanes {train.lanes} is not a multiple of train.accumulation {train.accumulation}"
-    if train.optimizer == "muon" and stage:
-        cut = f"train.optimizer muon needs whole matrices and engine.zero_stage {stage} cuts them"
-        yield f"{cut}: take --train.optimizer adamw or --engine.zero_stage 0"
+    if train.optimizer == "muon" and stage and config.engine.gradient_clipping:
+        late = f"engine.zero_stage {stage} would clip what train.optimizer muon has orthogonalised"
+        yield f"{late}: take --engine.gradient_clipping 0, --train.optimizer adamw or --engine.zero_stage 0"

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, with_config
 from pydantic_core import PydanticCustomError
+
+from data.lanes import LONGEST_SEGMENT, read_segment_tokens
 
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
@@ -39,6 +41,16 @@ def split_names(text: str) -> Any:
     return yaml.load(text, yaml.BaseLoader) if text.startswith("[") else re.findall(r"[^\s,]+", text)
 
 
+def segment_tokens(raw: Any) -> int | str:
+    """read_segment_tokens, with what pydantic and train/options.py make of its errors."""
+    try:
+        return read_segment_tokens(raw)
+    except TypeError:
+        raise PydanticCustomError("other_kind", "a value of another kind") from None
+    except ValueError as error:
+        raise ValueError(*error.args, raw) from None
+
+
 def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
     """Values that are `wrong` are a ValueError of the remedy and the value."""
 
@@ -59,6 +71,11 @@ Text = Annotated[str, refuse(lambda text: "\0" in text, "text with a NUL is no n
 Name = Annotated[Text, NOT_BLANK, Field(json_schema_extra={"minLength": 1})]
 Orders = Annotated[list[Annotated[int, Field(ge=1, le=64), WHOLE]], DIFFERENT, LIST]
 OrdersAndWords = Annotated[list[Annotated[int, Field(ge=0, le=64), WHOLE]], DIFFERENT, LIST]
+SegmentTokens = Annotated[
+    int | str,
+    PlainValidator(segment_tokens),
+    WithJsonSchema({"type": "schedule", "minimum": 1, "maximum": LONGEST_SEGMENT}),
+]
 Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]
 
 
@@ -137,15 +154,17 @@ class TrainConfig:
 
     lanes: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 16
     """Slices of the corpus that are read side by side: the rows of the global batch."""
-    segment_tokens: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 32
-    """Tokens by which each lane advances in a step."""
+    segment_tokens: SegmentTokens = 32
+    """Tokens by which each lane advances in a step. 16@0,32@0.1,64@0.5 takes 16 from the start, 32 from a tenth of the
+    epoch on, and 64 from its half on: many updates early, fast steps late. A segment is never cut short for the next
+    length."""
     accumulation: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 1
     """Micro-batches into which each rank's lanes are split: the same bits in less memory."""
     replay: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
     """Segments of already coded tokens, twice segment_tokens long, from which each lane learns again in every step. A
     decoder has these tokens, too, so the number stays exact. 1 about doubles the time of a step."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """`muon`: orthogonalised momentum for matrices, Adam for the rest (ZeRO stage 0). `adamw`: Adam for all."""
+    """`muon`: orthogonalised momentum for matrices, Adam for the rest. `adamw`: Adam for all."""
     matrix_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
     """Peak learning rate of matrices with muon; adamw takes it times 20 / width."""
     table_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
@@ -185,6 +204,9 @@ class EngineConfig:
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
     stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,
     if a step has 16,384 tokens at most."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """How ranks exchange tensors. `auto`: nccl where each rank of this host has a GPU of its own, and gloo otherwise.
+    With gloo ranks may share a GPU. Where hosts differ in this, choose gloo for all."""
     threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """CPU threads per rank; 0 shares the cores among the ranks of this host. The bits depend on it."""
     portable: Flag = False

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from data.lanes import Lanes
-from train.flops import forward_work
+from train.flops import Work, forward_work
 from train.loop import Learner
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -149,32 +149,43 @@ class Cost:
         then, self.last_call = self.last_call, time.monotonic()
         return tokens / (self.last_call - then)
 
+    def work(self) -> tuple[Work, float]:
+        """The work of all forward passes of the epoch, and the tokens in them; padding is counted as work."""
+        model, device, replayed = self.learner.model, self.learner.place.device, self.learner.config.replay
+        lanes, whole, tokens = self.lanes, Work(0, 0, []), 0.0
+        for (_, start, length), (_, stop, _) in pairwise(lanes.stages):
+            stage_tokens = min(stop, lanes.lane_tokens) - start
+            if stage_tokens <= 0:
+                continue
+            segment = min(length, stage_tokens)
+            work, learned = forward_work(model, segment, device), float(segment)
+            if replayed:
+                work += forward_work(model, 2 * length, device, alone=True).times(replayed)
+                learned += replayed * 2 * length
+            segments = lanes.lanes * stage_tokens / segment
+            whole, tokens = whole + work.times(segments), tokens + learned * segments
+        return whole, tokens
+
     def summary(self) -> dict[str, Any]:
         """The `cost` section of a report. A backward pass counts as two forward passes; padding is counted as work.
         Without `mfu` where an operator of the model has no formula: `uncounted` names it."""
-        elapsed_secs, place, replay = self.elapsed_secs, self.learner.place, self.learner.replay
+        elapsed_secs, place = self.elapsed_secs, self.learner.place
         cuda = place.device.type == "cuda"
         # Before measure_peak, which needs memory, too.
         memory = torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes()
-        segment = min(self.lanes.segment_tokens, self.lanes.lane_tokens)
-        work, learned = forward_work(self.learner.model, segment, place.device), float(segment)
-        if replay:
-            again = forward_work(self.learner.model, replay.tokens, place.device, alone=True)
-            work += again.times(self.learner.config.replay)
-            learned += self.learner.config.replay * replay.tokens
-        segments = self.lanes.lanes * self.lanes.lane_tokens / segment
+        work, learned = self.work()
         peak = measure_peak(place.device, run_dtype(self.learner))
         available = elapsed_secs * peak.flops_per_sec * place.world_size
-        known = {"uncounted": work.uncounted} if work.uncounted else {"mfu": 3 * work.flops * segments / available}
+        known = {"uncounted": work.uncounted} if work.uncounted else {"mfu": 3.0 * work.flops / available}
         return {
             "world_size": place.world_size,
             "optimizer_steps": self.lanes.steps,
             "elapsed_secs": elapsed_secs,
             "tokens_per_sec": self.lanes.tokens / elapsed_secs,
-            "model_flops": 3 * work.flops * segments,
-            "elementwise_flops": 3 * work.elementwise * segments,
+            "model_flops": 3.0 * work.flops,
+            "elementwise_flops": 3.0 * work.elementwise,
             **known,
-            "mfu_6n": 6 * self.matrix_parameters * learned * segments / available,
+            "mfu_6n": 6 * self.matrix_parameters * learned / available,
             "peak_flops_per_sec": peak.flops_per_sec,
             "peak_shape": [peak.side] * 3,
             "peak_dtype": peak.dtype,

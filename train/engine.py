@@ -48,7 +48,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def connect(threads: int, timeout_secs: int) -> Place:
+def local_ranks() -> int:
+    """The number of ranks on this host; torchrun and DeepSpeed have different names for it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+
+
+def choose_backend(wanted: str, ranks: int, devices: int) -> str:
+    """How `ranks` ranks of a host with so many CUDA devices exchange tensors: NCCL takes a device for each."""
+    return ("nccl" if ranks <= devices else "gloo") if wanted == "auto" else wanted
+
+
+def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     """Join the ranks that a launcher (deepspeed, torchrun) started, or run alone. Fixes what the bits depend on."""
     import deepspeed
 
@@ -59,8 +69,11 @@ def connect(threads: int, timeout_secs: int) -> Place:
     if world_size == 1:
         # No other rank has to find it, so that two runs on one machine do not need the launcher's default port.
         env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(free_port())
-    cuda = torch.cuda.is_available()
-    if cuda:
+    devices = torch.cuda.device_count()
+    if devices:
+        # Ranks may share a device. DeepSpeed takes this variable for the number of the device.
+        local_rank %= devices
+        env["LOCAL_RANK"] = str(local_rank)
         torch.cuda.set_device(local_rank)
     # Keep memory that a step frees for the next step: asking the system again costs a tenth of the time, or more in
     # small models. Only glibc has these settings, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
@@ -69,9 +82,7 @@ def connect(threads: int, timeout_secs: int) -> Place:
         mallopt(-3, 2**30)
     # Moments of rare symbols decay to denormal numbers, with which a CPU is several times slower.
     torch.set_flush_denormal(True)
-    # torchrun and DeepSpeed name the ranks of this host differently.
-    local_ranks = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or 1)
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks()))
     env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Errors, not warnings: with warnings, CUDA's attention takes forms whose gradients differ from run to run.
     torch.use_deterministic_algorithms(True)
@@ -82,9 +93,12 @@ def connect(threads: int, timeout_secs: int) -> Place:
     # default, for which PyTorch 2.13 has no public setter.
     timeout = timedelta(seconds=timeout_secs)
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
-    backend = "nccl" if cuda else "gloo"
+    backend = choose_backend(backend, local_ranks(), devices)
+    if backend == "gloo":
+        # DeepSpeed would bind the group to a device, which is for NCCL.
+        dist.init_process_group(backend, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
-    return Place(rank, world_size, torch.device("cuda", local_rank) if cuda else torch.device("cpu"))
+    return Place(rank, world_size, torch.device("cuda", local_rank) if devices else torch.device("cpu"))
 
 
 def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +118,8 @@ def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> 
         "gradient_clipping": config.engine.gradient_clipping,
         "zero_optimization": {
             "overlap_comm": False,
+            # DeepSpeed refuses it for muon in stage 3.
+            "reduce_scatter": config.engine.zero_stage < 3 or config.train.optimizer == "adamw",
             **extra.get("zero_optimization", {}),
             "stage": config.engine.zero_stage,
         },
@@ -130,6 +146,8 @@ def compile_parts(model: Any) -> None:
 
     # All kinds of layers are one function to PyTorch, which has a limit of 8 graphs for a function.
     torch._dynamo.config.recompile_limit = 64
+    # What a block computes without autocast gets its gradient without it, too.
+    torch._functorch.config.backward_pass_autocast = "off"
     # PyTorch's own kernel adds up the gradients of a row in parallel. Where the order is fixed, what the compiler makes
     # of it takes one after the other; new contexts all have one row.
     decompositions.pop(torch.ops.aten.embedding_dense_backward.default, None)

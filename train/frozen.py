@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UsageError
+from data.lanes import Lanes
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.lm import LanguageModel
@@ -41,7 +42,7 @@ class FrozenLearner:
         return self.model.following(seen[0], node, digit)
 
     @torch.no_grad()
-    def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
+    def learn(self, targets: Tensor, lanes: Lanes, step: int) -> Tensor:
         """Nats [R, T] of targets [R, T], by the parallel form; nothing is learned."""
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]

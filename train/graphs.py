@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from data.errors import RunFailed, UsageError
+from data.lanes import longest_segment
 from train.meta import meta_model
 
 if TYPE_CHECKING:
+    from data.lanes import Lanes
     from train.config import Config
     from train.engine import Place
     from train.loop import Learner
@@ -98,10 +100,12 @@ def record_steps(learner: Learner) -> None:
 
     recorded = Graph(learn, count)
 
-    def run(targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, step: int) -> Any:
+    def run(
+        targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, lanes: Lanes, step: int
+    ) -> Any:
         # Numbers that change from step to step, as tensors. What depends on `step`, replay, is off.
         factors = [torch.full((), factor, device=recent.device) for factor in (rate, scale)]
-        return recorded(targets, recent, states, *factors, 0)
+        return recorded(targets, recent, states, *factors, lanes, 0)
 
     learner.update = run  # type: ignore[method-assign]
     learner.see = Graph(learner.see)  # type: ignore[assignment, method-assign]
@@ -128,5 +132,5 @@ def choose_graphs(config: Config, place: Place) -> Any:
             found = [f"the state of model.block {config.model.block!r} holds more than tensors"]
     if asked == "on" and found:
         raise UsageError(f"engine.graphs is on, but {found[0]}: take auto or off")
-    small = train.lanes * train.segment_tokens <= MOST_TOKENS
+    small = train.lanes * longest_segment(train.segment_tokens) <= MOST_TOKENS
     return "on" if asked == "on" or (asked == "auto" and small and not found) else "off"

@@ -18,7 +18,7 @@ from data.lanes import Lanes
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, compile_parts, deepspeed_config
 from train.ledger import Ledger
-from train.optim import build_optimizer, rate_scale
+from train.optim import Muon, build_optimizer, rate_scale
 
 if TYPE_CHECKING:
     from train.config import Config
@@ -32,7 +32,12 @@ class Learner:
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
         model = LanguageModel(config.model, vocabulary)
-        optimizer = build_optimizer(model, config.train, config.model.width)
+        muon: Any = Muon
+        if config.engine.zero_stage and config.train.optimizer == "muon":
+            from train.zero_muon import zero_muon
+
+            muon = zero_muon
+        optimizer = build_optimizer(model, config.train, config.model.width, muon)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
         self.compiled = config.engine.compile == "on"
@@ -65,20 +70,20 @@ class Learner:
         parts = zip(seen, node.chunk(len(seen)), strict=True)
         return torch.cat([self.model.following(part, before, digit) for part, before in parts])
 
-    def learn(self, targets: Tensor, coded_tokens: int, step: int, steps: int) -> Tensor:
+    def learn(self, targets: Tensor, lanes: Lanes, step: int) -> Tensor:
         """Code targets [R, T] (-1 is no token), then learn from them. Returns their nats [R, T], detached.
 
-        `coded_tokens` counts the targets of all ranks, so that the gradient is that of nats a token over the global
-        batch; `step` of `steps` sets the learning rate.
+        Step `step` of the plan `lanes` counts the tokens of all ranks, so that the gradient is that of nats a token
+        over the global batch, and sets the learning rate.
         """
-        rate = rate_scale(step / steps, self.config)
+        rate = rate_scale(lanes.progress(step), self.config)
         # DeepSpeed averages over ranks and micro-batches.
-        scale = self.place.world_size * len(self.states) / coded_tokens
-        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, step)
+        scale = self.place.world_size * len(self.states) / lanes.valid_tokens(step)
+        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, lanes, step)
         return nats
 
     def update(
-        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, step: int
+        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, lanes: Lanes, step: int
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`. Returns
         also what is recent after it, and the states."""
@@ -93,7 +98,7 @@ class Learner:
             cost, states[index] = self.engine(inputs, states[index], wanted)
             loss = cost.sum() * scale
             if self.replay:
-                loss = loss + self.replay.loss(self, step, index)
+                loss = loss + self.replay.loss(self, lanes, step, index)
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
@@ -117,8 +122,8 @@ def one_epoch(
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
         if learner.compiled:
-            # Graphs are made for one length: the last segment gets it, too.
-            tokens = F.pad(tokens, (0, lanes.segment_tokens - tokens.shape[1]), value=-1)
-        nats = learner.learn(tokens, lanes.valid_tokens(step), step, lanes.steps)
+            # There is a graph for each length: the last segment is padded to that of the stage.
+            tokens = F.pad(tokens, (0, lanes.stage(step)[2] - tokens.shape[1]), value=-1)
+        nats = learner.learn(tokens, lanes, step)
         ledger.add(nats, targets)
         yield step + 1

@@ -6,6 +6,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from data.errors import UsageError
+from data.lanes import longest_segment
 from model.lm import LanguageModel
 from train.config import ModelConfig, TrainConfig
 
@@ -29,7 +30,7 @@ def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world
     with torch.device("meta"):
         tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(rows))]
     needed_bytes = sum(tensor.nbytes for tensor in tensors)
-    needed_bytes += 4 * rows // train.accumulation * train.segment_tokens * vocabulary
+    needed_bytes += 4 * rows // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:
         raise UsageError(

@@ -3,7 +3,7 @@ model.layers.parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,8 +120,11 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape."""
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, width: int, muon: Callable[..., torch.optim.Optimizer] = Muon
+) -> torch.optim.Optimizer:
+    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` makes the
+    optimiser of that name from them."""
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     parameters: Any = model.parameters()
@@ -136,7 +139,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.
         groups.setdefault(key, new)["params"].append(p)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), betas=(0.9, config.beta2), fused=True)
-    return Muon(groups.values(), config.momentum, config.beta2, config.weight_decay)
+    return muon(groups.values(), config.momentum, config.beta2, config.weight_decay)
 
 
 def rate_scale(progress: float, config: TrainConfig) -> float:

@@ -119,7 +119,8 @@ def kind_text(schema: Schema) -> str:
     if "enum" in schema:
         *most, last = map(str, schema["enum"])
         return f"{', '.join(most)} or {last}"
-    kinds = {"string": "text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}
+    kinds = {"string": "text", "boolean": "true or false", "integer": "a whole number", "number": "a number",
+             "schedule": "a whole number or a schedule of them, as 16@0,32@0.1,64@0.5"}  # fmt: skip
     lists = {"string": "a list of text", "integer": "a list of whole numbers, as [1,2,3]",
              "array": "lists of whole numbers, as [[3],[1,2,6]]"}  # fmt: skip
     return lists[schema["items"]["type"]] if schema["type"] == "array" else kinds[schema["type"]]

@@ -22,7 +22,7 @@ from torch import distributed as dist
 
 from data.errors import UsageError
 from data.files import write_file
-from train.engine import Place, connect, free_port
+from train.engine import Place, connect, free_port, local_ranks
 
 # The launcher gives it to every run that asks for no other.
 LAUNCHERS_PORT = "29500"
@@ -71,10 +71,21 @@ def meet_apart() -> None:
     env["MASTER_PORT"] = note.read_text()
 
 
-def join(threads: int, timeout_secs: int) -> tuple[Place, list[Seat]]:
-    """Join the ranks, and learn where each of them is. Raises ConnectionError if they do not meet in time."""
+def refuse_backend(wanted: str, ranks: int, devices: int) -> None:
+    """Raise UsageError if `ranks` ranks of a host with so many GPUs cannot use the backend."""
+    if wanted == "nccl" and ranks > devices:
+        raise UsageError(
+            f"engine.backend nccl needs a GPU for each rank, and this host has {ranks} ranks and {devices} GPUs: take "
+            "--engine.backend gloo, or start fewer ranks"
+        )
+
+
+def join(threads: int, timeout_secs: int, backend: str) -> tuple[Place, list[Seat]]:
+    """Join the ranks, and learn where each of them is. Raises ConnectionError if they do not meet in time, UsageError
+    if they cannot use the backend."""
+    refuse_backend(backend, local_ranks(), torch.cuda.device_count())
     try:
-        place = connect(threads, timeout_secs)
+        place = connect(threads, timeout_secs, backend)
         if place.world_size == 1:
             return place, [Seat(socket.gethostname(), "127.0.0.1")]
         store = rank_store()

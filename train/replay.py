@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from data.lanes import Lanes
     from train.config import TrainConfig
     from train.engine import Place
     from train.loop import Learner
@@ -31,31 +32,32 @@ class Replay:
 
     def __init__(self, config: TrainConfig, place: Place, context: int):
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
-        self.config, self.place, self.context, self.tokens = config, place, context, 2 * config.segment_tokens
+        self.config, self.place, self.context = config, place, context
 
-    def loss(self, learner: Learner, step: int, micro_batch: int) -> Tensor | float:
-        """The weighted mean nats of the tokens that a micro-batch replays after `step` steps, for DeepSpeed to average
-        over ranks and micro-batches; 0 as long as there is nothing to replay."""
-        drawn = self.draw(learner.recent, step)
+    def loss(self, learner: Learner, lanes: Lanes, step: int, micro_batch: int) -> Tensor | float:
+        """The weighted mean nats of the tokens that a micro-batch replays after `step` steps of the plan `lanes`, for
+        DeepSpeed to average over ranks and micro-batches; 0 as long as there is nothing to replay."""
+        drawn = self.draw(learner.recent, lanes, step)
         if drawn is None:
             return 0.0
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
+        length = targets.shape[1]
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
-        return WEIGHT * nats.sum() / (len(inputs) * (self.tokens - self.tokens // 4))
+        return WEIGHT * nats.sum() / (len(inputs) * (length - length // 4))
 
-    def draw(self, past: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
+    def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
         `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short."""
-        before = self.context - 1
-        known = min(step * self.config.segment_tokens, past.shape[1] - before)
-        if known <= self.tokens:
+        before, length = self.context - 1, 2 * lanes.stage(step)[2]
+        known = min(lanes.segment(step)[0], past.shape[1] - before)
+        if known <= length:
             return None
         # Every rank draws for all lanes, so that the number of ranks does not matter.
         seeded = torch.Generator().manual_seed(step)
-        starts = torch.randint(known - self.tokens, (self.config.lanes, self.config.replay), generator=seeded)
+        starts = torch.randint(known - length, (self.config.lanes, self.config.replay), generator=seeded)
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
-        index = mine.unsqueeze(-1) + torch.arange(before + self.tokens + 1)
+        index = mine.unsqueeze(-1) + torch.arange(before + length + 1)
         segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
         targets = segments[:, self.context :].clone()
-        targets[:, : self.tokens // 4] = -1
+        targets[:, : length // 4] = -1
         return segments[:, :-1].clamp(min=0), targets

@@ -67,7 +67,7 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
     Raises ConnectionError for ranks that do not meet.
     """
     meet_apart()
-    place, seats = join(config.engine.threads, config.engine.timeout_secs)
+    place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
     config = resolve(config, place)
     with signals_restored(), naming_lost(place, seats, lambda: remedy(config)):
         yield Session(config, place, seats, extra)
@@ -79,6 +79,9 @@ def resolve(config: Config, place: Place) -> Config:
     name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
+    if place.world_size > 1:
+        # A single rank exchanges nothing, and may be resumed by several.
+        engine.backend = torch.distributed.get_backend()  # type: ignore[assignment]
     if engine.precision == "auto":
         engine.precision = "bf16" if cuda else "fp32"
     if engine.compile == "auto":

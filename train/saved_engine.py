@@ -47,6 +47,9 @@ def load_regrouped_engine(learner: Learner, folder: Path, tag: str) -> None:
         # Every rank saved all of it.
         load_engine(learner.engine, str(folder), tag)
         return
+    if learner.config.optimizer == "muon":
+        # DeepSpeed 0.19 converts Adam's two moments.
+        raise UsageError("ZeRO cannot divide muon's momentum anew: resume with as many ranks as saved it")
     universal = folder / f"universal-{tag}"
     after_rank_0(learner.place, str(universal), lambda: convert(folder / tag, universal))
     optimizer = learner.engine.optimizer.optimizer

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from model.layers import Linear, RMSNorm, parameter, precise
 
-State = tuple[Tensor, Tensor, Tensor, Tensor]
+State = tuple[Tensor, ...]
 
 # FlexAttention skips blocks of so many queries and keys.
 BLOCK = 128
@@ -63,7 +63,8 @@ class Attention(nn.Module):
         dtype = torch.bfloat16 if on_cuda(weight) else weight.dtype
         shape = batch, self.heads, self.remembered(weight), self.head_width
         keys, values = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
-        return keys, values, *(torch.tensor(number, device=weight.device) for number in (shape[2], 0))
+        end, position = (torch.tensor(number, device=weight.device) for number in (shape[2], 0))
+        return keys, values, end, position
 
     def remembered(self, x: Tensor) -> int:
         """M: on CUDA a multiple of BLOCK, so that blocks begin where segments do."""
@@ -82,60 +83,61 @@ class Attention(nn.Module):
 
     def attend(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
         """Attention [B, N, T, C] of qkv [B, T, 3, N, C]: the form for a CPU, where numbers cost nothing."""
-        memory, end, position, time = state[:2], int(state[2]), int(state[3]), qkv.shape[1]
+        end, position, time = int(state[2]), int(state[3]), qkv.shape[1]
         # [3, B, N, T, C]
         qkv = qkv.permute(2, 0, 3, 1, 4)
         turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width))
         queries = (turned[0] * self.temperature).to(qkv.dtype)
-        new = turned[1].to(qkv.dtype), qkv[2]
-        past = [part[:, :, end + 1 - self.window : end] for part in memory]
-        if torch.is_grad_enabled():
-            memory, end = [torch.cat(parts, 2) for parts in zip(past, new, strict=True)], self.window - 1
-        else:
-            if end + time > memory[0].shape[2]:
+        key, value, keys, values = turned[1].to(qkv.dtype), qkv[2], state[0], state[1]
+        if torch.is_grad_enabled() or end + time > keys.shape[2]:
+            keys, values = keys[:, :, end + 1 - self.window : end], values[:, :, end + 1 - self.window : end]
+            end = self.window - 1
+            if torch.is_grad_enabled():
+                keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+            else:
                 # Room for a window more, so that a step of one token seldom copies.
-                memory = [F.pad(part, (0, 0, 0, self.window + time)).to(qkv.dtype) for part in past]
-                end = self.window - 1
-            for part, added in zip(memory, new, strict=True):
-                part[:, :, end : end + time] = added
+                keys, values = (F.pad(part, (0, 0, 0, self.window + time)).to(qkv.dtype) for part in (keys, values))
+        if not torch.is_grad_enabled():
+            keys[:, :, end : end + time], values[:, :, end : end + time] = key, value
         position, end = position + time, end + time
         # One token sees all that there is in the window.
         mask = visible(position - time, time, self.window) if time > 1 else None
         first = end - time + 1 - (min(self.window, position) if time == 1 else self.window)
-        keys, values = (part[:, :, first:end] for part in memory)
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return y, (*memory, torch.tensor(end), torch.tensor(position))
+        y = F.scaled_dot_product_attention(queries, keys[:, :, first:end], values[:, :, first:end], attn_mask=mask)
+        return y, (keys, values, torch.tensor(end), torch.tensor(position))
 
     def attend_by_tensors(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
         """The same without a number that changes from step to step, as a compiler and a CUDA graph need it."""
-        *memory, end, position = state
-        time, length, slots = qkv.shape[1], self.remembered(qkv), memory[0].shape[2]
+        keys, values, end, position = state
+        time, length, slots = qkv.shape[1], self.remembered(qkv), keys.shape[2]
         turn = angles(position, time, self.head_width, qkv.device)
-        # [B, T, N, C]
-        queries, keys = (self.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
-        queries = rotate_real(queries * self.temperature[:, 0], turn).to(qkv.dtype).transpose(1, 2)
-        new = rotate_real(keys, turn).to(qkv.dtype).transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+        # [B, T, N, C], and from then on [B, N, T, C]
+        query, key = (self.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
+        query, key = rotate_real(query * self.temperature[:, 0], turn), rotate_real(key, turn)
+        query, key, value = (part.to(qkv.dtype).transpose(1, 2) for part in (query, key, qkv[:, :, 2]))
         if time == 1 and not torch.is_grad_enabled():
             if slots == length:
                 # A copy, for this step and the next ones to write into.
-                memory, slots = [F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in memory], length + 8
-            for part, added in zip(memory, new, strict=True):
-                part.index_copy_(2, (end % slots)[None], added)
+                keys, values = (F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in (keys, values))
+                slots += 8
+            keys.index_copy_(2, (end % slots)[None], key)
+            values.index_copy_(2, (end % slots)[None], value)
             age = (end - torch.arange(slots, device=qkv.device)) % slots
             mask = (within(age, self.window) & (age <= position))[None]
-            y = F.scaled_dot_product_attention(queries, *memory, attn_mask=mask)
-            return y, (*memory, end + 1, position + 1)
+            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            return y, (keys, values, end + 1, position + 1)
         if slots != length:
             order = (end - length + torch.arange(length, device=qkv.device)) % slots
-            memory = [part.index_select(2, order) for part in memory]
-        whole = [torch.cat([past.to(qkv.dtype), added], 2) for past, added in zip(memory, new, strict=True)]
-        if fits_blocks(queries):
+            keys, values = keys.index_select(2, order), values.index_select(2, order)
+        trained = keys.requires_grad
+        keys, values = torch.cat([keys.to(qkv.dtype), key], 2), torch.cat([values.to(qkv.dtype), value], 2)
+        if fits_blocks(query):
             run = attend_blocks if torch.compiler.is_compiling() else compiled_blocks()
-            y = run(queries, *whole, position, self.window, memory[0].requires_grad)
+            y = run(query, keys, values, position, self.window, trained)
         else:
             mask = lookback(position, time, length, self.window, qkv.device)
-            y = F.scaled_dot_product_attention(queries, *whole, attn_mask=mask)
-        keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in whole)
+            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
         return y, (keys, values, torch.full_like(end, length), position + time)
 
 
@@ -214,7 +216,9 @@ def attend_blocks(
     def mask(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return within(query + length - key, window) & (key >= length - position)
 
-    blocks = BlockMask((time, keys.shape[2]), *parts, (BLOCK, BLOCK), mask)
+    # By place: the names of what comes last are not the same in all versions.
+    make: Any = BlockMask
+    blocks = make((time, keys.shape[2]), *parts, (BLOCK, BLOCK), mask)
     return flex_attention(queries, keys, values, block_mask=blocks)
 
 

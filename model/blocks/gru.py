@@ -30,6 +30,19 @@ from model.layers import Linear, one_chunk, parameter, precise
 
 State = tuple[Tensor]
 
+# Devices where cuDNN goes through all tokens in one kernel.
+FUSED = {"cuda"}
+
+
+def cudnn(x: Tensor, hidden: Tensor, weights: list[Tensor]) -> Any:
+    """cuDNN's kernel for all tokens. One layer, one direction."""
+    return torch.gru(x, hidden, one_chunk(weights), True, 1, 0.0, True, False, True)
+
+
+if torch.cuda.is_available():
+    # A compiler would write it out, token by token.
+    cudnn = torch.compiler.disable(cudnn)
+
 
 class GRU(nn.Module):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (hidden [B, H],).
@@ -58,9 +71,8 @@ class GRU(nn.Module):
             if x.shape[1] == 1:
                 hidden = torch.gru_cell(x[:, 0], *state, *weights)
                 y = hidden[:, None]
-            elif x.is_cuda:
-                # cuDNN's kernel does all steps at once. One layer, one direction.
-                y, last = torch.gru(x, state[0][None], one_chunk(weights), True, 1, 0.0, True, False, True)
+            elif x.device.type in FUSED:
+                y, last = cudnn(x, state[0][None], weights)
                 hidden = last[0]
             else:
                 # Time first, so that the rows of a step are adjacent in memory.
