@@ -35,6 +35,7 @@ MODEL = ModelConfig(
     ngram_embeddings=[2, 0], ngram_rows_log2=8,
 )  # fmt: skip
 TRAIN = TrainConfig(lanes=4, segment_tokens=8, weight_decay=0.1)
+LANES = Lanes(4 * 8 * 9 + 13, 4, 8)
 # What waits for the host, has a shape that depends on numbers, or copies from the host's memory: none can be recorded.
 # Sums by index are slow on CUDA where they are to be deterministic, and in several dimensions copy from the host, too.
 UNFIT = {
@@ -94,7 +95,7 @@ def test_a_step_of_learning_never_waits(model: ModelConfig, optimizer: Any) -> N
         for step in range(3):
             with Operators() as seen:
                 _, learner.recent, learner.states = learner.update(
-                    tokens(step), learner.recent, learner.states, rate, scale, 0
+                    tokens(step), learner.recent, learner.states, rate, scale, LANES, 0
                 )
     assert not seen.unfit
     assert {"_fused_adam_" if optimizer == "muon" else "_fused_adamw_"} <= seen.names
@@ -139,7 +140,7 @@ def test_rates_may_be_tensors(optimizer: Any) -> None:
         for step in range(4):
             rate, scale = kind(1 - step / 8), kind(1 / 32)
             now, learner.recent, learner.states = learner.update(
-                tokens(step % 2), learner.recent, learner.states, rate, scale, 0
+                tokens(step % 2), learner.recent, learner.states, rate, scale, LANES, 0
             )
             made.append(now)
         nats.append(torch.stack(made))
@@ -190,14 +191,14 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replays]]:
 
 def test_replays_learn_as_steps_do(replayed: list[Replays]) -> None:
     """Each token once: a first step with another state, steps that are not recorded, replays, and a shorter last."""
-    lanes = Lanes(4 * 8 * 9 + 13, 4, 8)
+    lanes = LANES
     nats = []
     for graphs in ("off", "on"):
         learner = new_learner(graphs=graphs)
         made = []
         for step in range(lanes.steps):
             targets = torch.from_numpy(lanes.targets(step, range(4), lambda a, b: TEXT[a:b]))
-            made.append(learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps).clone())
+            made.append(learner.learn(targets, lanes, step).clone())
         nats.append(torch.cat(made, 1))
     assert nats[0].shape == (4, 76)
     # Rates are rounded to fp32, and matrices move in bf16.
@@ -229,7 +230,7 @@ def test_a_replay_has_the_bits_of_the_step(
                 found, _ = learner.see(learner.recent.clamp(min=0), states)
                 node = torch.ones_like(learner.recent[:, :1])
                 made.append(learner.following(found, node, 0).clone().cpu())
-                made.append(learner.learn(tokens(step).to(device), 32, step, 8).clone().cpu())
+                made.append(learner.learn(tokens(step).to(device), Lanes(32 * 8, 4, 8), step).clone().cpu())
             nats.append(torch.cat([part.flatten() for part in made]))
             seen.append([value.cpu() for value in learner.model.state_dict().values()])
     finally:
@@ -245,7 +246,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     learner = new_learner(train=train, graphs="on")
     for step in range(lanes.steps):
         targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
+        learner.learn(targets, lanes, step)
     # One for steps, one for the first token of a segment, one for other tokens, one for each digit.
     assert len(replayed) == 3 + len(learner.model.radices)
     blocks = [rank_payload(block_file(tmp_path, block).read_bytes(), 0) for block in range(-(-lanes.steps // 3))]
@@ -253,7 +254,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     learner, decoding = new_learner(train=train, graphs="on"), Decoding(lanes, range(4), 3, iter(blocks), found)
     for step in range(lanes.steps):
         targets = torch.from_numpy(decoding.segment(step, learner))
-        learner.learn(targets, lanes.valid_tokens(step), step, lanes.steps)
+        learner.learn(targets, lanes, step)
     assert np.array_equal(found, TEXT[:count])
 
 
