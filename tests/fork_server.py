@@ -148,8 +148,9 @@ SERVER = Server()
 
 def fork_program(argv: list[str], cwd: Path | str, environment: dict[str, str], ranks: int = 1) -> ForkedProcess:
     """Start a Python program, given as one would give it to python (a path and its arguments), or `ranks` of it."""
-    entry, reference = SERVER.address("entry"), SERVER.address("reference")
-    return ForkedProcess(entry, argv, cwd, environment | {REFERENCE_SOCKET: reference}, ranks)
+    # Both must be up: what is forked by the one asks the other.
+    _, entry = SERVER.address("reference"), SERVER.address("entry")
+    return ForkedProcess(entry, argv, cwd, environment, ranks)
 
 
 def interpreter() -> Path:
@@ -314,6 +315,7 @@ def be_child(
     connection.sendall(os.getpid().to_bytes(4, "big"))
     connection.close()
     sys.executable = str(Path(sys.argv[1], "python"))
+    os.environ[REFERENCE_SOCKET] = str(Path(sys.argv[1], "reference"))
     leave(run_program(argv) if ranks == 1 else run_ranks(argv, ranks))
 
 
