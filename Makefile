@@ -18,7 +18,7 @@ test:
 
 # Programs are started as a user does, not forked (tests/fork_server.py).
 slow:
-	REAL_STARTS=1 pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	REAL_STARTS=1 pytest -m "slow or starts" -n 2 --dist loadfile --no-loadscope-reorder
 
 # As root, after: apt-get install iproute2 openssh-server pdsh
 hosts:

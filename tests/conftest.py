@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from fork_server import ForkingSubprocess
+from small_run import cache, corpus, undisturbed  # noqa: F401
 
 import eval.decoder_imports
 
@@ -42,8 +43,9 @@ def ranks(device: torch.device) -> int:
 
 # The longest first, so that two workers end together.
 LONGEST = [
-    "test_launch_train", "test_archive", "test_scaling_sweep", "test_launch_entry", "test_scaling_slurm",
-    "test_archive_warm_start", "test_archive_embedded", "test_pruning_command", "test_launch_from_python",
+    "test_launch_ranks", "test_archive", "test_launch_train", "test_archive_warm_start", "test_scaling_sweep",
+    "test_launch_entry", "test_scaling_slurm", "test_archive_embedded", "test_pruning_command",
+    "test_launch_from_python",
 ]  # fmt: skip
 
 

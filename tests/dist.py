@@ -1,6 +1,6 @@
 """Starting our own programs the way users do: one process, or N ranks over gloo on a free port.
 
-One process is forked from a server that has loaded PyTorch (tests/fork_server.py), unless REAL_STARTS=1 is set.
+All of them are forked from a server that has loaded PyTorch (tests/fork_server.py), unless REAL_STARTS=1 is set.
 """
 
 import os
@@ -17,14 +17,6 @@ from fork_server import can_fork, fork_program
 from train.engine import free_port
 
 ROOT = Path(__file__).parents[1]
-
-
-def command(program: str, *arguments: str, ranks: int = 1) -> list[str]:
-    """The command line of `program` (a path in the repository): by python, or by DeepSpeed's launcher."""
-    if ranks == 1:
-        return [sys.executable, program, *arguments]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-    return [*launcher, "--master_port", str(free_port()), program, *arguments]
 
 
 def run(
@@ -61,13 +53,21 @@ def wait_until(condition: Callable[[], bool], process: Any, timeout_secs: int = 
 def start(program: str, *arguments: str, ranks: int = 1, cwd: Path = ROOT, launcher: bool = True, **env: str) -> Any:
     """Start a program of ours in the background, as a process group of its own: in `cwd`, and with `env` added to the
     environment. Several ranks are started by DeepSpeed's `launcher`, or forked without it."""
+    command = [str(ROOT / program), *arguments]
+    if ranks > 1 and (launcher or not can_fork(os.environ | env)):
+        where = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
+        command, ranks = ["-m", "deepspeed.launcher.runner", *where, *command], 1
+    return start_python(command, cwd, ranks, **env)
+
+
+def start_python(command: list[str], cwd: Path, ranks: int = 1, **env: str) -> Any:
+    """Start what `command` would be to python. More `ranks` than one have to be forked."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    path = str(ROOT / program)
-    if (ranks == 1 or not launcher) and can_fork(inherited | env):
-        return fork_program([path, *arguments], cwd, inherited | env, ranks)
+    if can_fork(inherited | env):
+        return fork_program(command, cwd, inherited | env, ranks)
     return subprocess.Popen(
-        command(path, *arguments, ranks=ranks), cwd=cwd, env=inherited | env, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, *command], cwd=cwd, env=inherited | env, text=True, errors="surrogateescape",
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

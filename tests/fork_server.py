@@ -5,16 +5,22 @@
 A server is started at the first call, and ends with the process that started it. It has imported packages of others
 alone, so that a program takes ours from where it lies. Beside it waits a second, whose children stand in for the fresh
 interpreter in which eval/decoder_imports.py looks at what a decoder imports: it has loaded the reference machine and
-nothing else. `REAL_STARTS=1` in the environment turns all of this off.
+nothing else.
+
+What a forked program starts by `sys.executable` is forked, too: DeepSpeed's launcher and its ranks, the cells of a
+sweep. Its `sys.executable` is a script that runs tests/fork_python.py. `REAL_STARTS=1` in the environment turns all of
+this off.
 """
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,22 +29,31 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
+from fork_python import ask, receive
+
 REFERENCE = ("numpy", "torch", "torch._dynamo", "torch._inductor.config", "torch._meta_registrations", "pydantic")
 ENTRY = (
-    *REFERENCE, "deepspeed", "deepspeed.runtime.engine", "filelock", "jinja2", "matplotlib.figure",
-    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "pyarrow", "scipy.interpolate",
-    "scipy.optimize", "scipy.special", "scipy.stats", "sentencepiece", "torch.distributed.checkpoint",
-    "torch.utils.tensorboard", "tqdm", "yaml", "zstandard", "brotli", "pyppmd",
+    *REFERENCE, "deepspeed", "deepspeed.comm.mori", "deepspeed.launcher.launch", "deepspeed.launcher.runner",
+    "deepspeed.module_inject.auto_ep_layer", "deepspeed.runtime.engine", "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2", "filelock", "fontTools.subset",
+    "fontTools.ttLib.tables.otTables", "fontTools.varLib", "jinja2", "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg", "matplotlib.figure", "PIL.JpegImagePlugin",
+    "pyarrow", "pydantic.dataclasses", "scipy.interpolate", "scipy.optimize", "scipy.special", "scipy.stats",
+    "sentencepiece", "sentencepiece.sentencepiece_model_pb2", "tensorboard.plugins.hparams.api_pb2",
+    "torch.distributed.checkpoint", "torch.utils.flop_counter", "torch.utils.tensorboard", "tqdm", "yaml", "zstandard",
+    "brotli", "pyppmd",
 )  # fmt: skip
 DECODER = ["-P", "-m", "eval.decoder_imports"]
+CLIENT = Path(__file__).with_name("fork_python.py")
 # In the environment of a forked program: the socket of the server that has loaded the reference machine alone.
 REFERENCE_SOCKET = "ONEPASS_TEST_REFERENCE_SOCKET"
 # Read when a library is loaded, so a program that is given another value needs a start of its own.
 READ_AT_LOADING = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-START_SECS = 300.0
+START_SECS = 900.0
 
 
 class ForkedProcess:
@@ -49,30 +64,20 @@ class ForkedProcess:
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(address)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
-        request = json.dumps({"argv": argv, "ranks": ranks, "cwd": str(cwd), "environment": environment}).encode()
-        socket.send_fds(self.connection, [len(request).to_bytes(4, "big")], [out_end, err_end])
-        self.connection.sendall(request)
+        request = {"argv": argv, "ranks": ranks, "cwd": str(cwd), "environment": environment, "parent": os.getpid()}
+        self.pid = ask(self.connection, request, [out_end, err_end])
         os.close(out_end)
         os.close(err_end)
-        self.stdout, self.stderr = open(out), open(err)  # noqa: PTH123, SIM115
-        self.pid = int.from_bytes(self.receive(4), "big")
+        self.stdout = open(out, errors="surrogateescape", newline="")  # noqa: PTH123, SIM115
+        self.stderr = open(err, errors="surrogateescape", newline="")  # noqa: PTH123, SIM115
 
     returncode: int | None
-
-    def receive(self, count: int) -> bytes:
-        content = b""
-        while len(content) < count:
-            part = self.connection.recv(count - len(content))
-            if not part:
-                raise RuntimeError("the server of forked programs has ended")
-            content += part
-        return content
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
             self.connection.settimeout(timeout)
             try:
-                self.returncode = int.from_bytes(self.receive(4), "big", signed=True)
+                self.returncode = receive(self.connection)
             except TimeoutError:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
             self.connection.close()
@@ -125,7 +130,7 @@ class Server:
             self.folder = tempfile.mkdtemp(prefix="onepass-fork-")
             # As every entry point sets it before it loads PyTorch.
             environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
-            command = [sys.executable, "-P", __file__, self.folder]
+            command = [sys.executable, __file__, self.folder]
             self.process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
@@ -141,19 +146,38 @@ class Server:
 SERVER = Server()
 
 
-def real_starts() -> bool:
-    return os.environ.get("REAL_STARTS", "") not in ("", "0")
-
-
 def fork_program(argv: list[str], cwd: Path | str, environment: dict[str, str], ranks: int = 1) -> ForkedProcess:
     """Start a Python program, given as one would give it to python (a path and its arguments), or `ranks` of it."""
-    entry, reference = SERVER.address("entry"), SERVER.address("reference")
-    return ForkedProcess(entry, argv, cwd, environment | {REFERENCE_SOCKET: reference}, ranks)
+    # Both must be up: what is forked by the one asks the other.
+    _, entry = SERVER.address("reference"), SERVER.address("entry")
+    return ForkedProcess(entry, argv, cwd, environment, ranks)
+
+
+def interpreter() -> Path:
+    """What stands for python where a script starts it."""
+    return Path(SERVER.address("entry")).with_name("python") if can_fork(dict(os.environ)) else Path(sys.executable)
 
 
 def can_fork(environment: dict[str, str]) -> bool:
     """Whether a program of this environment needs no start of its own."""
-    return not real_starts() and all(environment.get(name) == os.environ.get(name) for name in READ_AT_LOADING)
+    return environment.get("REAL_STARTS", "") in ("", "0") and same_at_loading(environment)
+
+
+def same_at_loading(environment: dict[str, str]) -> bool:
+    """Whether libraries that this process has loaded would be the same in that environment."""
+    names = set(READ_AT_LOADING)
+    if not Path("/proc/driver/nvidia").exists():
+        # DeepSpeed's launcher numbers the devices, even where there are none.
+        names.remove("CUDA_VISIBLE_DEVICES")
+    return all(environment.get(name) == os.environ.get(name) for name in names)
+
+
+def write_interpreter(folder: Path) -> None:
+    """Write the script `python`, which is what forked programs start."""
+    given = map(shlex.quote, (sys.executable, str(CLIENT), str(folder / "entry"), sys.executable))
+    path = folder / "python"
+    path.write_text('#!/bin/sh\nexec {} -ISs {} {} {} "$@"\n'.format(*given))
+    path.chmod(0o755)
 
 
 def run_decoder(command: Any, **settings: Any) -> Any:
@@ -162,6 +186,8 @@ def run_decoder(command: Any, **settings: Any) -> Any:
         return subprocess.run(command, **settings)
     where = os.environ.get(REFERENCE_SOCKET) or SERVER.address("reference")
     process = ForkedProcess(where, [*DECODER, *command[4:]], Path.cwd(), dict(settings["env"]))
+    if not process.pid:
+        return subprocess.run(command, **settings)
     out, err = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode or 0, out, err)
 
@@ -175,15 +201,24 @@ class ForkingSubprocess:
 def run_program(argv: list[str]) -> int:
     """Be this program. Returns its exit status."""
     try:
-        if argv[:2] == DECODER[:2]:
-            sys.argv = argv[2:]
-            runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+        flags = 0
+        while argv[flags] in ("-P", "-u"):
+            flags += 1
+        alone, sys.argv = "-P" in argv[:flags], argv[flags:]
+        if "eval.decoder_imports" not in sys.argv:
+            sys.meta_path.insert(0, ForkDecoder())
+        if sys.argv[0] == "-m":
+            sys.path[:0] = [] if alone else [str(Path.cwd())]
+            sys.argv = sys.argv[1:]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif sys.argv[0] == "-c":
+            sys.path[:0] = [] if alone else [""]
+            program, sys.argv = sys.argv[1], ["-c", *sys.argv[2:]]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(program, vars(sys.modules["__main__"]))
         else:
-            sys.argv = argv
-            sys.path.insert(0, str(Path(argv[0]).resolve().parent))
-            if "train" not in sys.modules:
-                sys.meta_path.insert(0, ForkDecoder())
-            runpy.run_path(argv[0], run_name="__main__")
+            sys.path[:0] = [] if alone else [str(Path(sys.argv[0]).resolve().parent)]
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as leaving:
         if leaving.code is None or isinstance(leaving.code, int):
             return leaving.code or 0
@@ -257,10 +292,12 @@ def leave(status: int) -> None:
 
 
 def be_child(
-    argv: list[str], ranks: int, cwd: str, environment: dict[str, str], streams: list[int], connection: Any
+    argv: list[str], ranks: int, cwd: str, environment: dict[str, str], parent: int, streams: list[int], connection: Any
 ) -> None:
     """What the child of a fork does. Does not return."""
     os.setsid()
+    # Ranks know each other by the launcher that they share (train/ranks.py).
+    os.getppid = lambda: parent
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -277,6 +314,8 @@ def be_child(
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
     connection.sendall(os.getpid().to_bytes(4, "big"))
     connection.close()
+    sys.executable = str(Path(sys.argv[1], "python"))
+    os.environ[REFERENCE_SOCKET] = str(Path(sys.argv[1], "reference"))
     leave(run_program(argv) if ranks == 1 else run_ranks(argv, ranks))
 
 
@@ -289,6 +328,9 @@ def serve(path: Path, modules: tuple[str, ...]) -> None:
     if "deepspeed" in sys.modules:
         # It asks all of its extensions whether they could be built, at the first look.
         len(sys.modules["deepspeed"].ops.__compatible_ops__)
+    # What is never collected stays in pages that are shared with the forks.
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     new = path.with_suffix(".new")
     listener.bind(str(new))
@@ -305,14 +347,21 @@ def serve(path: Path, modules: tuple[str, ...]) -> None:
             while len(content) < int.from_bytes(size, "big"):
                 content += connection.recv(1 << 16)
             request = json.loads(content)
-            pid = os.fork()
+            pid = os.fork() if same_at_loading(request["environment"]) else None
             if pid == 0:
                 listener.close()
                 be_child(**request, streams=streams, connection=connection)
             for stream in streams:
                 os.close(stream)
-            waiting[pid] = connection
+            if pid:
+                waiting[pid] = connection
+            else:
+                connection.sendall(bytes(4))
+                connection.close()
         for pid in list(waiting):
+            if is_gone(waiting[pid]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 connection = waiting.pop(pid)
@@ -321,9 +370,23 @@ def serve(path: Path, modules: tuple[str, ...]) -> None:
                 connection.close()
 
 
+def is_gone(connection: socket.socket) -> bool:
+    """Whether whoever asked for a fork has ended."""
+    try:
+        return not connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 if __name__ == "__main__":
     where = Path(sys.argv[1])
+    # Forked programs shall find ours where they look for it themselves.
+    sys.path.remove(str(Path(__file__).resolve().parent))
+    del sys.modules["fork_python"]
     if os.fork() == 0:
         serve(where / "reference", REFERENCE)
     else:
+        write_interpreter(where)
         serve(where / "entry", ENTRY)

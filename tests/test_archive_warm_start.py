@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from dist import ROOT, run, start, wait_until
-from test_launch_train import SMALL, TRAIN, arguments, curve, report
+from small_run import SMALL, TRAIN, arguments, curve, report
 from trained_run import trained_run
 
 from archive.weights import parameters, unpack

@@ -16,10 +16,13 @@ from eval.code_size import CodeSize, measure_code, unpack
 from eval.decoder_imports import refuse_late_imports
 from train.config import Config, DataConfig, ModelConfig
 
+# .ci/run repeats all of this with fresh interpreters.
+pytestmark = pytest.mark.starts
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture
 def fresh_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here is the interpreter itself, so none is forked."""
+    """The interpreter that looks at imports is a new one, not forked."""
     monkeypatch.setattr("eval.decoder_imports.subprocess", subprocess)
 
 
@@ -85,6 +88,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
 def test_code_from_outside_is_charged_as_if_it_were_written_here(project: Path) -> None:
     code = measured("attention")
     sources = unpack(code.packed)[1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from dist import run
-from test_launch_train import SMALL
+from small_run import SMALL
 from trained_run import project_text, trained_run
 
 from archive.format import open_archive

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dist import ROOT, run
-from test_launch_train import SMALL
+from small_run import SMALL
 from trained_run import project_text, trained_run
 
 from data.prepare import prepare

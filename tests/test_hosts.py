@@ -11,7 +11,7 @@ import lossy_wire
 import pytest
 from dist import run, wait_until
 from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, complaints, under_way
-from test_launch_train import SMALL, TRAIN, curve, report
+from small_run import SMALL, TRAIN, curve, report
 from two_hosts import ADDRESSES, TwoHosts, missing, wait
 
 pytestmark = pytest.mark.hosts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dist import run
-from test_launch_train import SMALL
+from small_run import SMALL
 from trained_run import project_text, trained_run
 
 from eval.schema import load_report

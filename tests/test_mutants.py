@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant(
         "the ledger sums this rank's lanes alone", "train/engine.py",
         "        if self.world_size > 1:\n            dist.all_reduce(total)", "        if False:\n            pass",
-        "tests/test_launch_train.py::test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation",
+        "tests/test_launch_ranks.py::test_two_ranks_give_the_bits_of_one_with_twice_the_accumulation",
     ),
     Mutant(
         "the gradient lacks the number of ranks", "train/loop.py",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dist import run
-from test_launch_train import SMALL
+from small_run import SMALL
 from trained_run import project_text, trained_run
 
 EVALUATE = "launch/evaluate.py"

@@ -1,8 +1,6 @@
 """Sampling is decoding random bits: encoding the sample gives them back, and its frequencies are the model's."""
 
 import math
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dist import ROOT, command
+from dist import ROOT, run
 from scipy.stats import binomtest, chisquare
-from test_launch_train import SMALL
+from small_run import SMALL
 from trained_run import trained_run
 
 from archive.coder import LOW, Decoder, cumulative, encode
@@ -188,11 +186,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_samples_of_a_finished_run_as_its_users_draw_them(run_dir: Path, tmp_path: Path) -> None:
     def drawn_text(*more: str) -> tuple[bytes, str]:
-        done = subprocess.run(
-            command("launch/evaluate.py", "sample", str(run_dir), *more), cwd=ROOT, capture_output=True, env=os.environ
-        )
+        done = run("launch/evaluate.py", "sample", str(run_dir), *more)
         assert done.returncode == 0, done.stderr
-        return done.stdout, done.stderr.decode()
+        return done.stdout.encode(errors="surrogateescape"), done.stderr
 
     text, told = drawn_text("--prompt", "deepspeed ", "--bytes=90", "--seed=5")
     (line,) = [line for line in told.splitlines() if line.startswith("sample 1 of 1")]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from dist import ROOT, run, wait_until
-from test_launch_train import SMALL, TRAIN, curve, report
+from fork_server import interpreter
+from small_run import SMALL, TRAIN, curve, report
 
+pytestmark = pytest.mark.starts
 # Two tasks on one node. A signal goes to the tasks, as Slurm sends it, and the worst status is srun's.
 SRUN = f"""#!{sys.executable}
 import os, subprocess, sys
@@ -34,7 +36,7 @@ def job(folder: Path, arguments: list[str], state: str = "RUNNING") -> subproces
         (folder / name).chmod(0o755)
     (folder / "tasks").unlink(missing_ok=True)
     env = {
-        "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}", "TASKS": str(folder / "tasks"),
+        "PATH": f"{folder}:{interpreter().parent}:{os.environ['PATH']}", "TASKS": str(folder / "tasks"),
         "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "20123", "STATE": state,
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
     }  # fmt: skip
@@ -44,12 +46,10 @@ def job(folder: Path, arguments: list[str], state: str = "RUNNING") -> subproces
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("given")
-    (folder / "source.txt").write_bytes(Path(ROOT / "tests/test_model_blocks.py").read_bytes()[:20_011])
-    places = [f"--data.source={folder / 'source.txt'}", f"--data.cache_dir={folder / 'cache'}"]
-    return [*places, *SMALL, "--run.baselines=false"]
+@pytest.fixture
+def given(corpus: Path, cache: Path) -> list[str]:
+    """Checkpoints slow a run down, so that signals find it at work."""
+    return [f"--data.source={corpus}", f"--data.cache_dir={cache}", *SMALL, "--run.checkpoint_secs=0.01"]
 
 
 def test_a_job_that_is_stopped_goes_back_to_the_queue_and_on(given: list[str], tmp_path: Path) -> None:

@@ -5,19 +5,21 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from dist import ROOT, run, start, wait_until
-from test_launch_train import SMALL
+from small_run import SMALL
 
 SWEEP = "launch/sweep.py"
+pytestmark = pytest.mark.starts
 
 
 def arguments(folder: Path) -> list[str]:
     corpus = folder / "corpus.txt"
-    corpus.write_bytes((ROOT / "LICENSE").read_bytes()[:8192])
-    shared = [option for option in SMALL if "width=32" not in option and "ngram" not in option]
+    corpus.write_bytes((ROOT / "LICENSE").read_bytes()[:4096])
+    shared = [option for option in SMALL if "width=32" not in option]
     return [
         f"--dir={folder / 'sweep'}", "--blocks=attention,attention attention", "--widths=16,32", *shared,
-        f"--data.source={corpus}", f"--data.cache_dir={folder / 'cache'}", "--run.checkpoint_secs=0.5",
+        f"--data.source={corpus}", f"--data.cache_dir={folder / 'cache'}", "--run.checkpoint_secs=0.01",
     ]  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def test_a_sweep_survives_being_killed_skips_what_is_done_and_compares(tmp_path:
     recorded = json.loads((sweep / "sweep.json").read_text())
     assert (set(recorded["names"]), recorded["cells"], recorded["side_bits"]) == (names, 4, 2.0)
     reports = {name: json.loads((sweep / name / "report.json").read_text()) for name in names}
-    assert all(report["coded"]["bytes"] == 8192 for report in reports.values())
+    assert all(report["coded"]["bytes"] == 4096 for report in reports.values())
     bits = {name: report["description_length"]["data_bits"] for name, report in reports.items()}
     # The same architecture by another name, and one of the two was stopped and went on.
     assert bits["attention-32"] == bits["attention+attention-32"]

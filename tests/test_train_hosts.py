@@ -11,7 +11,7 @@ import pytest
 import torch
 from dist import ROOT, start_rank, wait_until
 from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, complaints, under_way
-from test_launch_train import SMALL, TRAIN
+from small_run import SMALL, TRAIN
 from torch import distributed as dist
 
 from train.engine import Place, free_port
