@@ -45,7 +45,7 @@ from data.streams import publish
 from eval.canonical import OUR_ROOMS
 from eval.code_size import canonical_text, decoder_values, measure_code, pack, unpack
 from eval.decoder_imports import NotImportable
-from model.contract import Finding, check_behaviour, check_widths, watch_scales
+from model.contract import Finding, check_behaviour, check_widths, try_check, watch_scales
 from model.lm import LanguageModel
 from model.registry import BLOCKS, display_name
 from train.command_line import parse_config
@@ -55,7 +55,7 @@ from train.optim import build_optimizer
 
 MARKS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
 # Narrow enough for seconds; heads divide them.
-WIDTHS = (1, 2, 4)
+LEAST_WIDTH, WIDTHS = 32, (1, 2, 4)
 STEPS, LANES, SEGMENT = 8, 4, 32
 
 
@@ -97,23 +97,21 @@ def parse(arguments: list[str]) -> Config:
 def findings(config: Config) -> Iterator[Finding]:
     """Of all checks, one after the other."""
     yield from check_behaviour(config.model)
-    yield check_trained_widths(config)
-    yield from sizes(config)
-    yield code_share(config)
+    yield try_check("widths", lambda: check_trained_widths(config))
+    yield try_check("parameters", lambda: count_parameters(config))
+    yield try_check("flops", lambda: count_flops(config))
+    yield try_check("code", lambda: code_share(config))
 
 
 def check_trained_widths(config: Config) -> Finding:
     """Train a model of each width for a few steps over the source of the contract, and look at its scales."""
     text = torch.tensor(list(Path(str(model.contract.__file__)).read_bytes()[: LANES * (STEPS * SEGMENT + 1)]))
-    tokens, widths, rows = text.view(LANES, -1), [factor * config.model.head_width for factor in WIDTHS], []
+    least = config.model.head_width * -(-LEAST_WIDTH // config.model.head_width)
+    tokens, widths, rows = text.view(LANES, -1), [factor * least for factor in WIDTHS], []
     for width in widths:
         torch.manual_seed(config.train.seed)
         shaped = replace(config.model, width=width)
-        try:
-            learner = LanguageModel(shaped, BYTE_SYMBOLS)
-        except ValueError as error:
-            remedy = "blocks are compared at several widths: let the constructor take any"
-            return Finding("widths", "failed", f"width {width}: {error}", remedy)
+        learner = LanguageModel(shaped, BYTE_SYMBOLS)
         optimizer, state, found = build_optimizer(learner, config.train, width), learner.init_state(LANES), {}
         with watch_scales(learner, found):
             for step in range(STEPS):
@@ -126,19 +124,26 @@ def check_trained_widths(config: Config) -> Finding:
     return check_widths(widths, rows)
 
 
-def sizes(config: Config) -> Iterator[Finding]:
-    """Parameters and arithmetic of a block, from models with one layer more and less of it."""
-    models = [LanguageModel(replace(config.model, depth=depth, expansion=0.0), BYTE_SYMBOLS) for depth in (1, 2)]
-    (first, second), length = [sum(p.numel() for p in one.parameters()) for one in models], config.train.segment_tokens
-    yield Finding("parameters", "ok", f"{second - first:,} a block")
-    one, two = (forward_work(model, length) for model in models)
+def one_and_two(config: Config) -> list[LanguageModel]:
+    """Models with one layer and with two, whose difference is a block."""
+    return [LanguageModel(replace(config.model, depth=depth, expansion=0.0), BYTE_SYMBOLS) for depth in (1, 2)]
+
+
+def count_parameters(config: Config) -> Finding:
+    one, two = (sum(p.numel() for p in model.parameters()) for model in one_and_two(config))
+    return Finding("parameters", "ok", f"{two - one:,} a block")
+
+
+def count_flops(config: Config) -> Finding:
+    """Arithmetic a token, in segments of the length that training takes."""
+    length = config.train.segment_tokens
+    one, two = (forward_work(model, length) for model in one_and_two(config))
     flops, elementwise = ((b - a) / length for a, b in ((one.flops, two.flops), (one.elementwise, two.elementwise)))
     found = f"{flops:,.0f} a token in matrix products and the like, {elementwise:,.0f} elementwise"
     if two.uncounted:
         remedy = "MFU and --match flops need their arithmetic: take operators of PyTorch that train/flops.py counts"
-        yield Finding("flops", "warning", f"{found}; uncounted: {', '.join(two.uncounted)}", remedy)
-    else:
-        yield Finding("flops", "ok", found)
+        return Finding("flops", "warning", f"{found}; uncounted: {', '.join(two.uncounted)}", remedy)
+    return Finding("flops", "ok", found)
 
 
 def code_share(config: Config) -> Finding:

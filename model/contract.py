@@ -329,18 +329,34 @@ def check_behaviour(config: Any) -> Iterator[Finding]:
         torch.manual_seed(1)
         return stirred(make(config))
 
+    def new() -> Any:
+        torch.manual_seed(1)
+        return make(config)
+
     width = config.width
-    yield check_shapes(moved(), width)
-    yield check_causality(moved(), width)
-    yield check_splits(moved(), width, CUTS[1:])
-    yield check_splits(moved(), width, CUTS[:1])
-    yield check_rows(moved(), width)
-    yield check_determinism(moved(), width)
-    yield check_gradients(moved(), width)
-    yield check_roles(make(config))
-    torch.manual_seed(1)
-    yield check_start(make(config), width)
-    yield check_depth(config)
-    yield check_graphs(lambda: make(config), width)
+    checks: dict[str, Callable[[], Finding]] = {
+        "shapes": lambda: check_shapes(moved(), width),
+        "causality": lambda: check_causality(moved(), width),
+        "splits": lambda: check_splits(moved(), width, CUTS[1:]),
+        "single tokens": lambda: check_splits(moved(), width, CUTS[:1]),
+        "rows": lambda: check_rows(moved(), width),
+        "determinism": lambda: check_determinism(moved(), width),
+        "gradients": lambda: check_gradients(moved(), width),
+        "roles": lambda: check_roles(new()),
+        "start": lambda: check_start(new(), width),
+        "depth": lambda: check_depth(config),
+        "graphs": lambda: check_graphs(new, width),
+    }
     if torch.cuda.is_available():
-        yield check_device(moved(), width, torch.device("cuda"))
+        checks["cuda"] = lambda: check_device(moved(), width, torch.device("cuda"))
+    for name, check in checks.items():
+        yield try_check(name, check)
+
+
+def try_check(name: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds; an error in the block is a finding, too."""
+    try:
+        return check()
+    except Exception as error:
+        remedy = "correct it there; blocks are checked in double precision, so take dtype and device from x"
+        return Finding(name, "failed", give_reason(error), remedy)

@@ -13,6 +13,7 @@ import torch
 from dist import ROOT, run
 from torch import nn
 
+import launch.check_block
 from data.errors import UsageError
 from eval.code_size import measure_code, unpack
 from model.adapter import Stateless
@@ -254,6 +255,26 @@ def test_the_checks_of_the_contract_find_what_is_wrong(package: Path, kind: str,
     assert failing <= {one.check for one in bad}
     assert failing or not bad, bad
     assert all(one.remedy for one in bad)
+
+
+def test_the_command_says_a_verdict_a_line(
+    package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["--width=16", "--model.head_width=8", "--model.window=9"]
+    assert launch.check_block.main([f"{package}/blocks.py:GatedConv", *small]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    torch.use_deterministic_algorithms(False)
+    assert lines[0] == "their_blocks.blocks:GatedConv at width 16"
+    assert lines[-1].startswith("GatedConv holds the contract")
+    for check in ("causality", "single tokens", "widths", "parameters", "flops", "code"):
+        assert any(line.startswith(f"  {check:<15}ok") for line in lines), lines
+    assert launch.check_block.main(["no_such.module:A"]) == 2
+    assert launch.check_block.main(["gru attention"]) == 2
+    assert "is a pattern: check one block at a time" in capsys.readouterr().err
+    monkeypatch.setattr(launch.check_block, "findings", lambda config: [Finding("rows", "failed", "x", "do y")])
+    assert launch.check_block.main(["gru"]) == 1
+    torch.use_deterministic_algorithms(False)
+    assert "gru does not hold the contract." in capsys.readouterr().out
 
 
 def test_names_are_short_and_stay_apart() -> None:
