@@ -93,7 +93,8 @@ def wrong_shapes(block: Any, width: int) -> str:
 def wrong_state(state: Any, batch: int, source: str) -> str:
     if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
         return f"the state from {source} must be a tuple of tensors, and is {kind_of(state)}: as (memory,)"
-    if odd := [part for part in state if part.ndim == 0 or len(part) != batch]:
+    # A number that all rows share has no rows.
+    if odd := [part for part in state if part.ndim and batch not in part.shape]:
         return f"the state from {source} has a tensor {list(odd[0].shape)} for {batch} rows: put the rows first"
     return ""
 

@@ -342,7 +342,8 @@ def test_a_block_from_elsewhere_trains_resumes_and_decodes(package: Path, tmp_pa
     assert one["model"]["block"] == "gru their_blocks.blocks:GatedConv"
     bits = [report["description_length"]["data_bits"] for report in (one, two)]
     assert bits[0] == pytest.approx(bits[1], rel=1e-6)
-    compared = work("launch/report.py", "runs")
+    work("launch/report.py", "runs")
+    compared = (tmp_path / "runs/comparison.csv").read_text()
     assert "gru GatedConv" in compared and "their_blocks" not in compared
     work("launch/compress.py", "text", "an.archive", *small, block)
     refused = run("launch/decompress.py", "an.archive", "back", cwd=tmp_path)
