@@ -80,7 +80,7 @@ def parameters_of(block: Any) -> list[tuple[str, Any]]:
 
 def check_shapes(block: Any, width: int) -> Finding:
     """[B, T, D] to [B, T, D] for several B and T, and a state that stays a tuple of tensors with the rows first."""
-    problem, numbers = "", [part for part in block.init_state(1) if isinstance(part, (int, float))]
+    problem, changing, numbers = "", False, [part for part in block.init_state(1) if isinstance(part, (int, float))]
     with torch.no_grad():
         for batch, time in ((1, 1), (2, 5), (3, 1)):
             x, state = torch.randn(batch, time, width, dtype=torch.float64), block.init_state(batch)
@@ -89,13 +89,15 @@ def check_shapes(block: Any, width: int) -> Finding:
             problem = problem or wrong_state(after, batch, "forward")
             if y.shape != x.shape:
                 problem = problem or f"for x {list(x.shape)} it returns {list(y.shape)}"
-            if not problem and [part.shape for part in after] != [part.shape for part in state]:
-                problem = f"after {time} tokens the state's shapes differ from init_state's"
+            changing = changing or [part.shape for part in after] != [part.shape for part in state]
     sizes = ", ".join(str(list(part.shape[1:])) for part in state) or "nothing"
     found = f"[B, T, {width}] as it came; state a row: {sizes}"
     if numbers and not problem:
         remedy = "make it a tensor: torch.compile makes a graph for each value"
         return Finding("shapes", "warning", f"{found}, and a number", remedy)
+    if changing and not problem:
+        remedy = "keep them where you can: torch.compile makes a graph for each shape"
+        return Finding("shapes", "warning", f"{found}; its shapes change", remedy)
     return verdict("shapes", not problem, problem or found, "keep the shapes of x and of the state")
 
 
