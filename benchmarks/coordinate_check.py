@@ -25,6 +25,7 @@ import torch
 from matplotlib import pyplot
 
 from data.lanes import Lanes
+from model.contract import slopes, watch_scales
 from model.registry import BLOCKS
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config
@@ -42,23 +43,10 @@ def scales(config: Config, place: Place, steps: int) -> dict[str, float]:
     config = replace(config, train=replace(config.train, final_fraction=1.0))
     learner = Learner(config, BYTE_SYMBOLS, BYTE_SYMBOLS - 1, place)
     found: dict[str, float] = {}
-
-    def watch(name: str, module: torch.nn.Module) -> None:
-        def note(_: object, __: object, output: object) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            found[name] = value.detach().double().square().mean().sqrt().item()  # type: ignore[union-attr]
-
-        module.register_forward_hook(note)
-
-    for depth, layer in enumerate(learner.model.layers):
-        watch(f"block {depth}", layer.block)  # type: ignore[arg-type]
-        if layer.mlp:
-            watch(f"mlp {depth}", layer.mlp)  # type: ignore[arg-type]
-        watch(f"stream {depth}", layer)
-    watch("logits", learner.model)
-    for step in range(steps):
-        targets = torch.from_numpy(source.segment(step, learner))
-        learner.learn(targets, lanes, step)
+    with watch_scales(learner.model, found):
+        for step in range(steps):
+            targets = torch.from_numpy(source.segment(step, learner))
+            learner.learn(targets, lanes, step)
     return found
 
 
@@ -99,13 +87,11 @@ def main() -> None:
             model = replace(config.model, block=block, width=width)
             rows.append(scales(replace(config, model=model), place, options.steps))
         entry.publish(f"\n{block:12}" + "".join(f"{width:>10}" for width in widths) + "     slope")
-        slopes = {}
-        for name in rows[0]:
-            values = np.array([row[name] for row in rows])
-            slopes[name] = float(np.polyfit(np.log(widths), np.log(values), 1)[0])
-            entry.publish(f"  {name:10}" + "".join(f"{value:10.4f}" for value in values) + f"{slopes[name]:+10.3f}")
-        worst = max(slopes, key=lambda name: abs(slopes[name]))
-        entry.publish(f"  steepest: {worst}, {slopes[worst]:+.3f}")
+        steep = slopes(widths, rows)
+        for name, slope in steep.items():
+            entry.publish(f"  {name:10}" + "".join(f"{row[name]:10.4f}" for row in rows) + f"{slope:+10.3f}")
+        worst = max(steep, key=lambda name: abs(steep[name]))
+        entry.publish(f"  steepest: {worst}, {steep[worst]:+.3f}")
         found[block] = rows
     if options.png:
         draw(found, widths, options.png)

@@ -13,7 +13,7 @@ import json
 import lzma
 import platform
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     """
     imports = decoder_imports(config, declared)
     sources, packages = imports["sources"], set(imports["packages"])
+    blocks = config["model"]["block"].split()
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
         trees: dict[str, ast.Module] = {}
@@ -82,7 +83,9 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
                     for alias in node.names:
                         asked.update(imported_modules(node, alias, name, name in packages))
             waiting += asked - trees.keys()
-        return prune(trees, packages, DECODER, set(imports["loaded"]) - asked, imports["inherited"])
+        drop_entries(trees["model.registry"], blocks)
+        loaded = set(imports["loaded"]) - asked
+        return prune(trees, packages, DECODER, loaded, imports["inherited"], [name for name in blocks if ":" in name])
 
     program = reached(canonical_tree)
     if any(reads_itself(ast.parse(sources[name])) for name in program):
@@ -94,6 +97,18 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     text = canonical_text(config, canonical)
     source_bytes = sum(len(sources[name].encode()) for name in program)
     return CodeSize(module_bytes, source_bytes, len(text.encode()), pack(text), imports["uncharged"])
+
+
+def drop_entries(registry: ast.Module, blocks: Collection[str]) -> None:
+    """Take the blocks that a configuration does not name out of the registry's table, so that they cost it nothing."""
+    for statement in registry.body:
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(table := statement.value, ast.Dict):
+            kept = [
+                (key, value)
+                for key, value in zip(table.keys, table.values, strict=True)
+                if isinstance(key, ast.Constant) and key.value in blocks
+            ]
+            table.keys, table.values = [key for key, _ in kept], [value for _, value in kept]
 
 
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:

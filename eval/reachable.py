@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from eval.canonical import SAFE_DECORATORS, last_name
 
-# The registry looks up names that are strings in it, so they are followed into the blocks.
-REGISTRY, BLOCKS = "model.registry", "model.blocks"
+# They look up names in the registry, which are strings in it, and in the configuration, which `named` lists.
+LOOKED_UP = ("model.registry", "model.adapter")
+BLOCKS = "model.blocks"
 # Calls by which a program may come by names that stand nowhere in it.
 UNTRACEABLE = {"getattr", "eval", "exec", "globals", "vars", "locals", "__import__", "import_module"}
 # Methods of these names may be called by whatever an object is given to: file-like, container-like, and so on.
@@ -34,14 +35,16 @@ def prune(
     start: str,
     loaded: Iterable[str] = (),
     inherited: Iterable[str] = (),
+    named: Collection[str] = (),
 ) -> dict[str, ast.Module]:
     """The part of `modules`, trees of canonical source by dotted name, that the program `start`, one of them, reaches.
 
     `packages` says which of them are packages. `loaded` are modules that the program imports without an import
-    statement that names them, `inherited` the names that classes from elsewhere bring along. The trees are changed in
-    place; modules that nothing reaches are left out.
+    statement that names them, `inherited` the names that classes from elsewhere bring along, `named` the definitions
+    that its configuration names, as MODULE:NAME. The trees are changed in place; modules that nothing reaches are left
+    out.
     """
-    return _Reach(modules, packages, start, loaded, COMMON_METHODS | set(inherited)).kept()
+    return _Reach(modules, packages, start, loaded, COMMON_METHODS | set(inherited), named).kept()
 
 
 def module_path(name: str, is_package: bool) -> str:
@@ -72,21 +75,25 @@ class _Reach:
         start: str,
         loaded: Iterable[str],
         kept_methods: Collection[str],
+        named: Collection[str],
     ):
         self.modules, self.packages, self.start, self.kept_methods = modules, packages, start, kept_methods
-        self.whole = {name.split(".")[0] for name, tree in modules.items() if _untraceable(tree) and name != REGISTRY}
+        hidden = [name for name, tree in modules.items() if name not in LOOKED_UP and _untraceable(tree)]
+        self.whole = {name.split(".")[0] for name in hidden}
         # What reached code mentions: names in its own module; in any, attributes, "module:name" for what is imported
         # from there, and strings.
         self.here: dict[str, set[str]] = {name: set() for name in modules}
-        self.anywhere: set[str] = set()
+        self.anywhere = set(named)
         self.strings: set[str] = set()
         self.reached: set[str] = set()
         self.mentioned: set[int] = set()
         for name in [start, *loaded]:
             self._reach_module(name)
-        # A program that computes the name of a module may compute names in it, too; those of the registry are strings.
-        computed = [name for name in loaded if name != start and not name.startswith(BLOCKS)]
-        self.whole |= {name.split(".")[0] for name in computed}
+        # A program that computes the name of a module may compute names in it, too; those of blocks are known.
+        known = {name.split(":")[0] for name in named}
+        for name in loaded:
+            if name != start and not name.startswith(BLOCKS) and not any(f"{n}.".startswith(f"{name}.") for n in known):
+                self.whole.add(name.split(".")[0])
 
     def kept(self) -> dict[str, ast.Module]:
         size = None

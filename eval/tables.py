@@ -11,6 +11,7 @@ from typing import Any
 
 from eval.provenance import commit_text, settings_rows
 from eval.schema import Report
+from model.registry import display_name
 
 BAR_COLUMNS = 34
 OURS = "onepass"
@@ -143,8 +144,8 @@ def terminal_table(report: Report) -> str:
     column = max((len(name) for name, _ in settings), default=0) + 2
     lines = [
         "",
-        f"{corpus.name}: {corpus.bytes:,} bytes in {duration(report.cost.elapsed_secs)}, by {model.block}, depth "
-        f"{model.depth}, width {model.width}, {model.parameters:,} parameters",
+        f"{corpus.name}: {corpus.bytes:,} bytes in {duration(report.cost.elapsed_secs)}, by "
+        f"{display_name(model.block)}, depth {model.depth}, width {model.width}, {model.parameters:,} parameters",
         *([""] if settings else []),
     ]
     for name, words in settings:
@@ -174,7 +175,7 @@ def markdown(report: Report, figure: str) -> str:
     )  # fmt: skip
     total_bytes = f"{length.total_bits / 8:,.0f}"
     facts = [
-        ("model", f"{model.block}, depth {model.depth}, width {model.width}"),
+        ("model", f"{display_name(model.block)}, depth {model.depth}, width {model.width}"),
         ("parameters", f"{model.parameters:,} ({model.parameters_non_embedding:,} beside the embedding)"),
         ("corpus", f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"),
         ("time", f"{duration(cost.elapsed_secs)}, {cost.tokens_per_sec:,.0f} tokens/s"),

@@ -2,13 +2,10 @@
 
     u, g = x W_in;   h[t] = a h[t-1] + (1 - a) u[t];   y = (h * gelu(g)) W_out
 
-To see that it holds the block contract:   python examples/decay.py
-To train with it:
+To check it and to train with it:
 
-    cp examples/decay.py model/blocks/decay.py
-    # add the line  "decay": "Decay",  to BLOCKS in model/registry.py
-    pytest tests/test_model_blocks.py -k decay
-    deepspeed launch/train.py --model.block decay --model.ngram_orders '[]'
+    python launch/check_block.py examples/decay.py:Decay
+    deepspeed launch/train.py --model.block examples/decay.py:Decay --model.ngram_orders '[]'
 
 Shapes: `B` rows, `T` time, `D` width.
 """
@@ -49,25 +46,3 @@ class Decay(nn.Module):
             h = torch.lerp(now, h, keep)
             found.append(h)
         return self.out(torch.stack(found, 1) * F.gelu(gate)), (h,)
-
-
-def largest_difference(time: int = 23) -> float:
-    """How far outputs token by token are from those of one segment, in double precision."""
-    torch.manual_seed(0)
-
-    class Config:
-        width = 16
-
-    block = Decay(Config()).double().requires_grad_(False)
-    nn.init.normal_(block.out.weight)
-    x = torch.randn(3, time, 16, dtype=torch.float64)
-    whole, _ = block(x, block.init_state(3))
-    state, single = block.init_state(3), []
-    for part in x.split(1, 1):
-        y, state = block(part, state)
-        single.append(y)
-    return float((whole - torch.cat(single, 1)).abs().max())
-
-
-if __name__ == "__main__":
-    print(f"one segment and single tokens differ by {largest_difference():.1e}; the contract allows 1e-10")

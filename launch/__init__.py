@@ -1,4 +1,4 @@
-"""What a person starts: train, sweep, compress, decompress, evaluate, report."""
+"""What a person starts: train, sweep, compress, decompress, evaluate, report, check_block."""
 
 import importlib.machinery
 import sys

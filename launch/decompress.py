@@ -112,11 +112,14 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     from archive.machine import declared_packages, refuse_other_machine
     from archive.rerun import rerun_installed, run_embedded
     from eval.code_size import foreign_modules, unpack
+    from train.own_blocks import refuse_own_blocks
 
     refuse_other_machine(header)
+    values, sources = unpack(archive.program)
     if options.embedded:
         with named_output(options.file, archive.names) as output:
-            return run_embedded(unpack(archive.program)[1], archive.path, output)
+            return run_embedded(sources, archive.path, output)
+    refuse_own_blocks(values, archive.path)
     if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(
             f"{archive.path} was written by other code than is installed here (it differs in {', '.join(foreign)}): "

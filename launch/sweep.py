@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--blocks",
         type=read_blocks,
         required=True,
-        help="names from model/registry.py, or patterns of them, by commas",
+        help="names as --model.block takes them, or patterns of them, by commas",
     )
     parser.add_argument("--widths", type=read_numbers, required=True, help="values of model.width, by commas")
     parser.add_argument("--seeds", type=read_numbers, default=[0], help="values of train.seed, by commas (default: 0)")

@@ -14,6 +14,10 @@ import eval.decoder_imports
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write_golden", action="store_true", help="write what tests/test_model_golden.py compares with")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

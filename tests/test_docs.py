@@ -3,6 +3,7 @@
 import logging
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 from properdocs.commands.build import build
 from properdocs.config import load_config
+
+from model.contract import check_behaviour
+from train.command_line import parse_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,8 +56,17 @@ def example(name: str) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "examples" / name))
 
 
-def test_the_block_of_the_examples_holds_the_contract() -> None:
-    assert example("decay.py")["largest_difference"]() < 1e-10
+@pytest.mark.parametrize("where", ["examples/decay.py", "docs/your-architecture.md"])
+def test_the_blocks_of_the_pages_hold_the_contract(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, kind = ROOT / where, "Decay"
+    if where.endswith(".md"):
+        code = re.search(r"```python\n# my_block\.py\n(.*?)```", file.read_text(), re.DOTALL)
+        assert code
+        file, kind = tmp_path / "my_block_of_the_page.py", "GatedConv"
+        file.write_text(code[1])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    model = parse_config("", [f"--model.block={file}:{kind}", "--model.width=16", "--model.ngram_orders=[]"]).model
+    assert [one for one in check_behaviour(model) if one.verdict != "ok"] == []
 
 
 def test_the_examples_read_a_report() -> None:

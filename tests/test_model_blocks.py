@@ -1,6 +1,7 @@
-"""The block contract (docs: model/registry.py), held by every registered architecture."""
+"""The block contract (docs/your-architecture.md), held by every registered architecture."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,11 +9,19 @@ from torch import Tensor
 
 from model.blocks import attention
 from model.blocks.attention import Attention
+from model.contract import (
+    TOLERANCE,
+    Finding,
+    check_causality,
+    check_determinism,
+    check_gradients,
+    check_roles,
+    check_rows,
+    check_shapes,
+    check_splits,
+)
 from model.registry import BLOCKS, load_block
 from train.config import ModelConfig
-
-TOLERANCE = 1e-10
-
 
 # Attention's form for CUDA runs on a CPU, too.
 FORMS = [*sorted(BLOCKS), "attention as on CUDA"]
@@ -33,55 +42,29 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> to
     return made
 
 
-def run(block: torch.nn.Module, x: Tensor, cuts: list[int]) -> Tensor:
-    state, parts = block.init_state(len(x)), []
-    for part in x.split(cuts, 1):
-        y, state = block(part, state)
-        parts.append(y)
-    return torch.cat(parts, 1)
-
-
 @pytest.mark.parametrize("cuts", [[23], [1] * 23, [11, 12], [1, 7, 15], [20, 1, 2], [6, 8, 9]], ids=str)
 def test_any_split_gives_the_same_outputs_and_gradients(
     block: torch.nn.Module, cuts: list[int], device: torch.device
 ) -> None:
     """As one segment on the CPU does."""
-    x = torch.randn(3, 23, 16, dtype=torch.float64)
-    weight = torch.randn(3, 23, 16, dtype=torch.float64)
-    found = []
-    for place, parts in ((torch.device("cpu"), [23]), (device, cuts)):
-        block = block.to(place)
-        inputs = x.to(place).requires_grad_()
-        y = run(block, inputs, parts)
-        gradients = torch.autograd.grad((y * weight.to(place)).sum(), [inputs, *block.parameters()])
-        found.append([part.detach().cpu() for part in (y, *gradients)])
-    assert found[0][0].abs().max() > 0.1
-    tolerance = TOLERANCE if device.type == "cpu" else 1e-8
-    for a, b in zip(*found, strict=True):
-        assert a.abs().max() > 0
-        assert (a - b).abs().max() < tolerance * max(1.0, float(a.abs().max()))
+    found = check_splits(block, 16, [cuts], device)
+    assert found.verdict == "ok", found
 
 
-def test_outputs_depend_on_no_later_input(block: torch.nn.Module) -> None:
-    x = torch.randn(1, 9, 16, dtype=torch.float64, requires_grad=True)
-    y = run(block, x, [4, 5])
-    for t in range(9):
-        (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
-        assert gradient[0, t + 1 :].abs().sum() == 0
-        assert gradient[0, t].abs().sum() > 0
-
-
-def test_rows_do_not_see_each_other(block: torch.nn.Module) -> None:
-    x = torch.randn(4, 12, 16, dtype=torch.float64)
-    together = run(block, x, [5, 7])
-    for row in range(4):
-        assert (together[row] - run(block, x[row : row + 1], [5, 7])[0]).abs().max() < TOLERANCE
+@pytest.mark.parametrize(
+    "check",
+    [check_shapes, check_causality, check_rows, check_determinism, check_gradients],
+    ids=lambda check: check.__name__,
+)
+def test_the_contract_holds(block: torch.nn.Module, check: Callable[[torch.nn.Module, int], Finding]) -> None:
+    found = check(block, 16)
+    assert found.verdict != "failed", found
 
 
 def test_every_parameter_says_its_role(block: torch.nn.Module) -> None:
-    for p in block.parameters():
-        assert p.role in ("matrix", "table", "vector")
-        assert p.ndim == 2 or p.role != "matrix"
+    found = check_roles(block)
+    assert found.verdict == "ok", found
+    assert not any(hasattr(p, "order") for p in block.parameters()), "a role was inferred"
 
 
 def test_attention_agrees_with_its_equations() -> None:

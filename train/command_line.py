@@ -14,7 +14,6 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from data.errors import UsageError
 from data.files import write_file
 from data.lanes import longest_segment
-from model.registry import BLOCKS
 from train.config import Config, DataConfig, flatten
 from train.options import (
     OPTIONS,
@@ -28,6 +27,7 @@ from train.options import (
     same_name,
     takes_text,
 )
+from train.own_blocks import add_import_dir, block_problems, find_own_blocks
 
 CONFIG_FILE = "config.yaml"
 MAX_CONFIG_BYTES = 1 << 20
@@ -130,13 +130,13 @@ def parse_named(
             raise UsageError(f"{missing[0].upper()} is missing: {positionals[missing[0]]}")
         named |= dict.fromkeys(missing, "")
     tree = merge(*(read_file(Path(file)) for file in files), given)
-    config = read_tree(tree)
+    config = find_own_blocks(read_tree(tree))
     run_dir = config.run.dir or (default_dir(named) if words else "")
     if config.run.resume:
         saved = Path(run_dir) / CONFIG_FILE
         if not run_dir or not saved.exists():
             raise UsageError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
-        config = read_tree(merge(read_file(saved), tree))
+        config = find_own_blocks(read_tree(merge(read_file(saved), tree)))
         refuse_changes(load_config(saved), config, saved)
     config.run.dir = run_dir
     check(config)
@@ -206,7 +206,8 @@ def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
     """
     try:
         extra = values["engine"].pop("deepspeed_config")
-        config = read_tree({section: values[section] for section in SECTIONS if section in values})
+        # Nothing in an archive may say where modules are imported from.
+        config = read_tree({section: values[section] for section in SECTIONS if section in values and section != "run"})
     except (ArithmeticError, LookupError, TypeError, AttributeError, UsageError) as error:
         raise UsageError(f"the recorded configuration is damaged: {' '.join(str(error).split())}") from None
     check(config)
@@ -235,8 +236,11 @@ def refuse_changes(before: Config, after: Config, saved: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """The configuration that save_config wrote. Raises UsageError if it is not one."""
-    return read_tree(read_file(path))
+    """The configuration that save_config wrote, whose blocks can now be imported. Raises UsageError if it is not
+    one."""
+    config = read_tree(read_file(path))
+    add_import_dir(config)
+    return config
 
 
 def yaml_text(value: Any) -> str:
@@ -294,11 +298,7 @@ def check(config: Config) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """What is wrong with values that are each in their range, in a line each."""
     model, train, stage = config.model, config.train, config.engine.zero_stage
-    for block in model.block.split():
-        # PACKAGE.MODULE:CLASS.
-        if block not in BLOCKS and ":" not in block:
-            guess = did_you_mean(block, BLOCKS)
-            yield f"model.block {block!r} is unknown: take names from {', '.join(sorted(BLOCKS))}{guess}"
+    yield from block_problems(model)
     if model.expand * model.width < 1:
         yield f"model.expand {model.expand} of model.width {model.width} is no channel: take a larger one"
     if model.expansion and round(model.expansion * model.width) < 1:

@@ -112,7 +112,8 @@ class ModelConfig:
     """The network. A pattern of blocks, one for each layer, is repeated up to `depth` layers."""
 
     block: Name = "gru attention"
-    """Block of each layer, from model/registry.py; several names, separated by spaces, form a repeating pattern."""
+    """Block of each layer: a name from model/registry.py, or a class of your own, as PACKAGE.MODULE:CLASS or
+    FILE.py:CLASS. Several names, separated by spaces, form a repeating pattern."""
     depth: Annotated[int, Field(ge=1, le=4096), WHOLE] = 2
     """Layers of the network."""
     width: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 128
@@ -128,7 +129,7 @@ class ModelConfig:
     expansion: Annotated[float, Field(ge=0, le=1024), NUMBER] = 4.0
     """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as is usual with Mamba."""
     window: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 64
-    """Past tokens that attention sees, those of its own segment included."""
+    """Past tokens that attention sees, those of its own segment included; also what blocks without state are given."""
     logit_cap: Annotated[float, Field(ge=0, le=10_000), NUMBER] = 15.0
     """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
     ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])
@@ -240,6 +241,9 @@ class RunConfig:
     reference_packages: Annotated[list[Text], from_text(split_names, list)] = field(default_factory=list)
     """Packages, or modules outside of packages, that a decoder may assume besides Python, torch, deepspeed, numpy and
     what these require. Their code is not charged; the report and an archive name them with their versions."""
+    import_dir: Text = ""
+    """Folder that modules in model.block are imported from, besides the installed ones. A file in model.block sets
+    it."""
     warm_start: Text = ""
     """Run directory of a finished run, of the same model and tokenizer, with whose parameters this one begins. They are
     charged in full as side information. Empty: random parameters, which cost nothing."""

@@ -81,7 +81,7 @@ MOVING = _operators(
     "_foreach_copy_ _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd copy_ embedding empty "
     "empty_like eye flip full full_like gather index index_copy_ index_put_ index_select lift_fresh new_empty new_full "
     "new_ones new_zeros ones ones_like repeat resize_ roll scalar_tensor scatter select_scatter set_ slice_scatter "
-    "split_with_sizes_copy stack tril triu unsafe_split zeros zeros_like"
+    "split_with_sizes_copy stack transpose_ tril triu unsafe_split zeros zeros_like"
 )
 
 

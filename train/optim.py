@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
     PyTorch's functions for many tensors at once, which its own optimisers use, have no names without `_foreach_`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float, beta2: float, weight_decay: float):
-        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay})
+        super().__init__(groups, {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay, "order": 1})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
                 # Nesterov momentum; more outputs than inputs make a step longer, so that the outputs move as much.
                 torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
-                inputs, outputs = parameters[0].shape
+                inputs, outputs = parameters[0].shape[:: group["order"]]
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 step_length = -group["lr"] * max(1, outputs / inputs) ** 0.5
@@ -133,9 +133,11 @@ def build_optimizer(
         if config.optimizer == "adamw" and p.role == "matrix":
             # Adam moves every entry by the same step, so outputs move with the width (arXiv:2203.03466, table 3).
             rate *= 20 / width
-        key = (p.role, rate, p.shape if p.role == "matrix" else None)
+        # -1: stored as [outputs, inputs], as torch.nn does (model/adapter.py).
+        order = getattr(p, "order", 1)
+        key = (p.role, rate, p.shape if p.role == "matrix" else None, order)
         decay = config.weight_decay if p.role == "matrix" else 0.0
-        new = {"params": [], "role": p.role, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+        new = {"params": [], "role": p.role, "order": order, "lr": rate, "peak_lr": rate, "weight_decay": decay}
         groups.setdefault(key, new)["params"].append(p)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), betas=(0.9, config.beta2), fused=True)

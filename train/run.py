@@ -19,6 +19,7 @@ from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
+from model.registry import display_name
 from train.checkpoint import POINTER, fitting, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
 from train.config import BYTE_SYMBOLS, Config
@@ -30,6 +31,7 @@ from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
+from train.own_blocks import find_own_blocks
 from train.progress import Progress
 from train.ranks import (
     Seat,
@@ -67,6 +69,7 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
     Raises ConnectionError for ranks that do not meet.
     """
     meet_apart()
+    config = find_own_blocks(config)
     place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
     config = resolve(config, place)
     with signals_restored(), naming_lost(place, seats, lambda: remedy(config)):
@@ -76,7 +79,8 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
 def resolve(config: Config, place: Place) -> Config:
     """`config` with everything that was left to the machine filled in."""
     cuda = place.device.type == "cuda"
-    name = f"{folder_name(config.data.source)}-{config.model.block.replace(' ', '+')}-{config.model.width}"
+    block = display_name(config.model.block).replace(" ", "+").replace(":", ".")
+    name = f"{folder_name(config.data.source)}-{block}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
     if place.world_size > 1:

@@ -41,5 +41,9 @@ def zero_muon(
         group["use_muon"], group["momentum"] = group["role"] == "matrix", momentum
         for p in group["params"]:
             p.use_muon = group["use_muon"]
+        if group["use_muon"] and group["order"] < 0:
+            # All of one shape, [outputs, inputs]: what `direction` scales as if it were [inputs, outputs].
+            outputs, inputs = group["params"][0].shape
+            group["lr"] = group["peak_lr"] = group["lr"] * (outputs / inputs) ** 0.5
     rates = {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay}
     return MuonWithAuxAdam(groups, Muon, rates)

@@ -146,7 +146,10 @@ def find_groups(module: nn.Module) -> Groups:
     """What can be taken out of a block or an MLP. Raises UsageError for a block that is not known here."""
     name = type(module).__name__
     if name not in PRUNABLE:
-        raise UsageError(f"nothing is known of how to prune block {name}: known are {', '.join(PRUNABLE)}")
+        raise UsageError(
+            f"nothing is known of how to prune block {name}: known are {', '.join(PRUNABLE)}, by PRUNABLE in "
+            "studies/pruning/surgery.py"
+        )
     return PRUNABLE[name](module)
 
 

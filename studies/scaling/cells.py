@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from data.errors import UsageError
 from model.lm import LanguageModel
+from model.registry import display_names
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
 from train.flops import forward_flops
 from train.meta import meta_model
+from train.own_blocks import find_own_blocks
 
 Vocabulary = int | Literal["bytes"]
 # Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
@@ -82,10 +84,16 @@ def make_cells(grid: Grid) -> list[Cell]:
     Raises UsageError if a block cannot be matched, or if a cell's directory holds a run with other settings.
     """
     config = parse_config("", list(grid.given))
+    found = [find_own_blocks(replace(config, model=replace(config.model, block=block))) for block in grid.blocks]
+    blocks, folders = [one.model.block for one in found], {one.run.import_dir for one in found} - {""}
+    if len(folders) > 1:
+        raise UsageError(f"blocks come from {' and '.join(sorted(folders))}: keep a sweep's own blocks in one folder")
+    shown, import_dir = display_names(blocks), "".join(folders)
+    given = (*grid.given, f"--run.import_dir={import_dir}") if folders else grid.given
     own: Vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"
     cells = []
     vocabularies = grid.vocabularies or [own]
-    for vocabulary, width, block in itertools.product(vocabularies, grid.widths, grid.blocks):
+    for vocabulary, width, block in itertools.product(vocabularies, grid.widths, blocks):
         if vocabulary == "bytes":
             symbols, data = BYTE_SYMBOLS, replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
         else:
@@ -94,17 +102,17 @@ def make_cells(grid: Grid) -> list[Cell]:
         model = replace(config.model, width=width, block=block)
         for seed in grid.seeds:
             check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
-        if grid.measure != "none" and block != grid.blocks[0]:
-            model = match(model, replace(model, block=grid.blocks[0]), symbols, grid.measure)
+        if grid.measure != "none" and block != blocks[0]:
+            model = match(model, replace(model, block=blocks[0]), symbols, grid.measure)
         # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
         count_parameters(model, symbols)
         for seed in grid.seeds:
-            name = f"{block.replace(' ', '+')}-{width}"
+            name = f"{shown[block].replace(' ', '+').replace(':', '.')}-{width}"
             name += f"-{vocabulary}" if grid.vocabularies else ""
             name += f"-seed{seed}" if seed else ""
             varied = {"model.block": block, "model.width": width, "model.expansion": model.expansion}
             varied |= {"data.tokenizer": data.tokenizer, "data.vocabulary": data.vocabulary, "train.seed": seed}
-            options = (*grid.given, *(f"--{option}={value}" for option, value in varied.items()))
+            options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
             cells.append(Cell(name, grid.folder / name, options))
             refuse_other_run(cells[-1])
     return cells

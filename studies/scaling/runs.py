@@ -1,7 +1,7 @@
 """Finished runs: found, read, and grouped by the corpus that they code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
 from eval.provenance import commit_text
 from eval.schema import Report, finished_report
+from model.registry import display_names
 from train.config import BYTE_SYMBOLS, Config
 
 SETTINGS_LIMIT_BYTES = 1 << 20
@@ -33,6 +34,7 @@ FOLLOWS_WIDTH = "model.expansion"
 class ComparedRun:
     """A finished run. `name` is its directory, relative to the one that is compared; `flops` are those of its epoch.
 
+    `block` is as people read it (model.registry.display_names).
     `settings` is all of its configuration that could explain a difference to another run, beside block, width and seed.
     `commit` is that of its code, empty if it is not known.
     """
@@ -102,7 +104,8 @@ def load_runs(runs_dir: Path) -> list[ComparedRun]:
     directories = sorted(path.parent for path in runs_dir.rglob("report.json")) or [runs_dir]
     names = [folder.relative_to(runs_dir) if folder != runs_dir else folder.resolve().name for folder in directories]
     runs = [load_run(folder, printable(str(name))) for folder, name in zip(directories, names, strict=True)]
-    return sorted(runs, key=lambda run: run.total_bits)
+    shown = display_names(run.block for run in runs)
+    return sorted((replace(run, block=shown[run.block]) for run in runs), key=lambda run: run.total_bits)
 
 
 def load_run(directory: Path, name: str) -> ComparedRun:

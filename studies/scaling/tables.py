@@ -161,6 +161,7 @@ def comparison_csv(comparison: Comparison) -> str:
     for run in comparison.runs:
         report = run.report.values()
         row = {"run": run.name, **_settings_columns(run), **report["model"], **report["description_length"]}
+        row["block"] = run.block
         row |= report["cost"] | {"beside": shortest.name}
         for verdict in beside.get(run.name, ()):
             row |= verdict.csv_columns()
