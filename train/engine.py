@@ -94,8 +94,8 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     timeout = timedelta(seconds=timeout_secs)
     dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = timeout
     backend = choose_backend(backend, local_ranks(), devices)
-    if backend == "gloo":
-        # DeepSpeed would bind the group to a device, which is for NCCL.
+    if backend == "gloo" and not dist.is_initialized():
+        # DeepSpeed would bind the group to a device, which is for NCCL. After a run that was refused, there is a group.
         dist.init_process_group(backend, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
     return Place(rank, world_size, torch.device("cuda", local_rank) if devices else torch.device("cpu"))
