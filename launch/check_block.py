@@ -41,6 +41,7 @@ import torch
 
 import model.contract
 from data.errors import UsageError
+from data.lanes import longest_segment
 from data.streams import publish
 from eval.canonical import OUR_ROOMS
 from eval.code_size import canonical_text, decoder_values, measure_code, pack, unpack
@@ -112,7 +113,8 @@ def check_trained_widths(config: Config) -> Finding:
         torch.manual_seed(config.train.seed)
         shaped = replace(config.model, width=width)
         learner = LanguageModel(shaped, BYTE_SYMBOLS)
-        optimizer, state, found = build_optimizer(learner, config.train, width), learner.init_state(LANES), {}
+        optimizer, state = build_optimizer(learner, config.train, width), learner.init_state(LANES)
+        found: dict[str, float] = {}
         with watch_scales(learner, found):
             for step in range(STEPS):
                 part = tokens[:, step * SEGMENT : (step + 1) * SEGMENT + 1]
@@ -136,7 +138,7 @@ def count_parameters(config: Config) -> Finding:
 
 def count_flops(config: Config) -> Finding:
     """Arithmetic a token, in segments of the length that training takes."""
-    length = config.train.segment_tokens
+    length = longest_segment(config.train.segment_tokens)
     one, two = (forward_work(model, length) for model in one_and_two(config))
     flops, elementwise = ((b - a) / length for a, b in ((one.flops, two.flops), (one.elementwise, two.elementwise)))
     found = f"{flops:,.0f} a token in matrix products and the like, {elementwise:,.0f} elementwise"

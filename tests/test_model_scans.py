@@ -155,7 +155,7 @@ def test_the_kernels_are_an_operator_as_pytorch_wants_it(device: torch.device, f
 
     torch.manual_seed(3)
     shapes = [(2, 9, 20), (2, 9, 20), (2, 9, 3), (2, 9, 3), (3, 20), (2, 3, 20)]
-    inputs = [torch.rand(shape, dtype=torch.float64, device=device, requires_grad=True) for shape in shapes]
+    inputs = tuple(torch.rand(shape, dtype=torch.float64, device=device, requires_grad=True) for shape in shapes)
     torch.library.opcheck(selective_scan, inputs)
 
 
