@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from archive.decoding import code_segment
@@ -241,9 +242,12 @@ class Bench:
                     step()
                 finish()
             cuda = self.place.device.type == "cuda"
+            # Kernels alone: PyTorch's operators have the time of the kernels that they launch.
+            device = DeviceType.CUDA if cuda else DeviceType.CPU
             times = {
                 event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
                 for event in profiler.key_averages()
+                if event.device_type == device
             }
             total = sum(times.values())
             for name, micros in sorted(times.items(), key=lambda part: -part[1])[:10]:

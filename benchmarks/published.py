@@ -127,9 +127,10 @@ def take(item: Entry, path: Path) -> list[Row]:
     """The rows of an entry whose results file another machine made: a CSV file with commit, date, device and PyTorch's
     version in its rows."""
     with path.open(newline="") as file:
-        row = next(csv.DictReader(file))
+        found = list(csv.DictReader(file))
     shutil.copy(path, RESULTS / item.file)
-    return rows_of(item, row["commit"], row["date"], f"{row['device']}, torch {row['torch']}")
+    commits, machines = (" ".join(dict.fromkeys(row[name] for row in found)) for name in ("commit", "device"))
+    return rows_of(item, commits, max(row["date"] for row in found), f"{machines}, torch {found[0]['torch']}")
 
 
 def filled(word: str, work: Path, given: dict[str, Path]) -> str:

@@ -34,6 +34,9 @@ from torch.nn import functional as F
 from model.contexts import ODD, Contexts
 from model.layers import coder_nats, parameter, precise, rows
 
+if torch.cuda.is_available():
+    from model.cuda_mixing import count_on_cuda
+
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
@@ -202,14 +205,7 @@ class ContextMixing(nn.Module):
         lines, marks = self.lines(self.contexts.hashes(history), roots)
         wanted = lines << 16 | marks  # [K, B, T, S]
         if wanted.is_cuda:
-            # Shapes do not depend on numbers, so that the host need not wait for them: a key stands in `keys` as often
-            # as it is wanted. What is no token goes to the smallest key, and counts for nothing. One is a token.
-            leaves, coded = wanted << STRIDE + 1 | values, coded.unsqueeze(-1)
-            smallest = leaves.masked_fill(~coded, 1 << 62).amin() >> STRIDE + 1 << STRIDE + 1
-            leaves = torch.where(coded, leaves, smallest).flatten().sort()[0]
-            keys = leaves >> STRIDE + 1  # [K B T S]
-            bounds = (keys << STRIDE + 1).unsqueeze(-1) + torch.arange(2 * RADIX + 1, device=keys.device)
-            times = torch.searchsorted(leaves, bounds, out_int32=True).diff()
+            keys, times = count_on_cuda(wanted, values, coded, STRIDE)
         else:
             keys, key = wanted[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
             times = (2 * RADIX * key + values[coded]).flatten().bincount(minlength=2 * RADIX * len(keys))

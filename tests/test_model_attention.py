@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention
 
+from model import cuda_attention
 from model.blocks import attention
 from model.blocks.attention import Attention
 from model.lm import Layer
@@ -19,7 +20,7 @@ WINDOWS = [1, 7, 100, 128, 130]
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Call it, and blocks that are made from then on have the form for CUDA."""
-    return lambda: monkeypatch.setattr(attention, "on_cuda", lambda x: True)
+    return lambda: monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def by_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Call it, and FlexAttention takes every segment, without a compiler."""
 
     def force() -> None:
-        monkeypatch.setattr(attention, "fits_blocks", lambda queries: True)
-        monkeypatch.setattr(attention, "compiled_blocks", lambda: attention.attend_blocks)
+        monkeypatch.setattr(cuda_attention, "fits_blocks", lambda queries: True)
+        monkeypatch.setattr(cuda_attention, "compiled_blocks", lambda: cuda_attention.attend_blocks)
         monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
     return force
@@ -88,10 +89,10 @@ def test_flex_attention_agrees_with_the_form_for_a_cpu(
 @pytest.mark.parametrize("trained", [False, True])
 def test_blocks_are_those_of_the_mask(time: int, length: int, trained: bool) -> None:
     """A block is left out if nothing in it is seen, and whole only if everything is, whatever was written to memory."""
-    size, device = attention.BLOCK, torch.device("cpu")
+    size, device = cuda_attention.BLOCK, torch.device("cpu")
     rows, columns = -(-time // size), -(-(length + time) // size)
     for window in (1, 100, 128, 129, 300, 2000):
-        numbers = attention.block_tables(rows, columns, length, window, trained, device).tolist()
+        numbers = cuda_attention.block_tables(rows, columns, length, window, trained, device).tolist()
         tables = []
         for lines, places in 4 * [(rows, columns)] + 2 * [(columns, rows)]:
             table, indices = torch.zeros(lines, places, dtype=torch.bool), numbers[lines : lines * (1 + places)]
@@ -104,7 +105,7 @@ def test_blocks_are_those_of_the_mask(time: int, length: int, trained: bool) -> 
         seen = []
         for position in (0, window):
             mask = torch.zeros(rows * size, columns * size, dtype=torch.bool)
-            dense = attention.lookback(position, rows * size, length, window, device)[:, : columns * size]
+            dense = cuda_attention.lookback(position, rows * size, length, window, device)[:, : columns * size]
             mask[:, : dense.shape[1]] = dense
             seen.append(mask.view(rows, size, columns, size).transpose(1, 2).flatten(2))
         assert numbers == [] and torch.equal(whole, seen[1].all(2)) and torch.equal(part | whole, seen[1].any(2))
@@ -119,8 +120,8 @@ def test_blocks_are_those_of_the_mask(time: int, length: int, trained: bool) -> 
 def test_the_real_rotation_is_the_complex_one(position: int) -> None:
     x = torch.randn(2, 3, 40, 16)
     expected = attention.rotate(x, attention.rotation(position, 40, 16))
-    turn = attention.angles(torch.tensor(position), 40, 16, x.device)
-    found = attention.rotate_real(x.transpose(1, 2), turn).transpose(1, 2)
+    turn = cuda_attention.angles(torch.tensor(position), 40, 16, x.device)
+    found = cuda_attention.rotate_real(x.transpose(1, 2), turn).transpose(1, 2)
     assert (found - expected).abs().max() < 1e-6
 
 
@@ -155,7 +156,7 @@ def test_flex_attention_takes_long_segments_of_half_precision(
     time: int, channels: int, itemsize: int, fits: bool
 ) -> None:
     queries: Any = SimpleNamespace(is_cuda=True, itemsize=itemsize, shape=torch.Size([2, 3, time, channels]))
-    assert attention.fits_blocks(queries) == fits
+    assert cuda_attention.fits_blocks(queries) == fits
 
 
 def test_a_compiled_layer_in_half_precision_agrees_with_the_reference(device: torch.device) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import cuda_attention
 from model.blocks import attention
 from model.blocks.attention import Attention
 from model.contract import (
@@ -33,7 +34,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> to
     config = ModelConfig(width=16, head_width=8, window=7)
     name, _, form = request.param.partition(" ")
     if form:
-        monkeypatch.setattr(attention, "on_cuda", lambda x: True)
+        monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
     made = load_block(name)(config).double()
     with torch.no_grad():
         # Output projections start at zero, which would make every comparison trivial.

@@ -20,7 +20,9 @@ from archive.encoding import EncodingSource, block_file
 from archive.frames import rank_payload
 from data.errors import UsageError
 from data.lanes import Lanes
+from model import cuda_attention
 from model.contexts import BYTE_SYMBOLS
+from model.cuda_mixing import count_on_cuda
 from model.mixing import ContextMixing
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
@@ -68,6 +70,8 @@ def forms_of_cuda() -> Iterator[None]:
     """Within it, code takes CUDA's form of what it does, on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+        patch.setattr("model.blocks.attention.CUDA_FORM", cuda_attention)
+        patch.setattr("model.mixing.count_on_cuda", count_on_cuda, raising=False)
         yield
 
 

@@ -200,7 +200,7 @@ class EngineConfig:
     bf16 is faster with AMX and far slower without."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of each layer and of the output: faster steps, after seconds of compiling. `auto`: on CUDA, except
-    for archives and ZeRO stage 3. A CPU needs a C++ compiler."""
+    for archives and ZeRO stage 3."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
     stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,

@@ -139,23 +139,6 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: d
     return engine
 
 
-def compile_parts(model: Any) -> None:
-    """Let torch.compile fuse the operators of a LanguageModel: one graph for each kind of layer, and one for the cost
-    of tokens. Layers share graphs, so that a deep model compiles as fast as a shallow one."""
-    from torch._inductor.decomposition import decompositions
-
-    # All kinds of layers are one function to PyTorch, which has a limit of 8 graphs for a function.
-    torch._dynamo.config.recompile_limit = 64
-    # What a block computes without autocast gets its gradient without it, too.
-    torch._functorch.config.backward_pass_autocast = "off"
-    # PyTorch's own kernel adds up the gradients of a row in parallel. Where the order is fixed, what the compiler makes
-    # of it takes one after the other; new contexts all have one row.
-    decompositions.pop(torch.ops.aten.embedding_dense_backward.default, None)
-    for layer in model.layers:
-        layer.compile(dynamic=False)
-    model.cost = torch.compile(model.cost, dynamic=False)
-
-
 def disconnect() -> None:
     """Leave the ranks, all at the same time: a rank that leaves alone can make its peers abort.
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
-from train.engine import Place, build_engine, compile_parts, deepspeed_config
+from train.engine import Place, build_engine, deepspeed_config
 from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, rate_scale
 
@@ -42,6 +42,8 @@ class Learner:
         self.model: LanguageModel = self.engine.module
         self.compiled = config.engine.compile == "on"
         if self.compiled:
+            from train.compiling import compile_parts
+
             compile_parts(self.model)
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation

@@ -22,6 +22,7 @@ from data.tokenizer import Tokenizer
 from model.registry import display_name
 from train.checkpoint import POINTER, fitting, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
+from train.compiling import choose_compile
 from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identity, prepared
 from train.cost import Cost
@@ -83,13 +84,12 @@ def resolve(config: Config, place: Place) -> Config:
     name = f"{folder_name(config.data.source)}-{block}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
+    engine.compile = choose_compile(config, place)
     if place.world_size > 1:
         # A single rank exchanges nothing, and may be resumed by several.
         engine.backend = torch.distributed.get_backend()  # type: ignore[assignment]
     if engine.precision == "auto":
         engine.precision = "bf16" if cuda else "fp32"
-    if engine.compile == "auto":
-        engine.compile = "on" if cuda and engine.zero_stage < 3 else "off"
     return replace(config, engine=engine, run=replace(config.run, dir=run_dir))
 
 

@@ -20,7 +20,6 @@ Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` remembered
 """
 
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -31,8 +30,10 @@ from model.layers import Linear, RMSNorm, parameter, precise
 
 State = tuple[Tensor, ...]
 
-# FlexAttention skips blocks of so many queries and keys.
-BLOCK = 128
+# What replaces `attend` on CUDA, where there is such a device.
+CUDA_FORM: Any = None
+if torch.cuda.is_available():
+    from model import cuda_attention as CUDA_FORM
 
 
 class Attention(nn.Module):
@@ -58,27 +59,22 @@ class Attention(nn.Module):
         self.norm = RMSNorm()
 
     def init_state(self, batch: int) -> State:
-        weight = self.qkv.weight
+        weight, form = self.qkv.weight, form_for(self.qkv.weight)
         # On CUDA in autocast's precision. Another one replaces it at the first step.
-        dtype = torch.bfloat16 if on_cuda(weight) else weight.dtype
-        shape = batch, self.heads, self.remembered(weight), self.head_width
+        dtype, length = (torch.bfloat16, form.remembered(self.window)) if form else (weight.dtype, self.window - 1)
+        shape = batch, self.heads, length, self.head_width
         keys, values = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
-        end, position = (torch.tensor(number, device=weight.device) for number in (shape[2], 0))
+        end, position = (torch.tensor(number, device=weight.device) for number in (length, 0))
         return keys, values, end, position
-
-    def remembered(self, x: Tensor) -> int:
-        """M: on CUDA a multiple of BLOCK, so that blocks begin where segments do."""
-        return -(-self.window // BLOCK) * BLOCK if on_cuda(x) else self.window - 1
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         batch, time, _ = x.shape
-        qkv = self.qkv(x)
+        qkv, form = self.qkv(x), form_for(x)
         # Attention in bf16 is several times slower than in fp32 on a CPU, whatever its instructions.
         qkv = qkv if qkv.is_cuda else precise(qkv)
         qkv = qkv.view(batch, time, 3, self.heads, self.head_width)
-        attend = self.attend_by_tensors if on_cuda(x) or torch.compiler.is_compiling() else self.attend
         with torch.autocast("cpu", enabled=False):
-            y, state = attend(qkv, state)
+            y, state = form.attend(self, qkv, state) if form else self.attend(qkv, state)
         return self.out(y.transpose(1, 2).reshape(batch, time, -1)), state
 
     def attend(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
@@ -106,63 +102,17 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(queries, keys[:, :, first:end], values[:, :, first:end], attn_mask=mask)
         return y, (keys, values, torch.tensor(end), torch.tensor(position))
 
-    def attend_by_tensors(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same without a number that changes from step to step, as a compiler and a CUDA graph need it."""
-        keys, values, end, position = state
-        time, length, slots = qkv.shape[1], self.remembered(qkv), keys.shape[2]
-        turn = angles(position, time, self.head_width, qkv.device)
-        # [B, T, N, C], and from then on [B, N, T, C]
-        query, key = (self.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
-        query, key = rotate_real(query * self.temperature[:, 0], turn), rotate_real(key, turn)
-        query, key, value = (part.to(qkv.dtype).transpose(1, 2) for part in (query, key, qkv[:, :, 2]))
-        if time == 1 and not torch.is_grad_enabled():
-            if slots == length:
-                # A copy, for this step and the next ones to write into.
-                keys, values = (F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in (keys, values))
-                slots += 8
-            keys.index_copy_(2, (end % slots)[None], key)
-            values.index_copy_(2, (end % slots)[None], value)
-            age = (end - torch.arange(slots, device=qkv.device)) % slots
-            mask = (within(age, self.window) & (age <= position))[None]
-            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            return y, (keys, values, end + 1, position + 1)
-        if slots != length:
-            order = (end - length + torch.arange(length, device=qkv.device)) % slots
-            keys, values = keys.index_select(2, order), values.index_select(2, order)
-        trained = keys.requires_grad
-        keys, values = torch.cat([keys.to(qkv.dtype), key], 2), torch.cat([values.to(qkv.dtype), value], 2)
-        if fits_blocks(query):
-            run = attend_blocks if torch.compiler.is_compiling() else compiled_blocks()
-            y = run(query, keys, values, position, self.window, trained)
-        else:
-            mask = lookback(position, time, length, self.window, qkv.device)
-            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
-        return y, (keys, values, torch.full_like(end, length), position + time)
 
-
-def on_cuda(x: Tensor) -> bool:
-    """Whether x takes the form for CUDA."""
-    return x.is_cuda
-
-
-def fits_blocks(queries: Tensor) -> bool:
-    """Whether FlexAttention has kernels for queries [B, N, T, C], and blocks to skip."""
-    time, channels = queries.shape[2:]
-    return queries.is_cuda and queries.itemsize == 2 and time >= BLOCK and channels in (16, 32, 64, 128, 256)
-
-
-def angles(position: int | Tensor, time: int, channels: int, device: torch.device) -> Tensor:
-    """Angles [T, C/2] at `position` and the `time` - 1 positions after it."""
-    at = position + torch.arange(time, device=device, dtype=torch.float64)
-    speed = 10000.0 ** (torch.arange(0, channels, 2, device=device, dtype=torch.float64) / -channels)
-    return torch.outer(at, speed)
+def form_for(x: Tensor) -> Any:
+    """The form for the device of x, where it has one of its own."""
+    return CUDA_FORM if x.is_cuda else None
 
 
 @lru_cache(2)
 def rotation(position: int, time: int, channels: int) -> Tensor:
-    """Unit complex numbers [T, C/2] of these angles."""
-    turn = angles(position, time, channels, torch.device("cpu"))
+    """Unit complex numbers [T, C/2] of the angles at `position` and the `time` - 1 positions after it."""
+    at = torch.arange(position, position + time, dtype=torch.float64)
+    turn = torch.outer(at, 10000.0 ** (torch.arange(0, channels, 2, dtype=torch.float64) / -channels))
     return torch.polar(torch.ones_like(turn), turn)
 
 
@@ -172,72 +122,9 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turn.to(pairs.dtype)).flatten(-2)
 
 
-def rotate_real(x: Tensor, turn: Tensor) -> Tensor:
-    """The same of x [B, T, N, C] by angles [T, C/2], in real numbers, for which a compiler makes kernels."""
-    cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
-    table = torch.stack([cos, cos, -sin, sin], -1)[:, None]
-    pairs = x.unflatten(-1, (-1, 2))
-    return (pairs * table[..., :2] + pairs.flip(-1) * table[..., 2:]).flatten(-2)
-
-
-def within(distance: Tensor, window: int) -> Tensor:
-    """Whether a query sees the key that is so many tokens before it."""
-    return (distance >= 0) & (distance < window)
-
-
-def lookback(position: int | Tensor, time: int, length: int, window: int, device: torch.device) -> Tensor:
-    """Mask [T, M + T]: True where a query may look. Memory that was never written (a lane's start) is hidden."""
-    key = torch.arange(-length, time, device=device)
-    return within(torch.arange(time, device=device)[:, None] - key, window) & (key >= -position)
-
-
 @lru_cache(2)
 def visible(position: int, time: int, window: int) -> Tensor:
-    return lookback(position, time, window - 1, window, torch.device("cpu"))
-
-
-def attend_blocks(
-    queries: Tensor, keys: Tensor, values: Tensor, position: Tensor, window: int, trained: bool
-) -> Tensor:
-    """Attention of queries [B, N, T, C] on keys and values [B, N, M + T, C]. What lies outside the window costs
-    nothing, and only if memory is `trained` does it get gradients."""
-    from torch.nn.attention.flex_attention import BlockMask, flex_attention
-
-    time, length = queries.shape[2], keys.shape[2] - queries.shape[2]
-    rows, columns = -(-time // BLOCK), -(-keys.shape[2] // BLOCK)
-    shapes = 2 * [(rows,), (rows, columns)] + 2 * [(columns,), (columns, rows)]
-    sizes = [prod(shape) for shape in shapes]
-    tables = block_tables(rows, columns, length, window, trained, queries.device)
-    fresh, written, learn = tables.split([sum(sizes[:4]), sum(sizes[:4]), sum(sizes[4:])])
-    looks = torch.where(position >= window - 1, written, fresh)
-    parts = [*looks.split(sizes[:4]), *learn.split(sizes[4:])]
-    parts = [part.view(1, 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def mask(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return within(query + length - key, window) & (key >= length - position)
-
-    # By place: the names of what comes last are not the same in all versions.
-    make: Any = BlockMask
-    blocks = make((time, keys.shape[2]), *parts, (BLOCK, BLOCK), mask)
-    return flex_attention(queries, keys, values, block_mask=blocks)
-
-
-@lru_cache(1)
-def compiled_blocks() -> Any:
-    return torch.compile(attend_blocks, dynamic=False)
-
-
-@torch.compiler.assume_constant_result
-def block_tables(rows: int, columns: int, length: int, window: int, trained: bool, device: torch.device) -> Tensor:
-    """Which blocks of keys a block of queries looks at, in part and whole, each as numbers of blocks and their indices:
-    while some memory may not be written, and after that; then, for gradients, which blocks of queries look at keys."""
-    row, column = torch.arange(rows)[:, None], torch.arange(columns)
-    # Distances between tokens of two blocks are `middle` - reach to `middle` + reach.
-    middle, reach = length + BLOCK * (row - column), BLOCK - 1
-    some = (middle + reach >= 0) & (middle - reach < window)
-    whole = (middle - reach >= 0) & (middle + reach < window)
-    fresh = whole & (BLOCK * column >= length)
-    learn = trained | (BLOCK * (column + 1) > length)
-    looks = [some & ~fresh, fresh, some & ~whole, whole, (some & ~fresh & learn).T, (fresh & learn).T]
-    parts = [(look.sum(1), look.int().argsort(dim=1, descending=True, stable=True).flatten()) for look in looks]
-    return torch.cat([part for pair in parts for part in pair]).int().to(device)
+    """Mask [T, M + T]: True where a query may look. Memory that was never written (a lane's start) is hidden."""
+    key = torch.arange(1 - window, time)
+    distance = torch.arange(time)[:, None] - key
+    return (distance >= 0) & (distance < window) & (key >= -position)
