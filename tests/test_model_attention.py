@@ -105,7 +105,9 @@ def test_blocks_are_those_of_the_mask(time: int, length: int, trained: bool) -> 
         seen = []
         for position in (0, window):
             mask = torch.zeros(rows * size, columns * size, dtype=torch.bool)
-            dense = cuda_attention.lookback(position, rows * size, length, window, device)[:, : columns * size]
+            dense = cuda_attention.lookback(torch.tensor(position), rows * size, length, window, device)[
+                :, : columns * size
+            ]
             mask[:, : dense.shape[1]] = dense
             seen.append(mask.view(rows, size, columns, size).transpose(1, 2).flatten(2))
         assert numbers == [] and torch.equal(whole, seen[1].all(2)) and torch.equal(part | whole, seen[1].any(2))

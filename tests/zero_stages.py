@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 
 import torch
 
+from data.lanes import Lanes
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.engine import connect, disconnect
 from train.loop import Learner
@@ -35,7 +36,8 @@ def main(folder: str) -> None:
         return Learner(config, 257, 256, place, {"zero_optimization": zero})
 
     def nats(of: Learner, steps: range) -> list[float]:
-        learned = [of.learn(mine[step], LANES * TOKENS, step, STEPS) for step in steps]
+        lanes = Lanes(STEPS * LANES * TOKENS, LANES, TOKENS)
+        learned = [of.learn(mine[step], lanes, step) for step in steps]
         return place.sum([one.double().sum().item() for one in learned])
 
     for stage in range(4):
