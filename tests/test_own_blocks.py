@@ -298,8 +298,8 @@ def test_the_code_of_a_block_is_followed_from_its_class(package: Path) -> None:
     assert "class GatedConv" in sources["their_blocks/blocks.py"]
     for gone in ("Carried", "unused", "import json", "NoModule"):
         assert gone not in sources["their_blocks/blocks.py"]
-    # All else that both need is the same.
-    both = plain.keys() & sources.keys() - {"model/registry.py"}
+    # All else that both need is the same, except parts of layers that the gru needs alone.
+    both = (plain.keys() & sources.keys()) - {"model/registry.py", "model/layers.py"}
     assert all(plain[name] == sources[name] for name in both)
 
 
