@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from model import cuda_attention
+from model.blocks import attention
+from model.blocks.attention import Attention
 from model.lm import Layer
-from model.registry import BLOCKS, load_block
 from train.config import ModelConfig
 
-# Blocks whose segments do not make one graph yet.
-NOT_YET = {"gated_delta", "gru", "lstm", "mamba", "rglru", "s4", "s4d", "ssd"}
 
-
-@pytest.fixture(params=sorted(set(BLOCKS) - NOT_YET))
-def layer(request: pytest.FixtureRequest) -> Layer:
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
+    """Attention, in its form for CUDA. test_model_chunks.py and test_model_scans.py have the other blocks."""
+    monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
     torch._dynamo.reset()
     torch.manual_seed(1)
-    return Layer(load_block(request.param)(ModelConfig(width=32, head_width=16, window=24)), 32, 64)
+    return Layer(Attention(ModelConfig(width=32, head_width=16, window=24)), 32, 64)
 
 
 def test_segments_make_one_graph(layer: Layer) -> None:

@@ -79,11 +79,11 @@ MUTANTS = [
     ),
     Mutant(
         "the gradient lacks the number of ranks", "train/loop.py",
-        "self.place.world_size * len(self.states) / coded_tokens", "len(self.states) / coded_tokens", CODING,
+        "self.place.world_size * len(self.states) / lanes.valid_tokens(step)", "len(self.states) / lanes.valid_tokens(step)", CODING,
     ),
     Mutant(
         "the gradient lacks the number of micro-batches", "train/loop.py",
-        "self.place.world_size * len(self.states) / coded_tokens", "self.place.world_size / coded_tokens", CODING,
+        "self.place.world_size * len(self.states) / lanes.valid_tokens(step)", "self.place.world_size / lanes.valid_tokens(step)", CODING,
     ),
     Mutant(
         "attention sees the token to be coded", "model/blocks/attention.py",

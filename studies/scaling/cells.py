@@ -124,7 +124,9 @@ def refuse_other_run(cell: Cell) -> None:
     if saved.exists():
         before, after = load_config(saved), parse_config("", list(cell.options))
         # What was left to the machine is filled in there.
-        after.engine.precision, after.engine.threads = before.engine.precision, before.engine.threads
+        # What was left to the machine.
+        for name in ("precision", "threads", "compile", "graphs", "backend"):
+            setattr(after.engine, name, getattr(before.engine, name))
         refuse_changes(before, after, saved)
 
 
