@@ -79,11 +79,11 @@ MUTANTS = [
     ),
     Mutant(
         "the gradient lacks the number of ranks", "train/loop.py",
-        "self.place.world_size * len(self.states) / lanes.valid_tokens(step)", "len(self.states) / lanes.valid_tokens(step)", CODING,
+        "scale = self.place.world_size * len(self.states)", "scale = len(self.states)", CODING,
     ),
     Mutant(
         "the gradient lacks the number of micro-batches", "train/loop.py",
-        "self.place.world_size * len(self.states) / lanes.valid_tokens(step)", "self.place.world_size / lanes.valid_tokens(step)", CODING,
+        "scale = self.place.world_size * len(self.states)", "scale = self.place.world_size", CODING,
     ),
     Mutant(
         "attention sees the token to be coded", "model/blocks/attention.py",
