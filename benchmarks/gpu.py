@@ -101,6 +101,12 @@ class Bench:
         self.place, self.options, self.start = place, options, time.perf_counter()
         self.only = options.only.split(",") if options.only else []
         self.rows: list[dict[str, Any]] = []
+        self.stamp = {
+            "device": device_name(place.device),
+            "torch": torch.__version__,
+            "commit": describe_commit(options.commit),
+            "date": datetime.date.today().isoformat(),
+        }
         self.plain: dict[int, tuple[float, float]] = {}
         cuda = place.device.type == "cuda"
         self.precision: Any = "bf16" if cuda else "fp32"
@@ -129,6 +135,11 @@ class Bench:
         if self.place.device.type == "cuda":
             torch.cuda.empty_cache()
         print("  ".join(f"{key} {show(value)}" for key, value in found.items()), file=sys.stderr, flush=True)
+        # After each row: a time limit may end the program.
+        self.save()
+
+    def save(self) -> None:
+        write_rows(Path(self.options.save), [{**found, **self.stamp} for found in self.rows])
 
     def time(self, found: dict[str, Any], step: Callable[[], object], steps: int = 0) -> None:
         """Fill in milliseconds of a step, median, the time of the first one, and the peak of memory."""
@@ -310,14 +321,8 @@ def main() -> None:
     bench.small_row("enwik8", [*enwik8, "--model.ngram_rows_log2=10"] if options.small else enwik8)
     bench.block_rows(wide)
     bench.profile_rows(wide)
-    stamp = {
-        "device": device_name(place.device),
-        "torch": torch.__version__,
-        "commit": describe_commit(options.commit),
-        "date": datetime.date.today().isoformat(),
-    }
-    write_rows(Path(options.save), [{**found, **stamp} for found in bench.rows])
-    entry.publish(f"{stamp['device']}, torch {stamp['torch']}, {bench.peak.flops_per_sec / 1e12:.4g} TFLOP/s")
+    bench.save()
+    entry.publish(f"{bench.stamp['device']}, torch {torch.__version__}, {bench.peak.flops_per_sec / 1e12:.4g} TFLOP/s")
     for found in bench.rows:
         entry.publish("  ".join(f"{key} {show(value)}" for key, value in found.items()))
     disconnect()
