@@ -167,7 +167,7 @@ def same_at_loading(environment: dict[str, str]) -> bool:
     """Whether libraries that this process has loaded would be the same in that environment."""
     names = set(READ_AT_LOADING)
     if not Path("/proc/driver/nvidia").exists():
-        # DeepSpeed's launcher numbers the devices, even where there are none.
+        # DeepSpeed's launcher sets CUDA_VISIBLE_DEVICES on machines without a GPU, too.
         names.remove("CUDA_VISIBLE_DEVICES")
     return all(environment.get(name) == os.environ.get(name) for name in names)
 

@@ -148,7 +148,7 @@ def test_three_ranks_code_a_corpus_that_most_of_them_see_nothing_of(cache: Path,
 
 
 def test_three_ranks_go_on_exactly_to_a_last_segment_of_one_token(corpus: Path, cache: Path, tmp_path: Path) -> None:
-    """Lanes of 65 tokens, but for the last of 62, in segments of 32: one token in the third step, for most."""
+    """Five lanes of 65 tokens and one of 62, in segments of 32: in the third step, five lanes have one token each."""
     source = tmp_path / "source.txt"
     source.write_bytes(corpus.read_bytes()[: 5 * 65 + 62 - 1])
     given = [*arguments(source, cache, tmp_path / "whole", "--train.lanes=6", "--run.log_steps=1")]

@@ -173,7 +173,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replays]]:
-    """Everything that was recorded. CUDA's streams are none, and its graphs are Replays."""
+    """The list of all graphs that are recorded: as Replays, in place of CUDA's graphs, and without streams."""
     recorded = []
 
     def record(self: Graph, leaves: list[Any], tree: Any) -> Any:

@@ -44,8 +44,12 @@ def find_own_blocks(config: Config) -> Config:
 
 def add_import_dir(config: Config) -> None:
     """Let modules be imported from run.import_dir, after all other places."""
-    folder = config.run.import_dir
-    if folder and folder not in sys.path:
+    if config.run.import_dir:
+        add_folder(config.run.import_dir)
+
+
+def add_folder(folder: str) -> None:
+    if folder not in sys.path:
         sys.path.append(folder)
 
 
@@ -59,8 +63,7 @@ def module_of(file: Path, name: str) -> tuple[str, str]:
     module = ".".join(parts)
     if strange := [part for part in parts if not part.isidentifier()]:
         raise UsageError(f"model.block {name!r}: {strange[0]!r} cannot be a module's name; rename it, as to my_block")
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    add_folder(str(folder))
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):

@@ -37,11 +37,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, parameter, precise
+from model.recurrence import at_once
 
 # Tokens of a chunk. A GPU prefers a few large products.
 CHUNK, GPU_CHUNK = 32, 128
-# Devices that compute all chunks at once.
-AT_ONCE = {"cuda"}
 
 
 class S4D(nn.Module):
@@ -74,7 +73,7 @@ class S4D(nn.Module):
         # Channels first, because each has its own matrices. [H, B, T]
         u = (self.input.T @ x.flatten(0, 1).T).view(-1, batch, time)
         with torch.autocast(x.device.type, enabled=False):
-            several = self.chunks_at_once if x.device.type in AT_ONCE else self.chunks
+            several = self.chunks_at_once if at_once(x) else self.chunks
             y, states = (several if time > 1 or torch.is_grad_enabled() else self.step)(u, state[0])
             y = F.gelu(torch.addcmul(precise(y), precise(u), self.skip)).flatten(1)
         return F.glu(self.out(y.T)).view(batch, time, -1), (states,)
