@@ -12,7 +12,7 @@ from archive.restoring import RestorableDecoding
 from data.errors import RunFailed, Stopped, UsageError
 from data.files import file_sha256, write_file
 from data.lanes import Lanes
-from data.names import named_output
+from data.names import open_output
 from data.output import token_chunks, write_documents
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import unpack
@@ -20,7 +20,7 @@ from train.command_line import recorded_config
 from train.config import Config, RunConfig
 from train.engine import disconnect
 from train.meta import refuse_giant
-from train.run import Run, Session, joined
+from train.run import Run, Session, join_ranks
 from train.run_dir import CHECKPOINTS, last_good
 
 # In FILE.partial: the SHA-256 of the archive that it is of.
@@ -49,7 +49,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
         raise UsageError(f"{archive.path}: the tokenizer's encoding is damaged") from None
     refuse_giant(config.model, config.train, tokenizer.vocabulary, header["world_size"])
     config.engine.threads = header["threads"]
-    with joined(config, extra, resume_remedy) as session:
+    with join_ranks(config, extra, resume_remedy) as session:
         if session.place.rank == 0:
             partial.mkdir(exist_ok=True)
             write_file(mark, identity.encode())
@@ -79,7 +79,7 @@ def decode(archive: Archive, file: Path, single: bool, session: Session, tokeniz
             print("onepass: stopped; go on with the same command and --resume", file=sys.stderr)
         return stop.status
     if place.rank == 0:
-        with named_output(file, () if single else archive.names) as output:
+        with open_output(file, () if single else archive.names) as output:
             alone = corpus["documents"] == 1
             write_documents(token_chunks(source.tokens, tokenizer), output, single or alone, archive.sha256)
         shutil.rmtree(partial)

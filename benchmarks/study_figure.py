@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from eval.plots import THEMES, Theme, styled
+from eval.plots import THEMES, Theme, use_style
 
 Totals = dict[str, dict[int, float]]
 NAMES = {"kjv": "King James Bible", "enwik8": "enwik8, first 3 MB"}
@@ -38,7 +38,7 @@ def read_totals(folder: Path, vocabulary: int) -> Totals:
 
 
 def draw(folders: list[Path], vocabulary: int, theme: Theme) -> Figure:
-    with styled(theme):
+    with use_style(theme):
         figure = Figure(figsize=(9.0, 3.9), dpi=200, facecolor=theme.page)
         panels = figure.subplots(1, len(folders), sharey=True)
         blocks = list(read_totals(folders[0], vocabulary))

@@ -102,7 +102,7 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         more = f" (and {len(resembling) - 1:,} more)" if len(resembling) > 1 else ""
         notes.append(f"{resembling[0]}{more}: read as bare bytes, whatever records or compression the name promises")
     return Source(
-        name=printable(name),
+        name=make_printable(name),
         expected_bytes=None
         if structured or remote
         else sum(file.stat().st_size for file in files if isinstance(file, Path)),
@@ -134,7 +134,7 @@ def _list_files(place: str) -> tuple[list[Path], str, list[str], list[str]]:
     return paths, given.name if given.name not in ("", "..") else given.resolve().name or "root", names, notes
 
 
-def printable(name: str) -> str:
+def make_printable(name: str) -> str:
     """A file name as text that prints everywhere: bytes that are not UTF-8, and control characters, as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -312,7 +312,7 @@ def _open_hugging_face(source: str, field: str, split: str) -> Source:
             raise UsageError(f"data.source {source!r}: reading {reason}") from error
 
     return Source(
-        name=printable(Path(name).name or Path(name).resolve().name),
+        name=make_printable(Path(name).name or Path(name).resolve().name),
         expected_bytes=None,
         _read=read,
         _identify=lambda: ["hf", builder.hash, config, field, split, *map(_identity, local)],

@@ -70,14 +70,14 @@ def _check(names: Sequence[str]) -> None:
 
 
 def refuse_long_paths(output: Path, names: Sequence[str]) -> None:
-    """Raise UsageError if a path that named_output would make is too long for the system."""
+    """Raise UsageError if a path that open_output would make is too long for the system."""
     longest = max(names, key=lambda name: len(os.fsencode(name)), default="")
     if len(os.fsencode(temporary_beside(output.absolute()) / "named" / longest)) > MAX_NAME_BYTES:
         raise UsageError(f"{output} and {longest!r:.80} in it make too long a path: name a folder with a shorter one")
 
 
 @contextmanager
-def named_output(output: Path, names: Sequence[str]) -> Iterator[Path]:
+def open_output(output: Path, names: Sequence[str]) -> Iterator[Path]:
     """The path to give to data.output.write_documents, which numbers its files. At the end of the block they get their
     names, and their folder appears as `output`, whole or not at all. Without names, the path is `output` itself."""
     if not names:

@@ -69,6 +69,6 @@ def publish(content: str | bytes) -> None:
     stream.flush()
 
 
-def publishing() -> Any:
+def publish_help() -> Any:
     """A context in which `print` publishes: for a parser that prints its own help."""
     return contextlib.redirect_stdout(STREAMS.published or sys.stdout)

@@ -126,7 +126,7 @@ class Sorter:
 
     def __init__(self, declared: list[str]):
         self.packages = importlib.metadata.packages_distributions()
-        reference = required([*REFERENCE, *declared])
+        reference = find_required([*REFERENCE, *declared])
         tops = {top for top, names in self.packages.items() if any(plain(name) in reference for name in names)}
         self.reference = sys.stdlib_module_names | {*REFERENCE, *REFERENCE_MODULES, *declared} | tops
         self.declared = dict(map(self.version, declared))
@@ -146,7 +146,7 @@ class Sorter:
         return package, UNKNOWN
 
 
-def required(names: Iterable[str]) -> set[str]:
+def find_required(names: Iterable[str]) -> set[str]:
     """Normalised names of packages, of those that they require, and so on. What is not installed is left out."""
     from packaging.requirements import Requirement
 

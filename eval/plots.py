@@ -60,7 +60,7 @@ DARK = Theme(
 THEMES = {"light": LIGHT, "dark": DARK}
 
 
-def styled(theme: Theme) -> Any:
+def use_style(theme: Theme) -> Any:
     """Within it, figures are drawn and saved in our style."""
     colors = {"text.color": theme.ink, "axes.edgecolor": theme.grid, "axes.labelcolor": theme.faint}
     colors |= {"xtick.color": theme.faint, "ytick.color": theme.faint, "grid.color": theme.grid}
@@ -119,10 +119,10 @@ class Picture:
 
 def picture(draw: Callable[..., Figure], *arguments: Any) -> Picture:
     """What `draw(*arguments, theme)` draws."""
-    with styled(LIGHT):
+    with use_style(LIGHT):
         figure = draw(*arguments, LIGHT)
         element, light, document = svg(figure), png(figure), pdf(figure)
-    with styled(DARK):
+    with use_style(DARK):
         return Picture(element, light, png(draw(*arguments, DARK)), document)
 
 

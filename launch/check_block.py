@@ -111,8 +111,8 @@ def check_trained_widths(config: Config) -> Finding:
     tokens, widths, rows = text.view(LANES, -1), [factor * least for factor in WIDTHS], []
     for width in widths:
         torch.manual_seed(config.train.seed)
-        shaped = replace(config.model, width=width)
-        learner = LanguageModel(shaped, BYTE_SYMBOLS)
+        wider = replace(config.model, width=width)
+        learner = LanguageModel(wider, BYTE_SYMBOLS)
         optimizer, state = build_optimizer(learner, config.train, width), learner.init_state(LANES)
         found: dict[str, float] = {}
         with watch_scales(learner, found):

@@ -21,17 +21,17 @@ import shutil
 from archive.encoding import EncodingSource
 from archive.pins import refuse_unpinned
 from archive.writing import BLOCKS, byte_source, store, write_coded
-from data.documents import open_source, printable
+from data.documents import make_printable, open_source
 from data.errors import UsageError
 from data.files import refuse_long_name
 from data.names import pack_names
-from data.streams import publishing
+from data.streams import publish_help
 from eval.books import Books
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.engine import disconnect
 from train.launched import is_rank_0
-from train.run import Run, corpus_source, joined, prepare_corpus, resume_remedy
+from train.run import Run, corpus_source, join_ranks, prepare_corpus, resume_remedy
 from train.run_dir import CHECKPOINTS
 
 POSITIONALS = {
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def start(arguments: list[str]) -> None:
     entry.refuse_owned(arguments, OWNED, "launch/compress.py")
-    with publishing():
+    with publish_help():
         config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
     if byte_source(named["file"]).startswith("raw:"):
         entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
@@ -64,7 +64,7 @@ def start(arguments: list[str]) -> None:
 def default_dir(named: dict[str, str]) -> str:
     archive = Path(named["archive"])
     # A run directory's name has to be UTF-8 (eval/begun.py).
-    return str(archive.with_name(printable(archive.name) + ".run")) if archive.name else ""
+    return str(archive.with_name(make_printable(archive.name) + ".run")) if archive.name else ""
 
 
 def compress(config: Config, named: dict[str, str]) -> None:
@@ -100,7 +100,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
         return
 
     run_dir = Path(config.run.dir)
-    with joined(config, extra, resume_remedy) as session:
+    with join_ranks(config, extra, resume_remedy) as session:
         books = Books(session)
         corpus = prepare_corpus(session)
         books.measure(corpus)

@@ -25,7 +25,7 @@ from archive.format import Archive, documents_of, open_archive
 from archive.pins import refuse_other_world
 from data.errors import RunFailed, UsageError
 from data.files import refuse_long_name
-from data.names import named_output, refuse_long_paths
+from data.names import open_output, refuse_long_paths
 from data.output import write_documents
 from data.streams import publish
 from train.launched import is_rank_0
@@ -90,7 +90,7 @@ def decompress(options: argparse.Namespace) -> int:
         if archive.header["method"] != "stored":
             status = rerun(archive, options)
         elif is_rank_0():
-            with named_output(options.file, () if options.joined else archive.names) as output:
+            with open_output(options.file, () if options.joined else archive.names) as output:
                 alone = options.joined or archive.header["corpus"]["documents"] == 1
                 write_documents(documents_of(archive), output, alone, archive.sha256)
     except UsageError as error:
@@ -117,7 +117,7 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     refuse_other_machine(header)
     values, sources = unpack(archive.program)
     if options.embedded:
-        with named_output(options.file, archive.names) as output:
+        with open_output(options.file, archive.names) as output:
             return run_embedded(sources, archive.path, output)
     refuse_own_blocks(values, archive.path)
     if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):

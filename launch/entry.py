@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from archive.pins import PINS, pinned
 from data.errors import RunFailed, Stopped, UsageError
 from data.streams import STREAMS, publish
-from train.launched import is_rank_0, launched_rank
+from train.launched import is_rank_0, read_rank
 from train.options import did_you_mean
 
 # What argparse would name by Python's types.
@@ -52,7 +52,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
     try:
         if STREAMS.closed:
             raise UsageError("standard output is closed, and what is printed would be lost. Redirect it: > /dev/null")
-        launched_rank()
+        read_rank()
         return unwritten(work() or 0)
     except SystemExit as leaving:  # as parsers do after --help
         if isinstance(leaving.code, str):

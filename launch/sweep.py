@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 
 from data.errors import UsageError
-from data.streams import publish, publishing
+from data.streams import publish, publish_help
 from launch.report import report
 from studies.scaling.cells import Grid, make_cells
 from studies.scaling.sweep import record_cells, run_cells, slurm_script
@@ -130,7 +130,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     given = ["--model.ngram_orders=[]", *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
-    with publishing():
+    with publish_help():
         run = parse_config("", given).run
     if run.resume or run.stop_after_steps:
         raise UsageError(

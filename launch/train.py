@@ -16,13 +16,13 @@ entry.begin(__name__)
 
 from archive.pins import refuse_unpinned
 from archive.warm_start import warm_start
-from data.streams import publishing
+from data.streams import publish_help
 from eval.books import Books
 from eval.schema import Report
 from train.command_line import parse_config, read_deepspeed_config
 from train.config import Config
 from train.engine import disconnect
-from train.run import Run, corpus_source, joined, prepare_corpus, resume_remedy
+from train.run import Run, corpus_source, join_ranks, prepare_corpus, resume_remedy
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
-    with publishing():
+    with publish_help():
         config = parse_config(__doc__ or "", arguments)
     entry.pin(config.engine.portable)
     train(config, stay=False)
@@ -47,7 +47,7 @@ def train(config: Config, stay: bool = True) -> Report | None:
     """
     refuse_unpinned(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
-    with joined(config, extra, resume_remedy) as session:
+    with join_ranks(config, extra, resume_remedy) as session:
         books = Books(session)
         corpus = prepare_corpus(session)
         books.measure(corpus)

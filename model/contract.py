@@ -1,7 +1,7 @@
 """The block contract (docs/your-architecture.md) as checks, each of which gives a Finding. launch/check_block.py prints
 them and tests call them.
 
-Blocks are checked in double precision, with parameters moved away from where they begin (`stirred`): an output matrix
+Blocks are checked in double precision, with parameters moved away from where they begin (`stir`): an output matrix
 of zeros would make every comparison trivial. Shapes: `B` rows, `T` time, `D` width.
 """
 
@@ -39,7 +39,7 @@ def verdict(check: str, good: bool, found: str, remedy: str) -> Finding:
     return Finding(check, "ok", found) if good else Finding(check, "failed", found, remedy)
 
 
-def stirred(block: nn.Module) -> nn.Module:
+def stir(block: nn.Module) -> nn.Module:
     """A block in double precision, with every parameter moved at random. A convolution or another tensor of more
     dimensions moves by as much as a matrix."""
     block = block.double()
@@ -218,7 +218,7 @@ def check_start(block: Any, width: int) -> Finding:
 
 def check_depth(config: Any, depth: int = 16) -> Finding:
     """The residual stream after so many new layers, whose first input has scale 1."""
-    model = LanguageModel(shaped(config, depth=depth), 64).double()
+    model = LanguageModel(shape_config(config, depth=depth), 64).double()
     found: dict[str, float] = {}
     with torch.no_grad(), watch_scales(model, found):
         tokens = torch.randint(64, (4, 33))
@@ -248,7 +248,7 @@ def watch_scales(model: Any, found: dict[str, float]) -> Iterator[None]:
         handle.remove()
 
 
-def shaped(config: Any, **changes: Any) -> Any:
+def shape_config(config: Any, **changes: Any) -> Any:
     """A copy of a ModelConfig without context mixing, and with these changes."""
     return type(config)(**vars(config) | {"ngram_orders": [], "ngram_lags": [], "ngram_embeddings": []} | changes)
 
@@ -329,7 +329,7 @@ def check_behaviour(config: Any) -> Iterator[Finding]:
 
     def moved() -> Any:
         torch.manual_seed(1)
-        return stirred(make(config))
+        return stir(make(config))
 
     def new() -> Any:
         torch.manual_seed(1)

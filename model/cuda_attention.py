@@ -20,7 +20,7 @@ from model.layers import precise
 BLOCK = 128
 
 
-def remembered(window: int) -> int:
+def remembered_tokens(window: int) -> int:
     """M, a multiple of BLOCK, so that blocks begin where segments do."""
     return -(-window // BLOCK) * BLOCK
 
@@ -28,7 +28,7 @@ def remembered(window: int) -> int:
 def attend(block: Any, qkv: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention [B, N, T, C] of qkv [B, T, 3, N, C], and the next state, as Attention.attend of `block`."""
     keys, values, end, position = state
-    time, length, slots = qkv.shape[1], remembered(block.window), keys.shape[2]
+    time, length, slots = qkv.shape[1], remembered_tokens(block.window), keys.shape[2]
     turn = angles(position, time, block.head_width, qkv.device)
     # [B, T, N, C], and from then on [B, N, T, C]
     query, key = (block.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))

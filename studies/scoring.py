@@ -23,7 +23,7 @@ from data.tokenizer import Tokenizer
 from eval.schema import Report, finished_report
 from model.lm import LanguageModel
 from train.config import Config
-from train.corpus import CorpusSource, prepared
+from train.corpus import CorpusSource, prepare_data
 from train.engine import Place, connect, disconnect
 from train.frozen import FrozenLearner, load_frozen
 from train.ledger import Ledger
@@ -135,7 +135,7 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
     source, wanted = corpus or config.data.source, report.corpus
-    found = prepared(replace(config.data, source=source), progress=True)
+    found = prepare_data(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
         if (here := getattr(found.manifest, name)) != (there := getattr(wanted, name)):
             raise UsageError(f"{source} has {name} {here} and the corpus of {folder} had {there}: name that corpus")

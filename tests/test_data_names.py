@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.names import MAX_TEXT_BYTES, named_output, pack_names, refuse_long_paths, unpack_names
+from data.names import MAX_TEXT_BYTES, open_output, pack_names, refuse_long_paths, unpack_names
 from data.output import write_documents
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -84,7 +84,7 @@ def test_streams_that_we_do_not_write_are_refused(monkeypatch):
 
 
 def write(output: Path, documents: list[bytes], names: tuple[str, ...], sha256: str) -> None:
-    with named_output(output, names) as folder:
+    with open_output(output, names) as folder:
         write_documents(((document, True) for document in documents), folder, len(documents) == 1, sha256)
 
 
@@ -109,10 +109,10 @@ def test_documents_get_their_names(tmp_path):
 def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="the archive says"):
         write(tmp_path / "out", [b"x", b"y"], ("a", "b"), EMPTY_SHA256)
-    with pytest.raises(KeyboardInterrupt), named_output(tmp_path / "out", ("a",)):
+    with pytest.raises(KeyboardInterrupt), open_output(tmp_path / "out", ("a",)):
         raise KeyboardInterrupt
     # A decoder of an archive's own that ended with a status.
-    with named_output(tmp_path / "out", ("a",)):
+    with open_output(tmp_path / "out", ("a",)):
         pass
     assert not [*tmp_path.iterdir()]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from eval.plots import LIGHT, png, styled
+from eval.plots import LIGHT, png, use_style
 from studies.generalisation.correlation import ScoredRun, agreements, kendall, rows_csv, table
 from studies.generalisation.plots import draw_agreement
 
@@ -61,5 +61,5 @@ def test_tables_and_figures_hold_every_run() -> None:
     ]
     mixed = [*rows, row("bytes", 2.5, 2.3, vocabulary=1024)]
     for some in (rows, rows[:2], mixed):
-        with styled(LIGHT):
+        with use_style(LIGHT):
             assert png(draw_agreement(some, agreements(some), "new.txt", LIGHT))[:4] == b"\x89PNG"

@@ -21,10 +21,10 @@ from eval.begun import refuse_other_settings
 from eval.code_size import canonical_text, decoder_values
 from train.command_line import CONFIG_FILE, MAY_CHANGE
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig, flatten
-from train.launched import launched_rank
+from train.launched import read_rank
 from train.meta import refuse_giant
 from train.options import OPTIONS
-from train.run import naming_deepspeed, naming_memory
+from train.run import explain_deepspeed, explain_memory
 from train.run_dir import CODE_FILE
 
 TRAIN = "launch/train.py"
@@ -158,7 +158,7 @@ from data.lanes import Lanes
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.engine import connect
 from train.loop import Learner
-from train.run import naming_deepspeed
+from train.run import explain_deepspeed
 
 place = connect(1, 600)
 
@@ -175,7 +175,7 @@ def nats(stage, extra, optimizer="muon"):
 said, offloaded = {}, {}
 for extra in json.loads(sys.argv[1]):
     try:
-        with naming_deepspeed("ds.json", extra):
+        with explain_deepspeed("ds.json", extra):
             nats(0, extra)
     except ValueError as error:
         said[next(iter(extra))] = str(error)
@@ -219,11 +219,11 @@ def test_a_deepspeed_file_that_is_refused_is_one_line_and_status_2(stopped: Path
 
 
 def test_an_error_without_a_users_keys_is_a_bug() -> None:
-    with pytest.raises(TypeError), naming_deepspeed("", {}):
+    with pytest.raises(TypeError), explain_deepspeed("", {}):
         raise TypeError("no fault of theirs")
-    with pytest.raises(ValueError, match=r"refuses it \(TypeError\)"), naming_deepspeed("ds.json", {"a": 1}):
+    with pytest.raises(ValueError, match=r"refuses it \(TypeError\)"), explain_deepspeed("ds.json", {"a": 1}):
         raise TypeError
-    with pytest.raises(ConnectionError), naming_deepspeed("ds.json", {"a": 1}):
+    with pytest.raises(ConnectionError), explain_deepspeed("ds.json", {"a": 1}):
         raise ConnectionError("a rank was lost")
 
 
@@ -232,10 +232,10 @@ def test_an_error_without_a_users_keys_is_a_bug() -> None:
     [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nmore"), RuntimeError("can't allocate memory: 9")],
 )
 def test_too_little_memory_is_a_failed_run(error: Exception) -> None:
-    with pytest.raises(RunFailed, match=r"out of memory .*--train\.accumulation") as caught, naming_memory():
+    with pytest.raises(RunFailed, match=r"out of memory .*--train\.accumulation") as caught, explain_memory():
         raise error
     assert "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError), naming_memory():
+    with pytest.raises(RuntimeError), explain_memory():
         raise RuntimeError("another")
 
 
@@ -278,10 +278,10 @@ def test_half_of_what_a_launcher_says_is_refused(
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     if isinstance(message, int):
-        assert launched_rank() == message
+        assert read_rank() == message
         return
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        launched_rank()
+        read_rank()
     assert "unset RANK" in str(caught.value)
 
 

@@ -18,7 +18,7 @@ import launch.check_block
 from data.errors import UsageError
 from eval.code_size import measure_code, unpack
 from model.adapter import Stateless
-from model.contract import Finding, check_behaviour, check_graphs, check_roles, check_splits, stirred
+from model.contract import Finding, check_behaviour, check_graphs, check_roles, check_splits, stir
 from model.registry import display_names, load_block
 from studies.scaling.cells import Grid, make_cells
 from train.command_line import parse_config
@@ -229,7 +229,7 @@ def test_roles_follow_from_what_a_parameter_is_in(package: Path) -> None:
 
 
 def test_a_module_without_state_is_given_its_last_inputs_again(package: Path) -> None:
-    block = stirred(build(package, "GatedConv"))
+    block = stir(build(package, "GatedConv"))
     assert isinstance(block, Stateless)
     # Four taps are within a window of nine.
     assert check_splits(block, 16).verdict == "ok"
@@ -238,7 +238,7 @@ def test_a_module_without_state_is_given_its_last_inputs_again(package: Path) ->
     assert past.shape == (2, 8, 16) and not past.requires_grad
     assert torch.equal(past, torch.cat([torch.zeros(2, 3, 16), x.detach()], 1))
     torch.testing.assert_close(y, block.block(torch.cat([torch.zeros(2, 8, 16), x], 1))[:, -5:])  # type: ignore[operator]
-    mean = check_splits(stirred(build(package, "Mean")), 16)
+    mean = check_splits(stir(build(package, "Mean")), 16)
     assert mean.verdict == "warning" and "root mean square" in mean.found
     assert (
         check_graphs(lambda: build(package, "GatedConv"), 16).found == "1 for the first segment, 0 for the next three"

@@ -11,7 +11,7 @@ import pytest
 from finished_run import finished_cell, run_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval.plots import DARK, LIGHT, png, styled
+from eval.plots import DARK, LIGHT, png, use_style
 from studies.scaling.analysis import Scaling, analyse
 from studies.scaling.laws import PowerLaw
 from studies.scaling.lines import lines_of
@@ -251,7 +251,7 @@ def test_figures_can_be_drawn_of_any_sweep(tmp_path: Path) -> None:
         scaling_figure(scaling.lines[:2], {}, {}, LIGHT),
         vocabulary_figure(families, LIGHT),
     ]
-    with styled(LIGHT):
+    with use_style(LIGHT):
         assert all(png(figure).startswith(b"\x89PNG") for figure in figures)
     # Lines of a single width are in the figures and in the CSV.
     assert "lone,gru,333" in scaling_csv(lines_of([run for line in scaling.lines for run in line.runs]))

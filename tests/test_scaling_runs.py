@@ -12,7 +12,7 @@ from finished_run import SIZES, finished_cell, finished_run, run_report
 
 from data.errors import UsageError
 from eval.curve import Curve, load_curve
-from eval.plots import DARK, LIGHT, description_length_figure, png, rate_figure, spread, styled, svg
+from eval.plots import DARK, LIGHT, description_length_figure, png, rate_figure, spread, svg, use_style
 from studies.scaling.lines import lines_of
 from studies.scaling.pages import write_comparison
 from studies.scaling.plots import behind_figure, overlay_figure
@@ -204,13 +204,13 @@ def test_figures_can_be_drawn_of_any_curve(points: int, runs_dir: Path) -> None:
     alike[0] = replace(alike[0], name="$\\not$ mathematics")
     grid = [replace(one, block=f"b{i % 6}", width=2 ** (i // 6)) for i, one in enumerate(alike)]
     curves = {one.name: curve for one in alike}
-    with styled(DARK):
+    with use_style(DARK):
         for figure in (
             description_length_figure(curve, SIZES, DARK),
             overlay_figure(curves, SIZES, lines_of(grid), DARK),
         ):
             assert png(figure).startswith(b"\x89PNG")
-    with styled(LIGHT):
+    with use_style(LIGHT):
         figures = [
             rate_figure(curve, LIGHT),
             overlay_figure(curves, {}, lines_of(alike), LIGHT),

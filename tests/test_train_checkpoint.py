@@ -24,7 +24,7 @@ from model.registry import BLOCKS
 from train.checkpoint import (
     POINTER,
     checkpoint_tensors,
-    fitting,
+    explain_misfit,
     is_sound,
     load_checkpoint,
     pick_lanes,
@@ -220,7 +220,7 @@ def test_a_model_that_lacks_parts_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_only_what_is_wrong_with_a_checkpoint_is_held_against_it(error: Exception, kind: type[Exception]) -> None:
-    with pytest.raises(kind) as caught, fitting(Path("step-7")):
+    with pytest.raises(kind) as caught, explain_misfit(Path("step-7")):
         raise error
     assert (caught.value is error) == (kind is not ValueError)
     assert ("step-7 does not fit" in str(caught.value)) == (kind is ValueError)

@@ -158,7 +158,7 @@ def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if pointer is None:
         raise UsageError(f"{folder} holds no checkpoint: the run needs run.checkpoint_secs above 0")
     path = folder / pointer["tag"] / "mp_rank_00_model_states.pt"
-    with fitting(path):
+    with explain_misfit(path):
         return dict(load_saved(str(path))["module"])
 
 
@@ -181,7 +181,7 @@ def load_checkpoint(
             f"{folder} was saved by {world_size} ranks and this run has {place.world_size}: an archive is written and "
             "read by one number of ranks; resume with that"
         )
-    with fitting(folder / tag):
+    with explain_misfit(folder / tag):
         if world_size == place.world_size:
             load_engine(learner.engine, str(folder), tag)
         else:
@@ -219,7 +219,7 @@ def pick_lanes(name: str, parts: list[Any], now: Any, skipped: int) -> Any:
 
 
 @contextmanager
-def fitting(path: Path) -> Iterator[None]:
+def explain_misfit(path: Path) -> Iterator[None]:
     """Within it, every error is a UsageError of one line about the checkpoint `path`, except a lost peer or a full
     disk."""
     try:

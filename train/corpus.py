@@ -46,7 +46,7 @@ class CorpusSource:
                 )
 
 
-def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
+def prepare_data(data: DataConfig, progress: bool) -> PreparedCorpus:
     """The corpus that `data` names, as tokens. Raises UsageError if it cannot be."""
     return prepare(
         source=data.source,
@@ -61,7 +61,7 @@ def prepared(data: DataConfig, progress: bool) -> PreparedCorpus:
     )
 
 
-def identity(corpus: PreparedCorpus) -> dict[str, str]:
+def identify(corpus: PreparedCorpus) -> dict[str, str]:
     """SHA-256 of all that a resumed run must find as it was."""
     shards = "".join(shard.sha256 for shard in corpus.manifest.shards)
     tokenizer = corpus.tokenizer.encoding

@@ -7,7 +7,7 @@ from data.errors import UsageError
 REMEDY = "unset RANK, LOCAL_RANK and WORLD_SIZE to run alone, or start all ranks with deepspeed or torchrun"
 
 
-def launched_rank() -> int:
+def read_rank() -> int:
     """The rank of this process; 0 if it runs alone.
 
     Raises UsageError if the environment has only a part of what a launcher sets, or values that cannot be right.

@@ -118,7 +118,7 @@ def own_address() -> str:
 
 
 @contextmanager
-def naming_lost(place: Place, seats: list[Seat], remedy: Callable[[], str]) -> Iterator[None]:
+def explain_lost(place: Place, seats: list[Seat], remedy: Callable[[], str]) -> Iterator[None]:
     """Within it, a failed exchange between ranks is a ConnectionError of one line, which ends with `remedy()`."""
     try:
         yield

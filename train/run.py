@@ -1,4 +1,4 @@
-"""A run, from the meeting of its ranks to the end of its epoch: `joined`, `prepare_corpus`, `Run`, `go`."""
+"""A run, from the meeting of its ranks to the end of its epoch: `join_ranks`, `prepare_corpus`, `Run`, `go`."""
 
 import math
 import os
@@ -20,11 +20,11 @@ from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
 from model.registry import display_name
-from train.checkpoint import POINTER, fitting, is_sound, load_checkpoint, save_checkpoint
+from train.checkpoint import POINTER, explain_misfit, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
 from train.compiling import choose_compile
 from train.config import BYTE_SYMBOLS, Config
-from train.corpus import CorpusSource, ResumableSource, identity, prepared
+from train.corpus import CorpusSource, ResumableSource, identify, prepare_data
 from train.cost import Cost
 from train.engine import Place
 from train.graphs import choose_graphs
@@ -38,11 +38,11 @@ from train.ranks import (
     Seat,
     about_peers,
     after_rank_0,
+    explain_lost,
     from_rank_0,
     hosts_without,
     join,
     meet_apart,
-    naming_lost,
     refuse_unshared,
 )
 from train.run_dir import CHECKPOINTS, claim, last_good
@@ -63,7 +63,7 @@ class Session:
 
 
 @contextmanager
-def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str]) -> Iterator[Session]:
+def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str]) -> Iterator[Session]:
     """Let the ranks meet for the run of `config`, with the user's DeepSpeed keys `extra`. Within it, signals ask for a
     clean stop, and a rank that loses the others says so in one line, which ends with `remedy(config)`: how to go on.
 
@@ -73,7 +73,7 @@ def joined(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str
     config = find_own_blocks(config)
     place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
     config = resolve(config, place)
-    with signals_restored(), naming_lost(place, seats, lambda: remedy(config)):
+    with restore_signals(), explain_lost(place, seats, lambda: remedy(config)):
         yield Session(config, place, seats, extra)
 
 
@@ -101,7 +101,7 @@ def resume_remedy(config: Config) -> str:
 
 
 @contextmanager
-def signals_restored() -> Iterator[None]:
+def restore_signals() -> Iterator[None]:
     """Within it, a run may take signals as requests to stop."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
@@ -121,7 +121,7 @@ def prepare_corpus(session: Session) -> PreparedCorpus:
     # What cannot be built is refused before any work.
     meta_model(config.model, BYTE_SYMBOLS)
     first_here = int(os.environ["LOCAL_RANK"]) == 0
-    corpus = after_rank_0(place, "preparation", lambda: prepared(config.data, progress=first_here))
+    corpus = after_rank_0(place, "preparation", lambda: prepare_data(config.data, progress=first_here))
     refuse_giant(config.model, config.train, corpus.tokenizer.vocabulary, place.world_size)
     ours = f"{corpus.manifest.sha256} {corpus.manifest.tokenizer['sha256']}"
     if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):
@@ -136,7 +136,7 @@ def corpus_source(session: Session, corpus: PreparedCorpus, more: dict[str, str]
     """The lanes of this rank, read from `corpus`. `more` are SHA-256 of what else must not change, by name."""
     config, place = session.config, session.place
     lanes = Lanes(corpus.manifest.tokens, config.train.lanes, config.train.segment_tokens)
-    return CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identity(corpus) | more)
+    return CorpusSource(lanes, lanes.share(place.rank, place.world_size), corpus.tokens.read, identify(corpus) | more)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Run:
         if config.run.checkpoint_secs:
             refuse_unshared(self.place, session.seats, Path(config.run.dir))
         self.lock = claim(Path(config.run.dir)) if self.place.rank == 0 else None
-        with naming_memory(), naming_deepspeed(config.engine.deepspeed_config, session.extra):
+        with explain_memory(), explain_deepspeed(config.engine.deepspeed_config, session.extra):
             self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, self.place, session.extra)
         self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), self.place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
@@ -186,7 +186,7 @@ class Run:
                 self.folder, self.learner, self.ledger, isinstance(source, CorpusSource)
             )
             if self.first_step:
-                with fitting(self.folder):
+                with explain_misfit(self.folder):
                     source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
         self.totals = self.ledger.totals()
@@ -237,7 +237,7 @@ class Run:
         saved = time.monotonic()
         self.cost.begin()
         with (
-            naming_memory(),
+            explain_memory(),
             Progress(corpus_bytes, self.totals[2], fixed_bits, shown=self.place.rank == 0) as progress,
         ):
             for done in one_epoch(self.learner, lanes, self.source, self.ledger, self.first_step):
@@ -281,7 +281,7 @@ class Run:
 
 
 @contextmanager
-def naming_memory() -> Iterator[None]:
+def explain_memory() -> Iterator[None]:
     """Within it, to run out of memory is a RunFailed of one line."""
     try:
         yield
@@ -296,7 +296,7 @@ def naming_memory() -> Iterator[None]:
 
 
 @contextmanager
-def naming_deepspeed(path: str, extra: dict[str, Any]) -> Iterator[None]:
+def explain_deepspeed(path: str, extra: dict[str, Any]) -> Iterator[None]:
     """Within it, what DeepSpeed says against the user's `extra` keys, from the file `path`, is a UsageError of one
     line. It has no class of its own for that: without such keys, an error is a bug."""
     try:

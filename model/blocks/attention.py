@@ -16,7 +16,7 @@ What we changed: every token sees exactly the `window` latest tokens, itself inc
 so that a sequence has the same outputs under every split. Rotated keys are kept; angles are made in float64, so
 positions stay exact over a long lane.
 
-Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` remembered tokens, at least window - 1.
+Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` remembered_tokens tokens, at least window - 1.
 """
 
 from functools import lru_cache
@@ -61,7 +61,9 @@ class Attention(nn.Module):
     def init_state(self, batch: int) -> State:
         weight, form = self.qkv.weight, form_for(self.qkv.weight)
         # On CUDA in autocast's precision. Another one replaces it at the first step.
-        dtype, length = (torch.bfloat16, form.remembered(self.window)) if form else (weight.dtype, self.window - 1)
+        dtype, length = (
+            (torch.bfloat16, form.remembered_tokens(self.window)) if form else (weight.dtype, self.window - 1)
+        )
         shape = batch, self.heads, length, self.head_width
         keys, values = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
         end, position = (torch.tensor(number, device=weight.device) for number in (length, 0))

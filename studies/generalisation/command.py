@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from tqdm import tqdm
 
-from data.documents import printable
+from data.documents import make_printable
 from data.errors import UsageError
 from data.files import file_sha256, read_json, write_file
 from data.streams import publish
@@ -83,7 +83,7 @@ class Generalisation(Search):
             if run not in runs:
                 publish(f"{run.name} is left out: it has no checkpoint")
         publish("\n" + table(rows, agreed))
-        name = printable(self.file.name)
+        name = make_printable(self.file.name)
         if self.csv:
             write_file(self.csv, rows_csv(name, rows).encode())
         if self.json:

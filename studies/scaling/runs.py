@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from data.documents import printable
+from data.documents import make_printable
 from data.errors import UsageError
 from data.files import read_json
 from eval.curve import Curve, load_curve
@@ -103,7 +103,7 @@ def load_runs(runs_dir: Path) -> list[ComparedRun]:
         raise UsageError(f"{runs_dir} is no directory: name one that holds run directories")
     directories = sorted(path.parent for path in runs_dir.rglob("report.json")) or [runs_dir]
     names = [folder.relative_to(runs_dir) if folder != runs_dir else folder.resolve().name for folder in directories]
-    runs = [load_run(folder, printable(str(name))) for folder, name in zip(directories, names, strict=True)]
+    runs = [load_run(folder, make_printable(str(name))) for folder, name in zip(directories, names, strict=True)]
     shown = display_names(run.block for run in runs)
     return sorted((replace(run, block=shown[run.block]) for run in runs), key=lambda run: run.total_bits)
 

@@ -21,7 +21,7 @@ from data.files import write_file
 from studies.scaling.cells import Cell
 from studies.scaling.runs import read_sweep
 from train.engine import free_port
-from train.run import signals_restored
+from train.run import restore_signals
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 GRACE_SECS = 120.0
@@ -47,7 +47,7 @@ def run_cells(cells: list[Cell], jobs: int) -> int:
     # A log file gets a line a minute.
     shown, pause_secs = 0.0, 0.5 if sys.stderr.isatty() else 60.0
     with (
-        signals_restored(),
+        restore_signals(),
         tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", desc="sweep") as bar,
     ):
         for number in (signal.SIGTERM, signal.SIGINT):
