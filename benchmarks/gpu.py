@@ -42,6 +42,7 @@ from benchmarks.overhead import finish
 from benchmarks.plain_gpt import plain_step
 from benchmarks.result_rows import commit
 from data.lanes import Lanes, longest_segment
+from model.cuda import use_kernels
 from model.registry import BLOCKS, load_block
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
@@ -110,6 +111,7 @@ class Bench:
         self.plain: dict[int, tuple[float, float]] = {}
         cuda = place.device.type == "cuda"
         self.precision: Any = "bf16" if cuda else "fp32"
+        self.kernels: Any = "on" if cuda else "off"
         self.compile: Any = ("on" if cuda else "off") if options.compile == "auto" else options.compile
         self.peak: Peak = measure_peak(place.device, torch.bfloat16 if cuda else torch.float32)
 
@@ -178,7 +180,7 @@ class Bench:
 
     def learner(self, config: Config, vocabulary: int) -> tuple[Learner, Callable[[], object]]:
         """A learner and its training step over random tokens."""
-        config.engine = replace(config.engine, precision=self.precision, compile=self.compile)
+        config.engine = replace(config.engine, precision=self.precision, kernels=self.kernels, compile=self.compile)
         config.engine.graphs = choose_graphs(config, self.place)
         learner = Learner(config, vocabulary, 0, self.place)
         shape = config.train.lanes, longest_segment(config.train.segment_tokens)
@@ -228,6 +230,8 @@ class Bench:
                 if found is not None:
                     torch._dynamo.reset()
                     made = load_block(block)(shape.config(block, shape.time, "adamw").model).to(self.place.device)
+                    if self.kernels == "on":
+                        use_kernels(made)
                     state = made.init_state(shape.rows)
                     if self.compile == "on":
                         made.compile(dynamic=False)

@@ -19,7 +19,8 @@ GIT_SECS = 30.0
 NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
     *("run.baselines", "data.cache_dir", "data.workers"),
-    *("engine.threads", "engine.precision", "engine.compile", "engine.graphs", "engine.backend", "engine.timeout_secs"),
+    *("engine.threads", "engine.precision", "engine.kernels", "engine.compile", "engine.graphs"),
+    *("engine.backend", "engine.timeout_secs"),
 }
 
 

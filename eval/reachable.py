@@ -15,9 +15,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from eval.canonical import SAFE_DECORATORS, last_name
 
-# They look up names in the registry, which are strings in it, and in the configuration, which `named` lists.
-LOOKED_UP = ("model.registry", "model.adapter")
-BLOCKS = "model.blocks"
+# They look up names in the registry, which are strings in it, in the configuration, which `named` lists, and names of
+# classes, which classes in model/cuda share.
+LOOKED_UP = ("model.registry", "model.adapter", "model.cuda")
+BLOCKS, KERNELS = "model.blocks", "model.cuda"
 # Calls by which a program may come by names that stand nowhere in it.
 UNTRACEABLE = {"getattr", "eval", "exec", "globals", "vars", "locals", "__import__", "import_module"}
 # Methods of these names may be called by whatever an object is given to: file-like, container-like, and so on.
@@ -89,10 +90,14 @@ class _Reach:
         self.mentioned: set[int] = set()
         for name in [start, *loaded]:
             self._reach_module(name)
+            if name.startswith(KERNELS):
+                classes = [part.name for part in modules[name].body if isinstance(part, ast.ClassDef)]
+                self.anywhere |= {f"{name}:{kind}" for kind in classes}
         # A program that computes the name of a module may compute names in it, too; those of blocks are known.
         known = {name.split(":")[0] for name in named}
         for name in loaded:
-            if name != start and not name.startswith(BLOCKS) and not any(f"{n}.".startswith(f"{name}.") for n in known):
+            traceable = name.startswith((BLOCKS, KERNELS)) or any(f"{n}.".startswith(f"{name}.") for n in known)
+            if name != start and not traceable:
                 self.whole.add(name.split(".")[0])
 
     def kept(self) -> dict[str, ast.Module]:

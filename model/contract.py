@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from model.adapter import Stateless
+from model.cuda import use_kernels
 from model.lm import LanguageModel
 from model.own_block import give_reason, wrong_state
 from model.registry import load_block
@@ -132,6 +133,8 @@ def check_splits(
         if not whole[0].abs().max() > 0:
             return Finding(name, "failed", "all outputs are zero", "let outputs depend on inputs")
         block = block.to(device)
+        if device.type == "cuda":
+            use_kernels(block)
         for one in cuts:
             there = x.to(device)
             parts = [run_cut(block, there, one).cpu()] if stateless else outputs_and_gradients(

@@ -24,13 +24,6 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, table) if table.is_cuda else table[index]
 
 
-def one_chunk(weights: list[Tensor]) -> list[Tensor]:
-    """Copies of matrices and biases in one piece of memory. Otherwise cuDNN's recurrent kernels make such a copy at
-    every call, with a warning."""
-    flat = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
-    return [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]
-
-
 def precise(x: Tensor) -> Tensor:
     """x in fp32, or in its own precision if that is higher: for normalisers, gates and losses under autocast."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -20,7 +20,6 @@ class Layer(nn.Module):
     def __init__(self, block: nn.Module, width: int, hidden: int):
         super().__init__()
         self.block, self.norm, self.mlp = block, RMSNorm(), MLP(width, hidden) if hidden else None
-        self.init_state = block.init_state
 
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = self.block(self.norm(x), state)
@@ -65,7 +64,7 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch: int) -> list[Any]:
         """State of `batch` rows before their first token."""
-        return [layer.init_state(batch) for layer in self.layers]  # type: ignore[operator]
+        return [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
 
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False

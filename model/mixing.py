@@ -34,9 +34,6 @@ from torch.nn import functional as F
 from model.contexts import ODD, Contexts
 from model.layers import coder_nats, parameter, precise, rows
 
-if torch.cuda.is_available():
-    from model.cuda_mixing import count_on_cuda
-
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
@@ -204,12 +201,7 @@ class ContextMixing(nn.Module):
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
         lines, marks = self.lines(self.contexts.hashes(history), roots)
         wanted = lines << 16 | marks  # [K, B, T, S]
-        if wanted.is_cuda:
-            keys, times = count_on_cuda(wanted, values, coded, STRIDE)
-        else:
-            keys, key = wanted[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
-            times = (2 * RADIX * key + values[coded]).flatten().bincount(minlength=2 * RADIX * len(keys))
-            times = times.int().view(-1, 2 * RADIX)
+        keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
         for node in (4, 2):
             times[:, node : 2 * node] += times[:, 2 * node : 4 * node : 2] + times[:, 2 * node + 1 : 4 * node : 2]
@@ -233,3 +225,10 @@ class ContextMixing(nn.Module):
         rank = torch.arange(len(keys), device=keys.device)
         won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish]
         self.counts.index_copy_(0, lines * WAYS + way, row[won])
+
+    def count(self, wanted: Tensor, values: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys in `wanted` [K, B, T, S], sorted; and for each, how often it was wanted with each of the 2 R values
+        [B, T, S]. Only tokens that are `coded` [B, T] count."""
+        keys, key = wanted[:, coded].unique(return_inverse=True)  # [U], [K, M, S]
+        times = (2 * RADIX * key + values[coded]).flatten().bincount(minlength=2 * RADIX * len(keys))
+        return keys, times.int().view(-1, 2 * RADIX)

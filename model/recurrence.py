@@ -38,12 +38,6 @@ def step_bias(channels: int) -> nn.Parameter:
     return parameter(step.expm1().log(), "vector", lr=0.1)
 
 
-def at_once(x: Tensor) -> bool:
-    """Whether all chunks of x [B, T, D] are computed at once, by batched products: they fill a GPU. On a CPU, one chunk
-    after another is faster."""
-    return x.is_cuda and x.shape[1] > 1
-
-
 def split_time(parts: tuple[Tensor, ...], dim: int, most: int) -> list[Tensor]:
     """Each part with its dimension T, `dim`, as two: chunks, and L tokens of a chunk. L is `most`, or the next power of
     two for fewer tokens. Zeros fill the last chunk."""

@@ -8,19 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention
 
-from model import cuda_attention
 from model.blocks import attention
 from model.blocks.attention import Attention
+from model.cuda import attention as cuda_attention
+from model.cuda import use_kernels
 from model.lm import Layer
 from train.config import ModelConfig
 
 WINDOWS = [1, 7, 100, 128, 130]
-
-
-@pytest.fixture
-def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Call it, and blocks that are made from then on have the form for CUDA."""
-    return lambda: monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
 
 
 @pytest.fixture
@@ -54,13 +49,13 @@ def run(block: Attention, x: Tensor, cuts: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_it_agrees_with_the_form_for_a_cpu(window: int, as_on_cuda: Any) -> None:
+def test_it_agrees_with_the_form_for_a_cpu(window: int) -> None:
     """Gradients, too, and single tokens, whose ring goes round and then into a segment."""
     block, x = made(window), torch.randn(2, 300, 16, dtype=torch.float64)
     weight = torch.randn_like(x)
     expected = run(block, x, [300])
     gradients = torch.autograd.grad((expected * weight).sum(), list(block.parameters()))
-    as_on_cuda()
+    use_kernels(block)
     y = run(block, x, [20, 1, 9, 150, 120])
     found = torch.autograd.grad((y * weight).sum(), list(block.parameters()))
     for a, b in zip((expected.detach(), *gradients), (y.detach(), *found), strict=True):
@@ -72,14 +67,12 @@ def test_it_agrees_with_the_form_for_a_cpu(window: int, as_on_cuda: Any) -> None
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("cuts", [[300], [256, 44], [130, 1, 169], [5, 295]], ids=str)
-def test_flex_attention_agrees_with_the_form_for_a_cpu(
-    window: int, cuts: list[int], as_on_cuda: Any, by_blocks: Any
-) -> None:
+def test_flex_attention_agrees_with_the_form_for_a_cpu(window: int, cuts: list[int], by_blocks: Any) -> None:
     """Its outputs: it has no gradients on a CPU."""
     block, x = made(window, 32, 16), torch.randn(2, 300, 32, dtype=torch.float64)
     with torch.no_grad():
         expected = run(block, x, [300])
-        as_on_cuda()
+        use_kernels(block)
         by_blocks()
         y = run(block.float(), x.float(), cuts)
     assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
@@ -127,10 +120,10 @@ def test_the_real_rotation_is_the_complex_one(position: int) -> None:
     assert (found - expected).abs().max() < 1e-6
 
 
-def test_single_tokens_leave_the_state_that_they_go_on_from(as_on_cuda: Any) -> None:
+def test_single_tokens_leave_the_state_that_they_go_on_from() -> None:
     """The segment that they decode is learned from that state afterwards."""
-    as_on_cuda()
     block, x = made(7), torch.randn(2, 30, 16, dtype=torch.float64)
+    use_kernels(block)
     with torch.no_grad():
         _, state = block(x[:, :10], block.init_state(2))
         kept, after = [part.clone() for part in state], state
@@ -139,10 +132,10 @@ def test_single_tokens_leave_the_state_that_they_go_on_from(as_on_cuda: Any) -> 
     assert all(torch.equal(a, b) for a, b in zip(kept, state, strict=True))
 
 
-def test_segments_of_any_length_leave_states_of_one_shape(as_on_cuda: Any) -> None:
+def test_segments_of_any_length_leave_states_of_one_shape() -> None:
     """So that only the length of a segment makes a compiler start again."""
-    as_on_cuda()
     block, x = made(7), torch.randn(2, 200, 16, dtype=torch.float64)
+    use_kernels(block)
     state = block.init_state(2)
     layout = [(part.shape, part.stride()) for part in state]
     for part in x.split([150, 1, 9, 40], 1):
@@ -171,8 +164,10 @@ def test_a_compiled_layer_in_half_precision_agrees_with_the_reference(device: to
     for place in (torch.device("cpu"), device):
         half = place.type == "cuda"
         layer = layer.to(place, torch.float32 if place is device else torch.float64)
+        if half:
+            use_kernels(layer)
         compiled = torch.compile(layer, dynamic=False, disable=not half)
-        state, parts, inputs = layer.init_state(3), [], x.to(place, next(layer.parameters()).dtype)
+        state, parts, inputs = layer.block.init_state(3), [], x.to(place, next(layer.parameters()).dtype)
         layer.zero_grad()
         with torch.autocast(place.type, torch.bfloat16, enabled=half):
             for part, against in zip(

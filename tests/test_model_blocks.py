@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import cuda_attention
-from model.blocks import attention
 from model.blocks.attention import Attention
 from model.contract import (
     TOLERANCE,
@@ -21,21 +19,23 @@ from model.contract import (
     check_shapes,
     check_splits,
 )
+from model.cuda import use_kernels
 from model.registry import BLOCKS, load_block
 from train.config import ModelConfig
 
-# Attention's form for CUDA runs on a CPU, too.
-FORMS = [*sorted(BLOCKS), "attention as on CUDA"]
+# Most forms for CUDA run on a CPU, too.
+ON_CPU = ["attention", "gated_delta", "gru", "lstm", "s4", "s4d", "ssd"]
+FORMS = [*sorted(BLOCKS), *(f"{name} as on CUDA" for name in ON_CPU)]
 
 
 @pytest.fixture(params=FORMS)
-def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+def block(request: pytest.FixtureRequest) -> torch.nn.Module:
     torch.manual_seed(1)
     config = ModelConfig(width=16, head_width=8, window=7)
     name, _, form = request.param.partition(" ")
-    if form:
-        monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
     made = load_block(name)(config).double()
+    if form:
+        use_kernels(made)
     with torch.no_grad():
         # Output projections start at zero, which would make every comparison trivial.
         for p in made.parameters():

@@ -1,7 +1,6 @@
-"""SSD and gated delta with all chunks at once, the form for CUDA, forced where a test runs on a CPU: against the form
-for a CPU and against loops over time that are written from the papers."""
+"""SSD and gated delta with all chunks at once, the form for CUDA, on any device: against the reference and against
+loops over time that are written from the papers."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -12,32 +11,22 @@ from test_model_recurrent import naive_gated_delta
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import model.blocks.gated_delta
-import model.blocks.ssd
-from model.blocks.gated_delta import Inverse
+import model.cuda.gated_delta
+import model.cuda.ssd
+from model.cuda import use_kernels
+from model.cuda.gated_delta import Inverse
 from model.recurrence import split_time, sums
 from model.registry import load_block
 from train.config import ModelConfig
 
 TOLERANCE = 1e-10
-BLOCKS = {"ssd": model.blocks.ssd, "gated_delta": model.blocks.gated_delta}
+CHUNKS = {"ssd": model.cuda.ssd.CHUNK, "gated_delta": model.cuda.gated_delta.CHUNK}
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=BLOCKS)
+@pytest.fixture(params=CHUNKS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture
-def force(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Choose the form of both blocks, whatever the device."""
-
-    def choose(at_once: bool) -> None:
-        for module in BLOCKS.values():
-            monkeypatch.setattr(module, "at_once", lambda x: at_once and x.shape[1] > 1)
-
-    return choose
 
 
 def build(name: str, noise: float = 0.3, **fields: Any) -> nn.Module:
@@ -69,26 +58,26 @@ def random_state(block: nn.Module, rows: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("chunks", [(3, 5), (0, 23), (1, -1), (1, 0), (1, 1), (2, 0)], ids=str)
 def test_outputs_states_and_gradients_are_the_cpu_forms(
-    name: str, chunks: tuple[int, int], force: Callable[[bool], None], device: torch.device
+    name: str, chunks: tuple[int, int], device: torch.device
 ) -> None:
     """A segment ends before, at or after a chunk's end."""
     block = build(name).double()
-    time = chunks[0] * BLOCKS[name].WIDE_CHUNK + chunks[1]
+    time = chunks[0] * CHUNKS[name] + chunks[1]
     x, state = torch.randn(2, time, 16, dtype=torch.float64), random_state(block, 2)
     found = []
-    for at_once, place in ((False, CPU), (True, device)):
-        force(at_once)
+    for kernels, place in ((False, CPU), (True, device)):
+        if kernels:
+            use_kernels(block)
         found.append(passed(block, x, state, [time], place))
     for a, b in zip(*found, strict=True):
         assert a.abs().max() > 0
         assert (a - b).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
 
 
-def test_any_split_gives_the_same(name: str, force: Callable[[bool], None], device: torch.device) -> None:
+def test_any_split_gives_the_same(name: str, device: torch.device) -> None:
     """Single tokens, which have a form of their own, between segments of every length."""
-    force(True)
-    size = BLOCKS[name].WIDE_CHUNK
-    block = build(name).double()
+    size = CHUNKS[name]
+    block = use_kernels(build(name).double())
     time = 3 * size + 5
     x, state = torch.randn(2, time, 16, dtype=torch.float64), random_state(block, 2)
     whole = passed(block, x, state, [time], device)
@@ -103,10 +92,9 @@ def test_any_split_gives_the_same(name: str, force: Callable[[bool], None], devi
             assert (a - b).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
 
 
-def test_agrees_with_the_papers(name: str, force: Callable[[bool], None], device: torch.device) -> None:
-    force(True)
-    block = build(name, conv=3).double()
-    x = torch.randn(1, 2 * BLOCKS[name].WIDE_CHUNK + 3, 16, dtype=torch.float64)
+def test_agrees_with_the_papers(name: str, device: torch.device) -> None:
+    block = use_kernels(build(name, conv=3).double())
+    x = torch.randn(1, 2 * CHUNKS[name] + 3, 16, dtype=torch.float64)
     with torch.no_grad():
         if name == "ssd":
             expected, _ = ssd_by_the_paper(block, x[0], *(part[0] for part in block.init_state(1)))
@@ -118,20 +106,18 @@ def test_agrees_with_the_papers(name: str, force: Callable[[bool], None], device
 
 
 @pytest.mark.parametrize("decay", [-6.0, 0.0, 3.0])
-def test_bf16_autocast_is_as_exact_as_the_cpu_forms(
-    name: str, decay: float, force: Callable[[bool], None], device: torch.device
-) -> None:
+def test_bf16_autocast_is_as_exact_as_the_cpu_forms(name: str, decay: float, device: torch.device) -> None:
     """Against fp64, over 1,024 tokens that are remembered for long, or hardly at all. The form for a CPU rounds the
     inputs of projections alone."""
     block = build(name, noise=0.05, width=64, head_width=32)
     steps: Any = block.bias if name == "ssd" else block.step
     nn.init.constant_(steps, decay)
     x, state = torch.randn(2, 1024, 64), random_state(block, 2)
-    force(False)
     exact = passed(deepcopy(block).double(), x.double(), [part.double() for part in state], [1024], CPU)
     errors = []
-    for at_once, place in ((False, CPU), (True, device)):
-        force(at_once)
+    for kernels, place in ((False, CPU), (True, device)):
+        if kernels:
+            use_kernels(block)
         with torch.autocast(place.type, torch.bfloat16):
             found = passed(block, x, state, [1024], place)
         assert found[0].dtype == torch.bfloat16
@@ -143,19 +129,15 @@ def test_bf16_autocast_is_as_exact_as_the_cpu_forms(
 
 
 @pytest.mark.parametrize("size", [0.0, 1e3, 1e5])
-def test_extreme_inputs_have_finite_gradients(
-    name: str, size: float, force: Callable[[bool], None], device: torch.device
-) -> None:
-    force(True)
-    block = build(name)
+def test_extreme_inputs_have_finite_gradients(name: str, size: float, device: torch.device) -> None:
+    block = use_kernels(build(name))
     for part in passed(block, size * torch.randn(2, 200, 16), block.init_state(2), [200], device):
         assert part.isfinite().all()
 
 
-def test_states_are_copies(name: str, force: Callable[[bool], None], device: torch.device) -> None:
+def test_states_are_copies(name: str, device: torch.device) -> None:
     """Not views, which would keep what all chunks computed."""
-    force(True)
-    block = build(name).to(device)
+    block = use_kernels(build(name)).to(device)
     with torch.no_grad():
         _, state = block(torch.randn(2, 300, 16, device=device), block.init_state(2))
     for part, empty in zip(state, block.init_state(2), strict=True):
@@ -163,11 +145,10 @@ def test_states_are_copies(name: str, force: Callable[[bool], None], device: tor
         assert part.untyped_storage().nbytes() == empty.untyped_storage().nbytes()
 
 
-def test_one_graph_for_all_segments(name: str, force: Callable[[bool], None], device: torch.device) -> None:
+def test_one_graph_for_all_segments(name: str, device: torch.device) -> None:
     """Compiled without a break, once; gradients under autocast are those without a compiler."""
-    force(True)
     torch._dynamo.reset()
-    block = build(name, noise=0.05, width=64, head_width=32).to(device)
+    block = use_kernels(build(name, noise=0.05, width=64, head_width=32)).to(device)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=False)
     segments, found = torch.randn(4, 2, 300, 64, device=device), []

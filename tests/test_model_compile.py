@@ -8,27 +8,27 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model import cuda_attention
-from model.blocks import attention
 from model.blocks.attention import Attention
+from model.cuda import use_kernels
 from model.lm import Layer
 from train.config import ModelConfig
 
 
 @pytest.fixture
-def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
+def layer() -> Layer:
     """Attention, in its form for CUDA. test_model_chunks.py and test_model_scans.py have the other blocks."""
-    monkeypatch.setattr(attention, "form_for", lambda x: cuda_attention)
     torch._dynamo.reset()
     torch.manual_seed(1)
-    return Layer(Attention(ModelConfig(width=32, head_width=16, window=24)), 32, 64)
+    made = Layer(Attention(ModelConfig(width=32, head_width=16, window=24)), 32, 64)
+    use_kernels(made)
+    return made
 
 
 def test_segments_make_one_graph(layer: Layer) -> None:
     """With gradients, over carried state; a segment of another length, such as the last one, makes one more."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, backend=counter, dynamic=False, fullgraph=True)
-    whole = layer.init_state(2)
+    whole = layer.block.init_state(2)
     state, made = whole, []
     for time in [40] * 6 + [13] * 2 + [40]:
         x = torch.randn(2, time, 32, requires_grad=True)
@@ -48,8 +48,8 @@ def test_single_tokens_make_one_graph(layer: Layer) -> None:
     compiled = torch.compile(layer, backend=counter, dynamic=False, fullgraph=True)
     x, made = torch.randn(2, 60, 32), []
     with torch.no_grad():
-        expected, _ = layer(x, layer.init_state(2))
-        state, parts = layer.init_state(2), []
+        expected, _ = layer(x, layer.block.init_state(2))
+        state, parts = layer.block.init_state(2), []
         for token in x.split(1, 1):
             y, state = compiled(token, state)
             parts.append(y)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.cuda import use_kernels
 from model.registry import load_block
 from train.config import ModelConfig
 
@@ -136,7 +137,7 @@ def test_cudnn_gets_weights_in_one_chunk(name: str, device: torch.device, monkey
         block = block.to(place)
         if found:
             # The second time as on CUDA, be it there or not.
-            monkeypatch.setattr(f"model.blocks.{name}.FUSED", {place.type})
+            use_kernels(block)
         y, _ = block(x.to(place), block.init_state(2))
         gradients = torch.autograd.grad(y.square().sum(), list(block.parameters()))
         found.append([part.detach().cpu() for part in (y, *gradients)])

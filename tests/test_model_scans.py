@@ -4,24 +4,21 @@ On a CPU, Triton's kernels run in its interpreter: TRITON_INTERPRET=1 pytest tes
 """
 
 import os
-from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.blocks import gru, lstm, mamba, rglru, s4d
+from model.cuda import s4d, use_kernels
 from model.lm import Layer
 from model.registry import load_block
 from train.config import ModelConfig
 
 SPAN = 8
-FUSED: dict[str, Any] = {"mamba": mamba, "rglru": rglru}
-CUDNN: dict[str, Any] = {"gru": gru, "lstm": lstm}
-BLOCKS = [*FUSED, *CUDNN, "s4d", "s4"]
+SCANS, CUDNN = ["mamba", "rglru"], ["gru", "lstm"]
+BLOCKS = [*SCANS, *CUDNN, "s4d", "s4"]
 
 
 def needs_triton(device: torch.device) -> None:
@@ -39,25 +36,19 @@ def run(block: nn.Module, x: Tensor, cuts: list[int]) -> tuple[Tensor, list[Tens
 
 
 @pytest.fixture
-def form(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """With short spans and chunks, so that few tokens make several."""
-    monkeypatch.setattr(s4d, "GPU_CHUNK", SPAN)
-    if mamba.FUSED:
-        monkeypatch.setattr("model.scans.SPAN", SPAN)
-        monkeypatch.setattr("model.scans.BLOCK", 16)
-    yield monkeypatch
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short spans and chunks, so that few tokens make several."""
+    monkeypatch.setattr(s4d, "CHUNK", SPAN)
+    if find_spec("triton"):
+        monkeypatch.setattr("model.cuda.scans.SPAN", SPAN)
+        monkeypatch.setattr("model.cuda.scans.BLOCK", 16)
 
 
-def force(name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The form for a GPU on this device."""
-    monkeypatch.setattr(s4d, "at_once", lambda x: True)
-    if name in FUSED:
+def force(name: str, block: nn.Module, device: torch.device) -> None:
+    """The form for CUDA, on this device."""
+    if name in SCANS:
         needs_triton(device)
-        monkeypatch.setattr(FUSED[name], "FUSED", {device.type})
-    if name in CUDNN:
-        monkeypatch.setattr(CUDNN[name], "FUSED", {device.type})
-        if device.type == "cpu":
-            monkeypatch.setattr(CUDNN[name], "cudnn", torch.compiler.disable(CUDNN[name].cudnn))
+    use_kernels(block)
 
 
 def made(name: str, **fields: int) -> nn.Module:
@@ -74,7 +65,7 @@ def made(name: str, **fields: int) -> nn.Module:
 )
 @pytest.mark.parametrize("name", BLOCKS)
 def test_any_split_gives_the_same_outputs_states_and_gradients(
-    name: str, cuts: list[int], device: torch.device, form: pytest.MonkeyPatch
+    name: str, cuts: list[int], device: torch.device, short: None
 ) -> None:
     """20 channels are more than one program's, and not a multiple of them; 6 states are not a power of two."""
     block, time = made(name).double(), sum(cuts)
@@ -82,7 +73,7 @@ def test_any_split_gives_the_same_outputs_states_and_gradients(
     found = []
     for place, parts in ((torch.device("cpu"), [time]), (device, cuts)):
         if found:
-            force(name, device, form)
+            force(name, block, device)
         inputs, block = x.to(place).requires_grad_(), block.to(place)
         y, state = run(block, inputs, parts)
         total = (y * weight.to(place)).sum() + sum(part.square().sum() for part in state)
@@ -94,17 +85,17 @@ def test_any_split_gives_the_same_outputs_states_and_gradients(
         assert (a - b).abs().max() < tolerance * max(1.0, float(a.abs().max()))
 
 
-@pytest.mark.parametrize("name", [*FUSED, "s4d", "s4"])
-def test_long_segments_stay_exact_in_fp32(name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [*SCANS, "s4d", "s4"])
+def test_long_segments_stay_exact_in_fp32(name: str, device: torch.device) -> None:
     """With the lengths of spans and chunks that a GPU gets."""
-    time = 130 if device.type == "cpu" and name in FUSED else 3000
+    time = 130 if device.type == "cpu" and name in SCANS else 3000
     exact = made(name, width=4, state=16).float().double()
     block = made(name, width=4, state=16).float()
     block.load_state_dict(exact.state_dict())
     x = torch.randn(1, time, 4, dtype=torch.float64)
     expected, _ = run(exact, x, [time])
     gradients = torch.autograd.grad(expected.square().sum(), list(exact.parameters()))
-    force(name, device, monkeypatch)
+    force(name, block, device)
     y, _ = run(block.to(device), x.float().to(device), [time])
     assert (y.cpu() - expected).abs().max() < 1e-3 * expected.abs().max()
     ours = torch.autograd.grad(y.square().sum(), list(block.parameters()))
@@ -113,10 +104,10 @@ def test_long_segments_stay_exact_in_fp32(name: str, device: torch.device, monke
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_autocast_leaves_the_recurrence_in_fp32(name: str, device: torch.device, form: pytest.MonkeyPatch) -> None:
+def test_autocast_leaves_the_recurrence_in_fp32(name: str, device: torch.device, short: None) -> None:
     block, x = made(name), torch.randn(2, 29, 16)
     expected, states = run(block, x, [29])
-    force(name, device, form)
+    force(name, block, device)
     block = block.to(device)
     with torch.autocast(device.type, torch.bfloat16):
         y, state = run(block, x.to(device), [20, 9])
@@ -128,15 +119,16 @@ def test_autocast_leaves_the_recurrence_in_fp32(name: str, device: torch.device,
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_graphs_serve_all_segments(name: str, device: torch.device, form: pytest.MonkeyPatch) -> None:
+def test_graphs_serve_all_segments(name: str, device: torch.device, short: None) -> None:
     """A layer compiles once and as one graph, and changes no number. On CUDA, kernels of cuDNN stand between four."""
-    force(name, device, form)
-    layer = Layer(made(name), 16, 32).to(device)
+    block = made(name)
+    force(name, block, device)
+    layer = Layer(block, 16, 32).to(device)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     whole = name not in CUDNN
     compiled = torch.compile(layer, backend=counter, fullgraph=whole, dynamic=False)
-    state = after = layer.init_state(2)
+    state = after = layer.block.init_state(2)
     for _ in range(3):
         x = torch.randn(2, 2 * SPAN + 1, 16, device=device)
         y, state = layer(x, state)
@@ -149,7 +141,7 @@ def test_graphs_serve_all_segments(name: str, device: torch.device, form: pytest
         assert counter.frame_count == (1 if whole else 4)
 
 
-def test_the_kernels_are_an_operator_as_pytorch_wants_it(device: torch.device, form: pytest.MonkeyPatch) -> None:
+def test_the_kernels_are_an_operator_as_pytorch_wants_it(device: torch.device, short: None) -> None:
     needs_triton(device)
     from model.scans import selective_scan
 
@@ -159,10 +151,10 @@ def test_the_kernels_are_an_operator_as_pytorch_wants_it(device: torch.device, f
     torch.library.opcheck(selective_scan, inputs)
 
 
-@pytest.mark.parametrize("name", list(FUSED))
-def test_the_same_bits_at_every_run(name: str, device: torch.device, form: pytest.MonkeyPatch) -> None:
-    force(name, device, form)
+@pytest.mark.parametrize("name", SCANS)
+def test_the_same_bits_at_every_run(name: str, device: torch.device, short: None) -> None:
     block, x = made(name).to(device), torch.randn(3, 21, 16, device=device)
+    force(name, block, device)
     runs = []
     for _ in range(2):
         y, state = run(block, x, [21])

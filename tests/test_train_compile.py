@@ -31,7 +31,7 @@ def epoch(
     config = Config(
         model=model,
         train=TrainConfig(lanes=3, segment_tokens=segment_tokens, accumulation=1),
-        engine=EngineConfig(compile=compile),
+        engine=EngineConfig(kernels=compile, compile=compile),
     )
     place = Place(0, 1, torch.device("cpu"))
     learner, lanes = Learner(config, 257, 256, place), Lanes(len(TOKENS), 3, segment_tokens)
@@ -44,7 +44,7 @@ def epoch(
 
 
 @pytest.mark.parametrize(
-    ("block", "orders", "expected"), [("ssd", [], 2), ("ssd lstm", [], 3), ("lstm", [1, 2], 2)], ids=str
+    ("block", "orders", "expected"), [("ssd", [], 2), ("ssd gated_delta", [], 3), ("s4d", [1, 2], 2)], ids=str
 )
 def test_one_graph_for_each_kind_of_layer_and_one_for_the_cost(
     block: str, orders: list[int], expected: int, monkeypatch: pytest.MonkeyPatch

@@ -20,9 +20,8 @@ from archive.encoding import EncodingSource, block_file
 from archive.frames import rank_payload
 from data.errors import UsageError
 from data.lanes import Lanes
-from model import cuda_attention
 from model.contexts import BYTE_SYMBOLS
-from model.cuda_mixing import count_on_cuda
+from model.cuda import use_kernels
 from model.mixing import ContextMixing
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
@@ -67,11 +66,9 @@ class Operators(TorchDispatchMode):
 
 @contextmanager
 def forms_of_cuda() -> Iterator[None]:
-    """Within it, code takes CUDA's form of what it does, on the CPU."""
+    """Within it, tensors on the CPU say that they are on CUDA."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "is_cuda", property(lambda tensor: True), raising=False)
-        patch.setattr("model.blocks.attention.CUDA_FORM", cuda_attention)
-        patch.setattr("model.mixing.count_on_cuda", count_on_cuda, raising=False)
         yield
 
 
@@ -83,7 +80,8 @@ def new_learner(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.loop.build_engine", build)
-        return Learner(Config(model=model, train=train, engine=EngineConfig(graphs=graphs)), 257, 256, place)
+        engine = EngineConfig(graphs=graphs, kernels="on")
+        return Learner(Config(model=model, train=train, engine=engine), 257, 256, place)
 
 
 def tokens(seed: int = 0, time: int = 8) -> Tensor:
@@ -125,6 +123,7 @@ def test_both_forms_of_counting_give_the_same_tables(vocabulary: int) -> None:
     torch.manual_seed(vocabulary)
     for rows_log2 in (2, 3, 12):
         ours, cudas = (ContextMixing(vocabulary, 4, [1, 3], [[2]], 2, rows_log2) for _ in range(2))
+        use_kernels(cudas)
         for symbols in (vocabulary, 2, vocabulary, 1):
             history, targets = (torch.randint(symbols, (4, size)) for size in (ours.contexts.length + 99, 100))
             targets[torch.rand(4, 100) < 0.2] = -1
@@ -267,6 +266,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
     [
         (CPU, {}, "there is no CUDA device"),
         (Place(0, 2, CUDA.device), {}, "there are several ranks"),
+        (CUDA, {"engine": {"kernels": "off"}}, "engine.kernels is off"),
         (CUDA, {"engine": {"zero_stage": 1}}, "engine.zero_stage is 1"),
         (CUDA, {"engine": {"gradient_clipping": 0.5}}, "engine.gradient_clipping is 0.5"),
         (CUDA, {"engine": {"deepspeed_config": "ds.json"}}, "engine.deepspeed_config is given"),
@@ -276,7 +276,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
 )
 def test_graphs_are_refused_where_they_are_impossible(place: Place, change: dict[str, Any], said: str) -> None:
     def choose(asked: Any) -> str:
-        engine = EngineConfig(**{"graphs": asked, **change.get("engine", {})})
+        engine = EngineConfig(**{"graphs": asked, "kernels": "on", **change.get("engine", {})})
         model = ModelConfig(block="gru")
         return choose_graphs(Config(model=model, engine=engine, train=TrainConfig(**change.get("train", {}))), place)
 
@@ -286,9 +286,7 @@ def test_graphs_are_refused_where_they_are_impossible(place: Place, change: dict
 
 
 def test_graphs_are_chosen_for_small_steps() -> None:
-    model = ModelConfig(block="gru")
-    for lanes, expected in ((512, "on"), (513, "off")):
-        assert choose_graphs(Config(model=model, train=TrainConfig(lanes=lanes)), CUDA) == expected
-    assert choose_graphs(Config(model=model, engine=EngineConfig(graphs="off")), CUDA) == "off"
-    large = Config(model=model, train=TrainConfig(lanes=513), engine=EngineConfig(graphs="on"))
-    assert choose_graphs(large, CUDA) == "on"
+    for lanes, asked, expected in ((512, "auto", "on"), (513, "auto", "off"), (1, "off", "off"), (513, "on", "on")):
+        engine: Any = EngineConfig(graphs=asked, kernels="on")  # type: ignore[arg-type]
+        config = Config(model=ModelConfig(block="gru"), train=TrainConfig(lanes=lanes), engine=engine)
+        assert choose_graphs(config, CUDA) == expected

@@ -87,7 +87,7 @@ def test_a_number_outside_its_range_is_refused_with_the_range(name: str) -> None
         ("--train.width 3", "unknown option --train.width. Did you mean --model.width?"),
         ("--modle.block gru", "unknown option --modle.block. Did you mean --model.block?"),
         ("--print-config", "Did you mean --print_config?"),
-        ("--entirely.else 3", "unknown option --entirely.else: --help lists all"),
+        ("--xyzzy.plugh 3", "unknown option --xyzzy.plugh: --help lists all"),
         ("--model.block atention", "Did you mean attention?"),
         ("--train.optimizer adam", "train.optimizer is 'adam': it must be muon or adamw. Did you mean adamw?"),
         ("--data.tokenizer bpee", "Did you mean bpe?"),

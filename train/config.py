@@ -198,13 +198,16 @@ class EngineConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
     bf16 is faster with AMX and far slower without."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """Forms of blocks and of context mixing that are fast on CUDA: FlexAttention, scans by a kernel of their own, all
+    chunks at once. `off` takes the reference, as on a CPU. `auto`: on CUDA, where Triton is installed."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of each layer and of the output: faster steps, after seconds of compiling. `auto`: on CUDA, except
-    for archives and ZeRO stage 3."""
+    for archives and ZeRO stage 3. It needs kernels."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
-    stage 0 and without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is so, on CUDA,
-    if a step has 16,384 tokens at most."""
+    stage 0 and with kernels, without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is
+    so, on CUDA, if a step has 16,384 tokens at most."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """How ranks exchange tensors. `auto`: nccl where each rank of this host has a GPU of its own, and gloo otherwise.
     With gloo ranks may share a GPU. Where hosts differ in this, choose gloo for all."""

@@ -110,7 +110,7 @@ class OperationCounter(TorchDispatchMode):
             self.flops += flops * (4 if any(tensor.is_complex() for tensor in tensors) else 1)
         elif computes(func, packet) and any(part.is_floating_point() or part.is_complex() for part in results):
             tags = {tag.name for tag in getattr(func, "tags", ())}
-            # Our own operators are scans (model/scans.py).
+            # Our own operators are scans (model/cuda/scans.py).
             own = getattr(func, "namespace", "") == "onepass"
             if own or tags & {"pointwise", "reduction"} or packet in ELEMENTWISE:
                 self.elementwise += max(tensor.numel() for tensor in tensors)

@@ -24,11 +24,13 @@ class FrozenLearner:
     """What the loop and code_segment ask of a Learner, by a model whose parameters and tables of counts stay as they
     are: only the state of its lanes moves on."""
 
-    compiled = False
-
     def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
         self.config, self.place, self.rows = config.train, place, lanes
         self.model = model.to(place.device)
+        if place.device.type == "cuda" and config.engine.kernels == "on":
+            from model.cuda import use_kernels
+
+            use_kernels(model)
         self.states = [model.init_state(lanes)]
         self.recent = torch.full((lanes, model.context), start, device=place.device)
 

@@ -118,6 +118,7 @@ def choose_graphs(config: Config, place: Place) -> Any:
     obstacles = {
         "there is no CUDA device": place.device.type != "cuda",
         "there are several ranks": place.world_size > 1,
+        "engine.kernels is off": engine.kernels != "on",
         f"engine.zero_stage is {engine.zero_stage}": engine.zero_stage,
         f"engine.gradient_clipping is {engine.gradient_clipping}": engine.gradient_clipping,
         "engine.deepspeed_config is given": engine.deepspeed_config,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.lanes import Lanes
 from model.lm import LanguageModel
@@ -40,11 +39,10 @@ class Learner:
         optimizer = build_optimizer(model, config.train, config.model.width, muon)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
-        self.compiled = config.engine.compile == "on"
-        if self.compiled:
-            from train.compiling import compile_parts
+        if config.engine.kernels == "on":
+            from train.cuda import speed_up
 
-            compile_parts(self.model)
+            speed_up(self, config.engine)
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
@@ -54,10 +52,6 @@ class Learner:
 
             kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
-        if config.engine.graphs == "on":
-            from train.graphs import record_steps
-
-            record_steps(self)
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -123,9 +117,6 @@ def one_epoch(
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
-        if learner.compiled:
-            # There is a graph for each length: the last segment is padded to that of the stage.
-            tokens = F.pad(tokens, (0, lanes.stage(step)[2] - tokens.shape[1]), value=-1)
         nats = learner.learn(tokens, lanes, step)
         ledger.add(nats, targets)
         yield step + 1

@@ -22,10 +22,10 @@ from data.tokenizer import Tokenizer
 from model.registry import display_name
 from train.checkpoint import POINTER, explain_misfit, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE
-from train.compiling import choose_compile
 from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identify, prepare_data
 from train.cost import Cost
+from train.cuda import choose_compile, choose_kernels
 from train.engine import Place
 from train.graphs import choose_graphs
 from train.ledger import Ledger
@@ -83,8 +83,9 @@ def resolve(config: Config, place: Place) -> Config:
     block = display_name(config.model.block).replace(" ", "+").replace(":", ".")
     name = f"{folder_name(config.data.source)}-{block}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    engine = replace(config.engine, threads=torch.get_num_threads(), graphs=choose_graphs(config, place))
-    engine.compile = choose_compile(config, place)
+    engine = replace(config.engine, threads=torch.get_num_threads(), kernels=choose_kernels(config, place))
+    config = replace(config, engine=engine)
+    engine.compile, engine.graphs = choose_compile(config, place), choose_graphs(config, place)
     if place.world_size > 1:
         # A single rank exchanges nothing, and may be resumed by several.
         engine.backend = torch.distributed.get_backend()  # type: ignore[assignment]

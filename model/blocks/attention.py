@@ -2,8 +2,7 @@
 
 Papers: Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; rotary positions: Su et al. 2021 (arXiv:2104.09864), eq. 34;
 memory of earlier segments: Dai et al. 2019, "Transformer-XL" (arXiv:1901.02860), section 3.2; queries and keys
-normalised: Henry et al. 2020 (arXiv:2010.04245); on CUDA, attention by blocks: Dong et al. 2024, "Flex Attention"
-(arXiv:2412.05496).
+normalised: Henry et al. 2020 (arXiv:2010.04245).
 
 | here             | paper          | meaning                                              |
 |------------------|----------------|------------------------------------------------------|
@@ -16,7 +15,7 @@ What we changed: every token sees exactly the `window` latest tokens, itself inc
 so that a sequence has the same outputs under every split. Rotated keys are kept; angles are made in float64, so
 positions stay exact over a long lane.
 
-Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` remembered_tokens tokens, at least window - 1.
+Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `M` = window - 1 remembered tokens, `L` kept.
 """
 
 from functools import lru_cache
@@ -30,18 +29,12 @@ from model.layers import Linear, RMSNorm, parameter, precise
 
 State = tuple[Tensor, ...]
 
-# What replaces `attend` on CUDA, where there is such a device.
-CUDA_FORM: Any = None
-if torch.cuda.is_available():
-    from model import cuda_attention as CUDA_FORM
-
 
 class Attention(nn.Module):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (keys, values [B, N, L, C], end, position): the
     latest rotated keys and values, in front of index `end`, and the number of tokens so far.
 
-    Without gradients, new ones are written behind `end`. On CUDA, L is a ring for single tokens, whose state no other
-    step may go on from.
+    Without gradients, new ones are written behind `end`.
     Config fields read: width, head_width, window. Raises ValueError if width is not a multiple of head_width.
     """
 
@@ -59,31 +52,22 @@ class Attention(nn.Module):
         self.norm = RMSNorm()
 
     def init_state(self, batch: int) -> State:
-        weight, form = self.qkv.weight, form_for(self.qkv.weight)
-        # On CUDA in autocast's precision. Another one replaces it at the first step.
-        dtype, length = (
-            (torch.bfloat16, form.remembered_tokens(self.window)) if form else (weight.dtype, self.window - 1)
-        )
-        shape = batch, self.heads, length, self.head_width
-        keys, values = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
-        end, position = (torch.tensor(number, device=weight.device) for number in (length, 0))
-        return keys, values, end, position
+        shape = batch, self.heads, self.window - 1, self.head_width
+        keys, values = (self.qkv.weight.new_zeros(shape) for _ in range(2))
+        return keys, values, torch.tensor(self.window - 1), torch.tensor(0)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         batch, time, _ = x.shape
-        qkv, form = self.qkv(x), form_for(x)
-        # Attention in bf16 is several times slower than in fp32 on a CPU, whatever its instructions.
-        qkv = qkv if qkv.is_cuda else precise(qkv)
-        qkv = qkv.view(batch, time, 3, self.heads, self.head_width)
+        qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_width)
         with torch.autocast("cpu", enabled=False):
-            y, state = form.attend(self, qkv, state) if form else self.attend(qkv, state)
+            y, state = self.attend(qkv, state)
         return self.out(y.transpose(1, 2).reshape(batch, time, -1)), state
 
     def attend(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
-        """Attention [B, N, T, C] of qkv [B, T, 3, N, C]: the form for a CPU, where numbers cost nothing."""
+        """Attention [B, N, T, C] of qkv [B, T, 3, N, C]."""
         end, position, time = int(state[2]), int(state[3]), qkv.shape[1]
-        # [3, B, N, T, C]
-        qkv = qkv.permute(2, 0, 3, 1, 4)
+        # [3, B, N, T, C]. In bf16, attention on a CPU is several times slower than in fp32, whatever its instructions.
+        qkv = precise(qkv).permute(2, 0, 3, 1, 4)
         turned = rotate(self.norm(qkv[:2]), rotation(position, time, self.head_width))
         queries = (turned[0] * self.temperature).to(qkv.dtype)
         key, value, keys, values = turned[1].to(qkv.dtype), qkv[2], state[0], state[1]
@@ -99,15 +83,10 @@ class Attention(nn.Module):
             keys[:, :, end : end + time], values[:, :, end : end + time] = key, value
         position, end = position + time, end + time
         # One token sees all that there is in the window.
-        mask = visible(position - time, time, self.window) if time > 1 else None
+        mask = visible(position - time, time, self.window).to(qkv.device) if time > 1 else None
         first = end - time + 1 - (min(self.window, position) if time == 1 else self.window)
         y = F.scaled_dot_product_attention(queries, keys[:, :, first:end], values[:, :, first:end], attn_mask=mask)
         return y, (keys, values, torch.tensor(end), torch.tensor(position))
-
-
-def form_for(x: Tensor) -> Any:
-    """The form for the device of x, where it has one of its own."""
-    return CUDA_FORM if x.is_cuda else None
 
 
 @lru_cache(2)
@@ -121,7 +100,7 @@ def rotation(position: int, time: int, channels: int) -> Tensor:
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turn channel pairs (2c, 2c + 1) of x [..., T, C], in fp32 or better."""
     pairs = torch.view_as_complex(precise(x).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn.to(pairs.dtype)).flatten(-2)
+    return torch.view_as_real(pairs * turn.to(pairs)).flatten(-2)
 
 
 @lru_cache(2)

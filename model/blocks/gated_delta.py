@@ -13,16 +13,12 @@ Yang et al. 2024 (arXiv:2406.06484):
 | memory        | S[t] transposed   | S above: what is remembered, keys x values                  |
 | decay         | Gamma             | products of alpha from one token of a chunk to another      |
 | news          | U tilde - W S^T   | what each token of a chunk writes, S before the chunk       |
-| inverse       | T / beta          | of the triangular system of each chunk: the UT transform    |
-| writes        | U tilde, W        | what each token writes into an empty memory, and corrects   |
 
-What we changed: chunk after chunk, the triangular system is solved for `news` alone, instead of for the two factors of
-the WY form. All chunks at once, as on a GPU, need both; a chunk's step from memory to memory is then one product, as
-K^T U tilde and K^T W, with K decayed to the chunk's end, need no memory. One matrix makes q, k, v, gate, beta and
-alpha; no gains in the output norm, as the next matrix has some; queries are not divided by sqrt(C), which that norm
-would undo.
+What we changed: the triangular system of a chunk is solved for `news` alone, instead of for the two factors of the WY
+form. One matrix makes q, k, v, gate, beta and alpha; no gains in the output norm, as the next matrix has some; queries
+are not divided by sqrt(C), which that norm would undo.
 
-Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `K` taps, `J` chunks of `L` tokens.
+Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `K` taps.
 """
 
 from typing import Any
@@ -32,12 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, parameter, precise
-from model.recurrence import at_once, causal_conv, conv_taps, split_time, step_bias, sums
+from model.recurrence import causal_conv, conv_taps, step_bias
 
 # Tokens a chunk: 32 is somewhat faster than 64 here, and a segment of the default length.
 CHUNK = 32
-# Where all chunks are computed at once.
-WIDE_CHUNK = 64
 State = tuple[Tensor, Tensor]
 
 
@@ -75,31 +69,30 @@ class GatedDelta(nn.Module):
         qkv, past = causal_conv(qkv, self.taps, past)
         with torch.autocast(x.device.type, enabled=False):
             # [B, T, 3NC] -> 3 x [B, N, T, C]
-            qkv = F.silu(precise(qkv)).view(batch, time, 3, self.heads, self.head_width)
-            if at_once(x):
-                # Big products take operands in the type of the layer's products.
-                qkv = qkv.to(gate.dtype)
+            qkv = F.silu(precise(qkv)).to(gate.dtype).view(batch, time, 3, self.heads, self.head_width)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind()
             q, k = (p * (p.square().sum(-1, keepdim=True) + 1e-6).rsqrt() for p in map(precise, (q, k)))
             # [B, T, 2N] -> 2 x [B, N, T]
             a, beta = precise(steps).transpose(1, 2).chunk(2, 1)
             log_alpha = -self.log_rate.exp()[:, None] * F.softplus(a + self.step[:, None])
-            beta = beta.sigmoid()[..., None]
-            parts, outputs = (q, k, k * beta, v * beta, log_alpha), []
-            if at_once(x):
-                q, k, k_beta, v_beta = (part.to(v.dtype) for part in parts[:4])
-                y, memory = all_chunks(q, k, k_beta, v_beta, log_alpha, memory)
-            else:
-                advance: Any = one_step if time == 1 else one_chunk
-                for chunk in zip(*(part.split(CHUNK, 2) for part in parts), strict=True):
-                    y, memory = advance(*chunk, memory)
-                    outputs.append(y)
-                y = torch.cat(outputs, 2)
+            y, memory = self.recall(q, k, v, beta.sigmoid()[..., None], log_alpha, memory)
             # Where next to nothing is recalled it must stay small: under an eps of 1e-6, rounding errors grow to whole
             # bits within 50 steps. The published code's 1e-5, after queries / sqrt(256), is 2.6e-3 here.
             y = F.rms_norm(y, [self.head_width], eps=3e-3)
             y = y.transpose(1, 2).reshape(batch, time, self.inner)
         return self.out(y * F.silu(gate)), (memory, past)
+
+    def recall(
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_alpha: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [B, N, T, C] and next memory [B, N, C, C] of queries, keys, values [B, N, T, C], beta [B, N, T, 1]
+        and log alpha [B, N, T]."""
+        outputs, parts = [], (q, k, k * beta, v * beta, log_alpha)
+        advance: Any = one_step if q.shape[2] == 1 else one_chunk
+        for chunk in zip(*(part.split(CHUNK, 2) for part in parts), strict=True):
+            y, memory = advance(*chunk, memory)
+            outputs.append(y)
+        return torch.cat(outputs, 2), memory
 
 
 def one_step(
@@ -127,62 +120,3 @@ def one_chunk(
     )
     y = q * start @ memory + (q @ back * decay) @ news
     return y, memory * start[..., -1:, :] + (back * decay[..., -1:, :]) @ news
-
-
-def all_chunks(
-    q: Tensor, k: Tensor, k_beta: Tensor, v_beta: Tensor, log_alpha: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What `one_chunk` returns, for a segment of many chunks. The big products have operands of the type of `q`;
-    decays, the triangular system and the memory are as precise as `log_alpha`."""
-    time, kind = q.shape[2], q.dtype
-    q, k, k_beta, v_beta, log_alpha = split_time((q, k, k_beta, v_beta, log_alpha), 2, WIDE_CHUNK)
-    # [B, N, J, L]: sums from a chunk's start.
-    total = sums(log_alpha)
-    decay = (total[..., None] - total[..., None, :]).tril().exp()
-    start, end = total.exp()[..., None], (total[..., -1:] - total).exp()[..., None]
-    inverse = Inverse.apply((k_beta @ k.mT * decay).tril(-1)).to(kind)
-    # [B, N, J, L, 2C], then [B, N, J, C, 2C]
-    writes = inverse @ torch.cat([v_beta, (k_beta * start).to(kind)], -1)
-    moves = (k * end).to(kind).mT @ writes
-    before = []
-    for move, kept in zip(moves.unbind(2), start[..., -1:, :].unbind(2), strict=True):
-        before.append(memory.to(kind))
-        added, taken = move.chunk(2, -1)
-        memory = memory * kept + added - taken @ before[-1]
-    memories = torch.stack(before, 2)
-    added, taken = writes.chunk(2, -1)
-    news = added - taken @ memories
-    y = start * (q @ memories) + (q @ k.mT * decay).tril().to(kind) @ news
-    return y.flatten(2, 3)[:, :, :time], memory
-
-
-class Inverse(torch.autograd.Function):
-    """(I + lower)^-1 [..., L, L] of strictly lower triangular matrices, L a power of two. Its gradient needs two
-    products, however it was computed."""
-
-    @staticmethod
-    def forward(ctx: Any, lower: Tensor) -> Tensor:
-        inverse = invert(lower.flatten(0, -3)).view_as(lower)
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        with torch.autocast(inverse.device.type, enabled=False):
-            return -inverse.mT @ gradient @ inverse.mT
-
-
-def invert(lower: Tensor) -> Tensor:
-    """(I + lower)^-1 of lower [S, L, L] by halves: exact, and stable where powers of `lower` would be huge."""
-    half = lower.shape[1] // 2
-    if not half:
-        return torch.ones_like(lower)
-    first, second = invert(torch.cat([lower[:, :half, :half], lower[:, half:, half:]])).chunk(2)
-    corner = multiply(multiply(second, lower[:, half:, :half]), first)
-    return torch.cat([F.pad(first, (0, half)), torch.cat([-corner, second], 2)], 1)
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of many matrices. Kernels for products waste most of a GPU on tiny ones."""
-    return a @ b if a.shape[2] > 8 else (a[..., None] * b[:, None]).sum(2)

@@ -26,22 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import Linear, one_chunk, parameter, precise
+from model.layers import Linear, parameter, precise
 
 State = tuple[Tensor]
-
-# Devices where cuDNN goes through all tokens in one kernel.
-FUSED = {"cuda"}
-
-
-def cudnn(x: Tensor, hidden: Tensor, weights: list[Tensor]) -> Any:
-    """cuDNN's kernel for all tokens. One layer, one direction."""
-    return torch.gru(x, hidden, one_chunk(weights), True, 1, 0.0, True, False, True)
-
-
-if torch.cuda.is_available():
-    # A compiler would write it out, token by token.
-    cudnn = torch.compiler.disable(cudnn)
 
 
 class GRU(nn.Module):
@@ -63,22 +50,22 @@ class GRU(nn.Module):
         return (self.echo_bias.new_zeros(batch, self.hidden),)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        inputs, recurrent, bias = self.inputs, self.recurrent, self.echo_bias
         # As torch's kernels want them.
-        weights = [inputs.t(), recurrent.t(), self.bias, F.pad(bias, (2 * self.hidden, 0))]
+        weights = [self.inputs.t(), self.recurrent.t(), self.bias, F.pad(self.echo_bias, (2 * self.hidden, 0))]
         with torch.autocast(x.device.type, enabled=False):
             x = precise(x)
             if x.shape[1] == 1:
                 hidden = torch.gru_cell(x[:, 0], *state, *weights)
                 y = hidden[:, None]
-            elif x.device.type in FUSED:
-                y, last = cudnn(x, state[0][None], weights)
-                hidden = last[0]
             else:
-                # Time first, so that the rows of a step are adjacent in memory.
-                y = Steps.apply(x.transpose(0, 1) @ inputs + self.bias, *state, recurrent, bias)
-                hidden, y = y[-1].clone(), y.transpose(0, 1)
+                y, hidden = self.steps(x, *state, weights)
         return self.out(y), (hidden,)
+
+    def steps(self, x: Tensor, hidden: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Outputs [B, T, H] of all tokens, and the last one."""
+        # Time first, so that the rows of a step are adjacent in memory.
+        y = Steps.apply(x.transpose(0, 1) @ self.inputs + self.bias, hidden, self.recurrent, self.echo_bias)
+        return y.transpose(0, 1), y[-1].clone()
 
 
 class Steps(torch.autograd.Function):

@@ -24,28 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.layers import Linear, one_chunk, parameter, precise
+from model.layers import Linear, parameter, precise
 
 State = tuple[Tensor, Tensor]
-
-# Devices where cuDNN goes through all tokens in one kernel.
-FUSED = {"cuda"}
-
-
-def all_steps(x: Tensor, state: Any, weights: list[Tensor]) -> Any:
-    """PyTorch's kernel for all tokens. One layer, one direction. On CPU in fp32 it is oneDNN's, twice as fast as an own
-    backward."""
-    return torch.lstm(x, state, weights, True, 1, 0.0, True, False, True)
-
-
-def cudnn(x: Tensor, state: Any, weights: list[Tensor]) -> Any:
-    """The same by cuDNN, with the weights as it wants them."""
-    return all_steps(x, state, one_chunk(weights))
-
-
-if torch.cuda.is_available():
-    # A compiler would write it out, token by token.
-    cudnn = torch.compiler.disable(cudnn)
 
 
 class LSTM(nn.Module):
@@ -76,7 +57,11 @@ class LSTM(nn.Module):
                 hidden, cell = torch.lstm_cell(x[:, 0], (hidden, cell), *weights)
                 y = hidden[:, None]
             else:
-                kernel = cudnn if x.device.type in FUSED else all_steps
-                y, last, cells = kernel(x, (hidden[None], cell[None]), weights)
+                y, last, cells = self.steps(x, (hidden[None], cell[None]), weights)
                 hidden, cell = last[0], cells[0]
         return self.out(y), (hidden, cell)
+
+    def steps(self, x: Tensor, state: Any, weights: list[Tensor]) -> Any:
+        """PyTorch's kernel for all tokens. One layer, one direction. On a CPU in fp32 it is oneDNN's, twice as fast as
+        an own backward."""
+        return torch.lstm(x, state, weights, True, 1, 0.0, True, False, True)

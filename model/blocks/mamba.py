@@ -17,7 +17,6 @@ What we changed: the short convolution has no bias.
 Shapes: `B` rows, `T` time, `D` width, `I` inner width, `N` state size, `R` rank of the steps, `K` taps.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,10 +29,6 @@ from model.recurrence import causal_conv, conv_taps, step_bias
 State = tuple[Tensor, Tensor]
 
 CHUNK = 8
-# Devices that run the scan as one kernel. PyTorch for GPUs brings Triton.
-FUSED = {"cuda"} if find_spec("triton") else set()
-if FUSED:
-    from model.scans import selective_scan
 
 
 class Mamba(nn.Module):
@@ -70,9 +65,12 @@ class Mamba(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             step, values = F.softplus(precise(step) + self.bias), precise(values)
             inputs = step, step * values, precise(keys), precise(queries), -self.rate.exp(), hidden
-            y, hidden, *_ = (selective_scan if x.device.type in FUSED else SelectiveScan.apply)(*inputs)
+            y, hidden = self.scan(*inputs)
             y = y + self.skip * values
         return self.out(y * F.silu(gate)), (past, hidden)
+
+    def scan(self, *inputs: Tensor) -> Any:
+        return SelectiveScan.apply(*inputs)
 
 
 def chunks(*parts: Tensor) -> list[tuple[Tensor, ...]]:

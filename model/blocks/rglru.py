@@ -19,7 +19,6 @@ convolution, as the gates have theirs; Lambda with the other sign, as -log sigmo
 Shapes: `B` rows, `T` time, `D` width, `H` inner channels, `K` taps.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,11 +29,6 @@ from model.layers import Linear, parameter, precise
 from model.recurrence import causal_conv, conv_taps
 
 State = tuple[Tensor, Tensor]
-
-# Devices that run the scan as one kernel. PyTorch for GPUs brings Triton.
-FUSED = {"cuda"} if find_spec("triton") else set()
-if FUSED:
-    from model.scans import selective_scan
 
 
 class RGLRU(nn.Module):
@@ -65,17 +59,15 @@ class RGLRU(nn.Module):
         u, past = causal_conv(u, self.taps, past)
         r, i = torch.sigmoid(precise(self.gates(u)) + self.bias).chunk(2, 2)
         rate = -8 * F.softplus(precise(self.decay))
-        log_a = r * rate
         # A shut gate (a[t] = 1) would have an infinite slope.
-        scale = (-torch.expm1(2 * log_a)).clamp_min(1e-12).sqrt()
+        scale = (-torch.expm1(2 * r * rate)).clamp_min(1e-12).sqrt()
         inputs = scale * i * precise(u)
-        if x.device.type in FUSED and x.shape[1] > 1:
-            # Mamba's scan with one state a channel.
-            one = r.new_ones(*x.shape[:2], 1)
-            h = selective_scan(r, inputs, one, one, rate[None], hidden[:, None])[0]
-        else:
-            h = linear_scan(log_a.exp(), inputs, hidden)
+        h = self.scan(r, rate, inputs, hidden)
         return self.out(F.gelu(branch) * h), (h[:, -1].clone(), past)
+
+    def scan(self, r: Tensor, rate: Tensor, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """h [B, T, H] of gates r and `inputs` [B, T, H], and of h before them."""
+        return linear_scan((r * rate).exp(), inputs, hidden)
 
 
 def linear_scan(decay: Tensor, inputs: Tensor, hidden: Tensor) -> Tensor:

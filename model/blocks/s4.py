@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from model.blocks.s4d import S4D, conjugate, hankel, pairs, pairs_product, read, read_now, toeplitz, waves
+from model.blocks.s4d import S4D, hankel, pairs, read, read_now
 from model.layers import parameter
 
 
@@ -55,17 +54,6 @@ class S4(S4D):
         inverse = torch.linalg.solve_triangular(eye + hankel(series).flip(1), eye, upper=True).flip(2)
         return lambda new, states: (new - read(states, sense, basis)) @ inverse
 
-    def matrices(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        direct, reads, enters, _, far = super().matrices(size)
-        half, damping, log_decay = self.discrete_pairs()
-        through = damping * (2 * half * self.feedback.square()).repeat_interleave(2, 1)
-        hears = conjugate(pairs_product(2 * pairs_product(through, damping)[:, None], waves(log_decay, size - 1)))
-        series = torch.cat([1 + through[:, ::2].sum(1, keepdim=True), hears[:, :-1, ::2].sum(2)], 1)
-        # Tokens less the feedback, by tokens.
-        inverse = toeplitz(inverse_series(series))
-        direct, enters = inverse @ direct, inverse @ enters
-        return direct, reads - direct.mT @ hears, enters, hears.mT @ enters, far
-
     def enter(self, u: Tensor, states: Tensor, half: Tensor, damping: Tensor) -> Tensor:
         sense, direct = self.loop(half, damping)
         return (u - read_now(states, sense)) / (1 + direct)
@@ -74,16 +62,6 @@ class S4(S4D):
         """sense [H, P] and direct [H, 1, 1]: the feedback at a token's midpoint."""
         through = 2 * half * damping * self.feedback.square()
         return 2 * through * damping, through.real.sum(1)[:, None, None]
-
-
-def inverse_series(series: Tensor) -> Tensor:
-    """The first n coefficients [H, n] of one over a power series, by Newton's iteration, which doubles them."""
-    inverse = 1 / series[:, :1]
-    while (known := inverse.shape[1]) < (size := min(2 * inverse.shape[1], series.shape[1])):
-        inverse = F.pad(inverse, (0, size - known))
-        product = inverse[:, None] @ toeplitz(series[:, :size])
-        inverse = 2 * inverse - (product @ toeplitz(inverse))[:, 0]
-    return inverse
 
 
 def legs(states: int) -> tuple[Tensor, Tensor]:

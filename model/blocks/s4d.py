@@ -18,7 +18,7 @@ section 3.4; GELU and the gated linear unit are those of its code.
 | row       | C B-bar         | readout times Delta damping, times 2 for the conjugate's share      |
 | basis     | V_L(A-bar)      | A-bar^t for t < n: a Vandermonde matrix, by doubling                |
 
-What we changed: chunks of n = 32 tokens, 128 on a GPU, replace an FFT over the sequence. A chunk's tokens meet each
+What we changed: chunks of n = 32 tokens replace an FFT over the sequence. A chunk's tokens meet each
 other through the first n entries of the kernel, as a matrix product, and all that is older through the state. On one
 CPU thread that is as fast at T = 32, 2.2 times faster at 256 and 4.6 times at 1024. A linear map in front sets the
 number of channels. The readout starts with variance 1 / N in place of 1: in one epoch, memory is better added than
@@ -37,10 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, parameter, precise
-from model.recurrence import at_once
 
-# Tokens of a chunk. A GPU prefers a few large products.
-CHUNK, GPU_CHUNK = 32, 128
+# Tokens of a chunk.
+CHUNK = 32
 
 
 class S4D(nn.Module):
@@ -73,8 +72,7 @@ class S4D(nn.Module):
         # Channels first, because each has its own matrices. [H, B, T]
         u = (self.input.T @ x.flatten(0, 1).T).view(-1, batch, time)
         with torch.autocast(x.device.type, enabled=False):
-            several = self.chunks_at_once if at_once(x) else self.chunks
-            y, states = (several if time > 1 or torch.is_grad_enabled() else self.step)(u, state[0])
+            y, states = (self.chunks if time > 1 or torch.is_grad_enabled() else self.step)(u, state[0])
             y = F.gelu(torch.addcmul(precise(y), precise(u), self.skip)).flatten(1)
         return F.glu(self.out(y.T)).view(batch, time, -1), (states,)
 
@@ -100,49 +98,6 @@ class S4D(nn.Module):
         # [H, B, L, n] -> [H, B L, n]
         y = torch.stack(entered, 2).flatten(1, 2) @ hankel(basis @ pairs(row.conj())[..., None])
         return (y + read(torch.stack(past, 2).flatten(1, 2), row * decay, basis)).view(u.shape), states
-
-    def chunks_at_once(self, u: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """`chunks` for a GPU: large products in the precision of u, for all chunks at once, and real numbers, since
-        compilers do not fuse operators on complex ones."""
-        if rest := u.shape[2] > GPU_CHUNK and u.shape[2] % GPU_CHUNK:
-            y, states = self.chunks_at_once(u[..., :-rest], states)
-            last, states = self.chunks_at_once(u[..., -rest:], states)
-            return torch.cat([y, last], 2), states
-        size = min(u.shape[2], GPU_CHUNK)
-        direct, reads, enters, back, far = self.matrices(size)
-        # [H, B, L, n] -> [H, B L, n]
-        new = u.unflatten(2, (-1, size))
-        flat, past = new.flatten(1, 2), []
-        entered = precise(flat @ enters.to(u.dtype)).view(*new.shape[:3], -1)
-        for chunk in entered.unbind(2):
-            past.append(states)
-            states = pairs_product(states, far) + chunk - (0 if back is None else states @ back)
-        old = torch.stack(past, 2).flatten(1, 2).to(u.dtype)
-        return (flat @ direct.to(u.dtype) + old @ reads.mT.to(u.dtype)).view(u.shape), states
-
-    def matrices(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        """For chunks of n = `size` tokens: what each token adds to the outputs [H, n, n]; what these read of the states
-        before the chunk [H, n, 2P]; what each token adds to the states after it [H, n, 2P]; what they lose by feedback
-        [H, 2P, 2P], if there is one; and the decay over a chunk [H, 1, 2P]."""
-        half, damping, log_decay = self.discrete_pairs()
-        row = pairs_product(self.readout.flatten(1), damping) * (4 * half)
-        wave = waves(log_decay, size)
-        # A token's own share is the real part: Re(row A-bar^t), for t to n.
-        reads = conjugate(pairs_product(row[:, None], wave))
-        return toeplitz(reads[:, :size, ::2].sum(2)), reads[:, 1:], wave[:, :size].flip(1), None, wave[:, size:]
-
-    def discrete_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """half [H, 1]; damping and log decay [H, 2P]."""
-        half = self.log_step.exp() / 2
-        real, imaginary = -half * self.log_decay.exp(), half * self.frequency
-        norm = (1 - real).square() + imaginary.square()
-        damping = torch.stack([1 - real, imaginary], 2) / norm[..., None]
-        turn = torch.atan2(2 * imaginary, 1 - real.square() - imaginary.square())
-        return (
-            half,
-            damping.flatten(1),
-            torch.stack([torch.log1p((4 * real / norm).clamp(min=1e-6 - 1)) / 2, turn], 2).flatten(1),
-        )
 
     def step(self, u: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """`chunks` for one token, as the recurrence."""
@@ -176,29 +131,6 @@ def pairs(z: Tensor) -> Tensor:
 def complexes(x: Tensor) -> Tensor:
     """Real [..., 2P] to complex [..., P]."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-
-
-def conjugate(x: Tensor) -> Tensor:
-    """Of pairs [..., 2P]."""
-    return torch.stack([x[..., ::2], -x[..., 1::2]], -1).flatten(-2)
-
-
-def pairs_product(x: Tensor, y: Tensor) -> Tensor:
-    """Products of complex numbers that are pairs [..., 2P]."""
-    a, b, c, d = x[..., ::2], x[..., 1::2], y[..., ::2], y[..., 1::2]
-    return torch.stack([a * c - b * d, a * d + b * c], -1).flatten(-2)
-
-
-def waves(log_decay: Tensor, count: int) -> Tensor:
-    """Pairs [H, count + 1, 2P] of the powers 0 to `count`, by their logarithms [H, 2P]."""
-    time = torch.arange(count + 1, device=log_decay.device)[:, None]
-    size, turn = (time * log_decay[:, None, ::2]).exp(), time * log_decay[:, None, 1::2]
-    return torch.stack([size * turn.cos(), size * turn.sin()], -1).flatten(-2)
-
-
-def toeplitz(kernel: Tensor) -> Tensor:
-    """[H, n, n] of kernel [H, n]: entry (i, t) is kernel[t - i], or 0 for i > t."""
-    return hankel(kernel[..., None]).flip(1)
 
 
 def powers(base: Tensor, count: int) -> Tensor:

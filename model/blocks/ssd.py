@@ -13,13 +13,11 @@ keys and queries section 7.2.
 | fade           | log a       | step * A, the logarithm of a token's decay (a is A[t] of eq. 2)      |
 | left           | L o C B^T   | the recurrence as one masked matrix                                  |
 | hidden         | h           | the state, [N, P] a head                                             |
-| carry          | A~ of 6.3   | what is left at a chunk's start of the state, of each chunk's writes |
 | skip           | D           | weight of the token itself                                           |
 
 What we changed: the short convolution has no bias, the norm no gain (the next matrix has one).
 
-Shapes: `B` rows, `T` time, `D` width, `H` heads, `P` head width, `I` = H P inner width, `N` state size, `K` taps,
-`J` chunks of `L` tokens.
+Shapes: `B` rows, `T` time, `D` width, `H` heads, `P` head width, `I` = H P inner width, `N` state size, `K` taps.
 """
 
 from typing import Any
@@ -29,13 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, RMSNorm, parameter, precise
-from model.recurrence import at_once, causal_conv, conv_taps, split_time, step_bias, sums
+from model.recurrence import causal_conv, conv_taps, step_bias
 
 State = tuple[Tensor, Tensor]
 
 CHUNK = 64
-# Where all chunks are computed at once.
-WIDE_CHUNK = 128
 
 
 class SSD(nn.Module):
@@ -74,21 +70,20 @@ class SSD(nn.Module):
         mixed, past = causal_conv(mixed, self.taps, past)
         with torch.autocast(x.device.type, enabled=False):
             step = F.softplus(precise(step) + self.bias)
-            # Where all chunks are computed at once, the big products take operands in the type of the layer's products.
-            kind = gate.dtype if at_once(x) else precise(mixed).dtype
-            values, keys, queries = F.silu(mixed).to(kind).split([self.parts[0], self.size, self.size], -1)
+            # In the precision of the layer's products.
+            values, keys, queries = F.silu(mixed).to(gate.dtype).split([self.parts[0], self.size, self.size], -1)
             values = values.unflatten(-1, (-1, self.head_width))
-            inputs = values * step[..., None], step * -self.rate.exp(), keys, queries
-            if at_once(x):
-                y, hidden = dual_at_once(hidden, *inputs)
-            else:
-                parts = []
-                for chunk in zip(*(part.split(CHUNK, 1) for part in inputs), strict=True):
-                    part, hidden = dual(hidden, *chunk)
-                    parts.append(part)
-                y = torch.cat(parts, 1)
+            y, hidden = self.mix(hidden, values * step[..., None], step * -self.rate.exp(), keys, queries)
             y = y + self.skip * values
         return self.out(self.norm(y.flatten(-2) * F.silu(gate))), (past, hidden)
+
+    def mix(self, hidden: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What `dual` returns, for a segment of any length."""
+        parts = []
+        for chunk in zip(*(precise(part).split(CHUNK, 1) for part in inputs), strict=True):
+            part, hidden = dual(hidden, *chunk)
+            parts.append(part)
+        return torch.cat(parts, 1), hidden
 
 
 def dual(hidden: Tensor, values: Tensor, fade: Tensor, keys: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,27 +103,3 @@ def dual(hidden: Tensor, values: Tensor, fade: Tensor, keys: Tensor, queries: Te
     y = y + total.exp()[..., None] * (queries @ hidden).view_as(values)
     writes = (values * (last - total).exp()[..., None]).flatten(-2)
     return y, torch.baddbmm(hidden * last.exp().repeat_interleave(head_width, 2), keys.mT, writes)
-
-
-def dual_at_once(hidden: Tensor, values: Tensor, fade: Tensor, keys: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """What `dual` returns, for a segment of many chunks. The big products have operands of the type of `keys`; decays,
-    sums of chunks and the state are as precise as `fade`."""
-    time, heads, kind = values.shape[1], values.shape[2], keys.dtype
-    values, fade, keys, queries = split_time((values, fade, keys, queries), 1, WIDE_CHUNK)
-    # [B, J, H, L]: sums from a chunk's start.
-    total = sums(fade.mT)
-    last = total[..., -1:]
-    left = ((total[..., None] - total[..., None, :]).tril().exp() * (queries @ keys.mT)[:, :, None]).tril()
-    y = (left.to(kind) @ values.transpose(2, 3).to(kind)).transpose(2, 3)
-    # [B, J, N, I]: what each chunk writes, as it is at the chunk's end.
-    writes = keys.mT @ (values * (last - total).exp().mT[..., None]).flatten(-2).to(kind)
-    # [B, H, J + 1, J + 1]: what is left at the start of chunk i, or at the end, of `hidden` and of the chunks' writes.
-    # Each exponent is a sum of its own, since a difference of long sums would lose small decays.
-    fades = last.transpose(1, 2).mT * fade.new_ones(total.shape[1] + 1, total.shape[1]).triu()
-    carry = F.pad(sums(fades), (1, 0)).triu().exp().triu().mT
-    # [B, H, J + 1, N P]
-    states = torch.cat([hidden[:, None], writes], 1).unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
-    states = (carry @ states.flatten(3)).view(states.shape).permute(0, 2, 3, 1, 4).flatten(3)
-    y = y + total.exp().mT[..., None] * (queries @ states[:, :-1].to(kind)).view_as(values)
-    # A copy: a view would keep the states of all chunks.
-    return y.flatten(1, 2)[:, :time], states[:, -1].clone()

@@ -1,9 +1,9 @@
-"""Attention's form for CUDA: no number in it changes from step to step, as a compiler and a CUDA graph need it.
+"""Attention in which no number changes from step to step, as a compiler and a CUDA graph need it.
 
 Segments take FlexAttention (Dong et al. 2024, arXiv:2412.05496), which skips what is outside the window; single tokens
-write into a ring. A decoder has this file, and is charged for it, only where there is a CUDA device.
+write into a ring.
 
-Shapes: as in blocks/attention.py.
+Shapes: as in blocks/attention.py, except that `M`, the remembered tokens, are a multiple of BLOCK.
 """
 
 from functools import lru_cache
@@ -14,50 +14,62 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.blocks import attention
+from model.blocks.attention import State
 from model.layers import precise
 
 # FlexAttention skips blocks of so many queries and keys.
 BLOCK = 128
 
 
-def remembered_tokens(window: int) -> int:
-    """M, a multiple of BLOCK, so that blocks begin where segments do."""
-    return -(-window // BLOCK) * BLOCK
+class Attention(attention.Attention):
+    """The state's keys and values have L = M tokens. After a step of one token they are a ring of more, and no other
+    step may go on from the state before it."""
 
+    def remembered_tokens(self) -> int:
+        """M, so that blocks begin where segments do."""
+        return -(-self.window // BLOCK) * BLOCK
 
-def attend(block: Any, qkv: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Attention [B, N, T, C] of qkv [B, T, 3, N, C], and the next state, as Attention.attend of `block`."""
-    keys, values, end, position = state
-    time, length, slots = qkv.shape[1], remembered_tokens(block.window), keys.shape[2]
-    turn = angles(position, time, block.head_width, qkv.device)
-    # [B, T, N, C], and from then on [B, N, T, C]
-    query, key = (block.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
-    query, key = rotate_real(query * block.temperature[:, 0], turn), rotate_real(key, turn)
-    query, key, value = (part.to(qkv.dtype).transpose(1, 2) for part in (query, key, qkv[:, :, 2]))
-    if time == 1 and not torch.is_grad_enabled():
-        if slots == length:
-            # A copy, for this step and the next ones to write into.
-            keys, values = (F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in (keys, values))
-            slots += 8
-        keys.index_copy_(2, (end % slots)[None], key)
-        values.index_copy_(2, (end % slots)[None], value)
-        age = (end - torch.arange(slots, device=qkv.device)) % slots
-        mask = (within(age, block.window) & (age <= position))[None]
-        y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return y, (keys, values, end + 1, position + 1)
-    if slots != length:
-        order = (end - length + torch.arange(length, device=qkv.device)) % slots
-        keys, values = keys.index_select(2, order), values.index_select(2, order)
-    trained = keys.requires_grad
-    keys, values = torch.cat([keys.to(qkv.dtype), key], 2), torch.cat([values.to(qkv.dtype), value], 2)
-    if fits_blocks(query):
-        run = attend_blocks if torch.compiler.is_compiling() else compiled_blocks()
-        y = run(query, keys, values, position, block.window, trained)
-    else:
-        mask = lookback(position, time, length, block.window, qkv.device)
-        y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
-    return y, (keys, values, torch.full_like(end, length), position + time)
+    def init_state(self, batch: int) -> State:
+        weight, length = self.qkv.weight, self.remembered_tokens()
+        # In autocast's precision. Another one replaces it at the first step.
+        shape = batch, self.heads, length, self.head_width
+        keys, values = (weight.new_zeros(shape, dtype=torch.bfloat16) for _ in range(2))
+        end, position = (torch.tensor(number, device=weight.device) for number in (length, 0))
+        return keys, values, end, position
+
+    def attend(self, qkv: Tensor, state: State) -> tuple[Tensor, State]:
+        keys, values, end, position = state
+        time, length, slots = qkv.shape[1], self.remembered_tokens(), keys.shape[2]
+        turn = angles(position, time, self.head_width, qkv.device)
+        # [B, T, N, C], and from then on [B, N, T, C]
+        query, key = (self.norm(precise(part)) for part in qkv[:, :, :2].unbind(2))
+        query, key = rotate_real(query * self.temperature[:, 0], turn), rotate_real(key, turn)
+        query, key, value = (part.to(qkv.dtype).transpose(1, 2) for part in (query, key, qkv[:, :, 2]))
+        if time == 1 and not torch.is_grad_enabled():
+            if slots == length:
+                # A copy, for this step and the next ones to write into.
+                keys, values = (F.pad(part.to(qkv.dtype), (0, 0, 0, 8)) for part in (keys, values))
+                slots += 8
+            keys.index_copy_(2, (end % slots)[None], key)
+            values.index_copy_(2, (end % slots)[None], value)
+            age = (end - torch.arange(slots, device=qkv.device)) % slots
+            mask = (within(age, self.window) & (age <= position))[None]
+            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            return y, (keys, values, end + 1, position + 1)
+        if slots != length:
+            order = (end - length + torch.arange(length, device=qkv.device)) % slots
+            keys, values = keys.index_select(2, order), values.index_select(2, order)
+        trained = keys.requires_grad
+        keys, values = torch.cat([keys.to(qkv.dtype), key], 2), torch.cat([values.to(qkv.dtype), value], 2)
+        if fits_blocks(query):
+            run = attend_blocks if torch.compiler.is_compiling() else compiled_blocks()
+            y = run(query, keys, values, position, self.window, trained)
+        else:
+            mask = lookback(position, time, length, self.window, qkv.device)
+            y = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        keys, values = (part[:, :, time:].clone(memory_format=torch.contiguous_format) for part in (keys, values))
+        return y, (keys, values, torch.full_like(end, length), position + time)
 
 
 def fits_blocks(queries: Tensor) -> bool:
