@@ -8,7 +8,7 @@ from dist import ROOT, run
 
 import launch.train
 from data.errors import UsageError
-from train.config import Config
+from train.config import Config, ModelConfig
 
 TWICE = """
 import json, sys
@@ -54,6 +54,22 @@ def test_train_can_be_called_again_and_again_and_returns_the_report(ranks: int, 
     first, other_seed, stopped_and_resumed = json.loads((tmp_path / "bits.json").read_text())
     assert first != other_seed
     assert first == stopped_and_resumed
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(block="atention"), "model.block 'atention' is unknown: .* Did you mean attention?"),
+        (ModelConfig(block="no_such.blocks:Mine"), "there is no module no_such: install its package"),
+        (ModelConfig(block="no_such.py:Mine"), "no_such.py is no Python file"),
+        (ModelConfig(width=-3), "model.width is -3"),
+        (ModelConfig(expand=0.001), "model.expand 0.001 of model.width 128 is no channel"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_configuration_is_said_before_any_work(model: ModelConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        launch.train.train(Config(model=model))
 
 
 def test_a_caller_from_python_pins_instructions_before_pytorch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
 from model.registry import display_name
 from train.checkpoint import POINTER, explain_misfit, is_sound, load_checkpoint, save_checkpoint
-from train.command_line import CONFIG_FILE
+from train.command_line import CONFIG_FILE, check
 from train.config import BYTE_SYMBOLS, Config
 from train.corpus import CorpusSource, ResumableSource, identify, prepare_data
 from train.cost import Cost
@@ -67,10 +67,12 @@ def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config],
     """Let the ranks meet for the run of `config`, with the user's DeepSpeed keys `extra`. Within it, signals ask for a
     clean stop, and a rank that loses the others says so in one line, which ends with `remedy(config)`: how to go on.
 
-    Raises ConnectionError for ranks that do not meet.
+    Raises UsageError for what is wrong with `config`, ConnectionError for ranks that do not meet.
     """
     meet_apart()
     config = find_own_blocks(config)
+    # A caller from Python may not have parsed it.
+    check(config)
     place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
     config = resolve(config, place)
     with restore_signals(), explain_lost(place, seats, lambda: remedy(config)):
