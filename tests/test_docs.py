@@ -1,14 +1,17 @@
 """The pages: every link leads to something, and the examples run."""
 
+import csv
 import logging
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dist import run
 from properdocs.commands.build import build
 from properdocs.config import load_config
 
@@ -67,6 +70,33 @@ def test_the_blocks_of_the_pages_hold_the_contract(where: str, tmp_path: Path, m
     monkeypatch.setattr(sys, "path", [*sys.path])
     model = parse_config("", [f"--model.block={file}:{kind}", "--model.width=16", "--model.ngram_orders=[]"]).model
     assert [one for one in check_behaviour(model) if one.verdict != "ok"] == []
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_lead_from_an_empty_file_to_the_figure(tmp_path: Path) -> None:
+    """Each of them, as it stands on the page, with options that make it small."""
+    page = (ROOT / "docs/your-architecture.md").read_text()
+    section = page.split("## From an empty file to a figure")[1].split("\n## ")[0]
+    code = re.search(r"```python\n# (my_block\.py)\n(.*?)```", section, re.DOTALL)
+    assert code
+    (tmp_path / code[1]).write_text(code[2])
+    (tmp_path / "text").write_bytes((ROOT / "LICENSE").read_bytes()[:6000])
+    small = ["--data.source=text", "--data.tokenizer=bytes", "--model.head_width=8", "--model.state=8",
+             "--model.depth=2", "--train.lanes=8", "--run.baselines=false", "--engine.threads=1"]  # fmt: skip
+    added = {"train": [*small, "--model.width=16"], "sweep": [*small, "--jobs=2"]}
+    ran = []
+    for line in re.findall(r"^    (?:python|deepspeed) (launch/.*)$", section, re.MULTILINE):
+        # Widths are a quarter of those of the page, and one seed is enough.
+        program, *words = shlex.split(line.replace("64,96,128,192", "16,24,32,48").replace("0,1,2", "0"))
+        done = run(program, *words, *added.get(Path(program).stem, []), cwd=tmp_path, HOME=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        ran.append(Path(program).stem)
+    assert ran == ["check_block", "train", "train", "sweep"]
+    assert (tmp_path / "runs/mine/scaling.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "runs/mine/comparison.csv").read_text()
+    assert {row["block"] for row in csv.DictReader(table.splitlines())} == {"attention", "ssd", "GatedConv"}
+    again = run("launch/report.py", "runs/mine", cwd=tmp_path)
+    assert again.returncode == 0 and "GatedConv" in again.stdout
 
 
 def test_the_examples_read_a_report() -> None:
