@@ -65,6 +65,21 @@ def test_modules_that_only_some_configurations_import_are_charged_to_those() -> 
     assert not asked & set(default)
 
 
+def test_kernels_are_charged_where_they_are_on_and_for_the_parts_that_have_them() -> None:
+    config = Config(model=ModelConfig("gru attention"), engine=EngineConfig(kernels="on"))
+    sources = unpack(measure_code(config.to_dict()).packed)[1]
+    ours = {path.removeprefix("model/cuda/"): text for path, text in sources.items() if path.startswith("model/cuda/")}
+    assert set(ours) == {"__init__.py", "attention.py", "cudnn.py", "gru.py", "mixing.py"}
+    assert (
+        "def attend(" in ours["attention.py"] and "def steps(" in ours["gru.py"] and "def count(" in ours["mixing.py"]
+    )
+    assert "def choose_" not in sources["train/cuda.py"] and "train/graphs.py" not in sources
+    without = unpack(measure_code(Config(model=ModelConfig("gru attention")).to_dict()).packed)[1]
+    assert not [path for path in without if "cuda" in path]
+    # What the reference has is the same.
+    assert without["model/mixing.py"] == sources["model/mixing.py"]
+
+
 @pytest.mark.parametrize(("pieces", "words"), [([], True), ([b"ab"], False)])
 def test_a_corpus_without_one_piece_has_a_model_of_bytes(pieces: list[bytes], words: bool) -> None:
     config, tokenizer = Config(DataConfig(tokenizer="bpe")), Tokenizer("bpe", b"", [bytes([n]) for n in range(256)])

@@ -10,9 +10,11 @@ import torch
 from plain_engine import PlainEngine
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from data.errors import UsageError
 from data.lanes import Lanes
 from train.config import Config, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
+from train.cuda import choose_compile, choose_kernels
 from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
@@ -72,3 +74,33 @@ def test_each_length_of_a_schedule_has_its_graphs(monkeypatch: pytest.MonkeyPatc
     bits, graphs = epoch("on", model, counter, segment_tokens="4@0,8@0.39")
     assert graphs == [2] * 10 + [4] * 8
     assert bits == pytest.approx(plain_bits, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "device", "triton", "engine", "expected"),
+    [
+        ("kernels", "cpu", True, {}, "off"),
+        ("kernels", "cuda", True, {}, "on"),
+        ("kernels", "cuda", False, {}, "off"),
+        ("kernels", "cuda", True, {"kernels": "off"}, "off"),
+        ("kernels", "cpu", True, {"kernels": "on"}, "engine.kernels is on, but there is no CUDA device"),
+        ("kernels", "cuda", False, {"kernels": "on"}, "engine.kernels is on, but Triton is not installed"),
+        ("compile", "cuda", True, {"kernels": "on"}, "on"),
+        ("compile", "cuda", True, {"kernels": "on", "compile": "off"}, "off"),
+        ("compile", "cuda", True, {"kernels": "on", "zero_stage": 3}, "off"),
+        ("compile", "cuda", True, {"kernels": "off"}, "off"),
+        ("compile", "cuda", True, {"kernels": "off", "compile": "on"}, "but engine.kernels is off"),
+        ("compile", "cpu", True, {"kernels": "off", "compile": "on"}, "but there is no CUDA device"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_has_decides(
+    field: str, device: str, triton: bool, engine: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.cuda.has_triton", lambda: triton)
+    choose = {"kernels": choose_kernels, "compile": choose_compile}[field]
+    config, place = Config(engine=EngineConfig(**engine)), Place(0, 1, torch.device(device))
+    if expected in ("on", "off"):
+        assert choose(config, place) == expected
+    else:
+        with pytest.raises(UsageError, match=expected):
+            choose(config, place)
