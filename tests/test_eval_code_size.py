@@ -69,7 +69,7 @@ def test_kernels_are_charged_where_they_are_on_and_for_the_parts_that_have_them(
     config = Config(model=ModelConfig("gru attention"), engine=EngineConfig(kernels="on"))
     sources = unpack(measure_code(config.to_dict()).packed)[1]
     ours = {path.removeprefix("model/cuda/"): text for path, text in sources.items() if path.startswith("model/cuda/")}
-    assert set(ours) == {"__init__.py", "attention.py", "cudnn.py", "gru.py", "mixing.py"}
+    assert set(ours) == {"__init__.py", "attention.py", "cudnn.py", "gru.py", "lm.py", "mixing.py"}
     assert (
         "def attend(" in ours["attention.py"] and "def steps(" in ours["gru.py"] and "def count(" in ours["mixing.py"]
     )

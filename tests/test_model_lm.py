@@ -6,8 +6,10 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from archive.coder import cumulative
+from model.cuda import use_kernels
 from model.lm import LanguageModel
 from studies.sampling.command import distribution
 from train.config import ModelConfig
@@ -145,3 +147,41 @@ def test_returned_state_carries_no_gradient() -> None:
     model = LanguageModel(config(), vocabulary=40)
     _, state = model(torch.zeros(1, model.context + 3, dtype=torch.int64), model.init_state(1))
     assert not any(part.requires_grad for layer in state for part in layer if isinstance(part, torch.Tensor))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_large_vocabularies_cost_the_same_in_parts(
+    compiled: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 7 tokens, of which the last has 4: costs, gradients, targets that are no tokens; and no tensor of all
+    logits is kept for the gradients."""
+    torch.manual_seed(2)
+    model = LanguageModel(config(ngram_orders=[], logit_cap=15.0), 300).double().to(device)
+    torch.nn.init.normal_(model.output)
+    x = torch.randn(2, 16, model.output.shape[0], dtype=torch.float64, device=device, requires_grad=True)
+    targets, weight = torch.randint(300, (2, 16), device=device), torch.rand(2, 16, device=device)
+    targets[0, 3] = targets[1, -2:] = -1
+    found, kept = [], []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[-1] = max(kept[-1], tensor.numel())
+        return tensor
+
+    monkeypatch.setattr("model.cuda.lm.MOST_LOGITS", 7 * 300 + 5)
+    for parts in (False, True):
+        if parts:
+            use_kernels(model)
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        cost = torch.compile(model.cost, backend=counter, fullgraph=True, dynamic=False) if compiled else model.cost
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            nats = cost(x, targets, None)
+        assert counter.frame_count == int(compiled)
+        found.append([nats, *torch.autograd.grad((nats * weight).sum(), [x, model.output])])
+    assert (nats[targets < 0] == 0).all()
+    if not compiled:
+        assert kept[0] == 32 * 300
+    assert kept[1] < 32 * 300 and kept[1] <= max(model.output.numel(), x.numel())
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() < 1e-10 * max(1.0, float(a.abs().max()))
