@@ -88,7 +88,7 @@ def compress(config: Config, named: dict[str, str]) -> None:
     if not archive.parent.is_dir():
         raise UsageError(f"{archive.parent} is no folder, so {archive.name} cannot be written there: make it first")
     if config.engine.compile == "auto":
-        # Both directions run the reference form of every block.
+        # Compilers choose kernels by measuring them, so the two directions could differ.
         config.engine.compile = "off"
     documents = open_source(data_source, config.data.field, config.data.split)
     pack_names(documents.names)
