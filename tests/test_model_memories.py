@@ -112,7 +112,8 @@ def naive_mlstm(block: Any, x: Tensor) -> tuple[Tensor, list[Tensor]]:
             memory = keep * memory + write * torch.outer(v[t, head], key)
             n = keep * n + write * key
             h = memory @ q[t, head] / torch.clamp((n @ q[t, head]).abs(), min=1)
-            rows.append(normalised(h, 1e-3) * silu(gate[t, head]))
+            skip = block.skip.view(heads, channels)[head] * q[t, head]
+            rows.append((normalised(h, 1e-3) + skip) * silu(gate[t, head]))
         memories.append(torch.cat([memory.T, n[:, None]], 1))
     return torch.stack(rows).view(heads, len(x), channels).transpose(0, 1).flatten(1) @ block.out.weight, memories
 

@@ -21,7 +21,9 @@ with alpha = e^(Delta A). B and C are turned by the sum of the angles so far: a 
 
 What we changed: all pairs of states turn (half of them in the code), a pair has a channel of each half of a head's
 states, and norms have no gain, as biases are free and the next matrix has some. Outputs are normalised a head, before
-the gate: an option of the code, without which they grow with the width. As in the paper, there is no short convolution.
+the gate: an option of the code, without which they grow with the width. Steps begin at 0.01 to 1, ten times those of
+the code: A begins near -0.7, where Mamba-2's is -1 to -16, and corpora here have few tokens. As in the paper, there is
+no short convolution.
 
 Shapes: `B` rows, `T` time, `D` width, `I` inner width, `N` heads, `P` head width, `S` states, `J` chunks of `L` tokens.
 """
@@ -35,7 +37,6 @@ from torch.nn import functional as F
 
 from model.chunks import advance, for_products, running_sums, split_chunks
 from model.layers import Linear, RMSNorm, parameter, precise
-from model.recurrence import step_bias
 
 State = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -58,8 +59,9 @@ class Mamba3(nn.Module):
             )
         self.heads = inner // self.head_width
         self.inputs = Linear(config.width, 2 * inner + 2 * self.size + self.size // 2 + 3 * self.heads)
-        # The state's time scale is exponential in it: it takes small steps.
-        self.bias = step_bias(self.heads)
+        # Its softplus is a step, log-uniform in [0.01, 1]. Time scales are exponential in it: it learns slowly.
+        step = torch.empty(self.heads).uniform_(math.log(0.01), 0).exp()
+        self.bias = parameter(step.expm1().log(), "vector", lr=0.1)
         self.key_bias, self.query_bias = (parameter(torch.ones(self.heads, 1, self.size), "vector") for _ in range(2))
         self.skip = parameter(torch.ones(self.heads, 1, 1), "vector")
         self.norm = RMSNorm()
