@@ -52,7 +52,7 @@ class RWKV7(nn.Module):
                 f"model.expand {config.expand} x model.width {width} = {inner} channels are not divisible into heads "
                 f"of model.head_width {self.head_width}"
             )
-        self.heads = inner // self.head_width
+        self.width, self.heads = width, inner // self.head_width
         rank, gate_rank = (32 * max(1, round(size * width**0.5 / 32)) for size in (2.5, 5))
         # Of r, w, k, v, a and g.
         place = torch.arange(width) / width
@@ -76,7 +76,7 @@ class RWKV7(nn.Module):
 
     def init_state(self, batch: int) -> State:
         memory = self.gain.new_zeros(batch, self.heads, self.head_width, self.head_width)
-        return memory, self.gain.new_zeros(batch, 1, self.blend.shape[1])
+        return memory, self.gain.new_zeros(batch, 1, self.width)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         memory, past = state
@@ -101,7 +101,8 @@ class RWKV7(nn.Module):
             kappa = kappa * (kappa.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
             form = one_step if x.shape[1] == 1 else all_chunks
             y, memory = form(r, k, v, kappa, kappa * rate, log_w, memory)
-            y = F.layer_norm(precise(y), [self.head_width], eps=1e-5 * self.head_width)
+            # Squares of larger numbers, as inputs of 10^6 give, would overflow.
+            y = F.layer_norm(precise(y).clamp(-1e18, 1e18), [self.head_width], eps=1e-5 * self.head_width)
             y, direct = (part.transpose(1, 2).flatten(2) for part in (y, direct.sum(-1, keepdim=True) * v))
             y = torch.addcmul(self.bias, y, self.gain) + direct
         return self.out(y * gate), (memory, past)
