@@ -315,7 +315,7 @@ def main() -> None:
     bench.model_row("attention-768-muon", wide, "attention", optimizer="muon")
     bench.model_row("attention-768-adamw", wide, "attention")
     bench.model_row("attention-768-window-128", wide, "attention", window=wide.time // 8)
-    for block in ("ssd", "gated_delta", "s4d", "rglru", "mamba", "s4", "gru", "lstm"):
+    for block in sorted(BLOCKS.keys() - {"attention"}):
         bench.model_row(f"{block}-768", wide, block)
     bench.plain_rows(wider)
     bench.model_row("attention-2048-adamw", wider, "attention")

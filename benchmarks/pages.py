@@ -1,12 +1,14 @@
-"""Compare the figures in README and docs with benchmarks/results/published.csv. Four marks, invisible on a page:
+"""Compare the figures in README and docs with benchmarks/results/published.csv. Five marks, invisible on a page:
 
     699,942<!-- kjv-default.total_bytes -->      a figure: a row of published.csv, at the precision that is printed
     <!-- cells NAME ... --> TABLE <!-- end -->   a table whose figures are all in the results files of these entries
     <!-- report NAME --> ... <!-- end -->        what a run prints at its end, from its report.json
     <!-- measured NAME ... --> ... <!-- end -->  the lines that say where, when and by what command these were measured
+    <!-- blocks --> TABLE <!-- end -->           the blocks of model/registry.py, from the docstrings of their files
 
-`written` makes the text of figures, reports and lines. `problems` says where a page differs from that text, and which
-numbers with a unit have no mark: only those of FACTS need none. Notes in research/ are dated records and not checked.
+`written` makes the text of figures, reports, lines and blocks. `problems` says where a page differs from that text, and
+which numbers with a unit have no mark: only those of FACTS need none. Notes in research/ are dated records and not
+checked.
 """
 
 import ast
@@ -21,6 +23,7 @@ from pathlib import Path
 from benchmarks.figures import NAMED, RESULTS, ROOT, Entry
 from eval.schema import load_report
 from eval.tables import terminal_table
+from model.registry import BLOCKS
 
 PUBLISHED = RESULTS / "published.csv"
 CHANGED = " The code has changed since."
@@ -36,6 +39,7 @@ GENERATED = {"docs/options.md"}
 
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?)<!-- ([\w-]+\.[\w-]+) -->")
 BLOCK = re.compile(r"<!-- (measured|cells|report) ([\w -]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK_TABLE = re.compile(r"<!-- blocks -->\n(.*?)<!-- end -->", re.DOTALL)
 CODE = re.compile(r"^```.*?^```$|^ {4}.*?$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL | re.MULTILINE)
 THOUSANDS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+"
 UNIT = r" ?(?:%|(?:[KMGT]i?B|bytes?|bits?|[mn]?s|min|minutes?|h|hours?|(?:CPU )?seconds?|tokens/s|[MGT]?FLOP/s)\b)"
@@ -148,6 +152,17 @@ def block_text(kind: str, names: list[str], inside: str, rows: dict[str, Row]) -
     return report_text(names[0]) if kind == "report" else inside
 
 
+def block_table() -> str:
+    """Every registered block with the first line of its docstring and the first paper there."""
+    lines = ["", "| `--model.block` | what | paper |", "|---|---|---|"]
+    for name in sorted(BLOCKS):
+        docstring = ast.get_docstring(ast.parse((ROOT / "model" / "blocks" / f"{name}.py").read_text())) or ""
+        paper = re.search(r"^Papers?: (.+? \d{4}).*?(\(.+?\))", docstring, re.DOTALL | re.MULTILINE)
+        what = docstring.partition("\n")[0].removesuffix(".")
+        lines.append(f"| `{name}` | {what} | {' '.join(paper.groups()) if paper else ''} |")
+    return "\n".join([*lines, "", ""])
+
+
 def written(text: str, rows: dict[str, Row]) -> str:
     """A page with the figures, reports and lines that published.csv has today. What it does not have stays."""
 
@@ -160,6 +175,7 @@ def written(text: str, rows: dict[str, Row]) -> str:
         row = rows.get(found[2])
         return f"{printed(row.value, found[1])}<!-- {found[2]} -->" if row else found[0]
 
+    text = BLOCK_TABLE.sub(lambda found: found[0].replace(found[1], block_table()), text)
     return BLOCK.sub(block, FIGURE.sub(figure, text))
 
 
@@ -182,6 +198,8 @@ def problems(page: str, text: str, rows: dict[str, Row]) -> Iterator[str]:
             yield from (f"{page}: {cell} is not in the results of {words}" for cell in missing(inside, names))
         elif comparable(inside, names, rows) != comparable(block_text(kind, names, inside, rows), names, rows):
             yield f"{page}: what it says of {words} is not what the results say now (--write)"
+    if any(table != block_table() for table in BLOCK_TABLE.findall(text)):
+        yield f"{page}: its table of blocks is not what their files say now (--write)"
     if unstated := sorted(used - stated):
         yield f"{page}: no line says where {', '.join(unstated)} was measured: add <!-- measured ... -->"
     yield from unmarked(page, text)

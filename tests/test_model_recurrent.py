@@ -1,4 +1,5 @@
-"""LSTM, GRU, RG-LRU and gated delta: each against a loop over time that is written from its paper's equations."""
+"""LSTM, GRU, RG-LRU and gated delta: each against a loop over time that is written from its paper's equations. And what
+every recurrent block of the registry has to stand: long lanes, bf16, extreme inputs."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -8,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model import registry
 from model.cuda import use_kernels
 from model.registry import load_block
 from train.config import ModelConfig
 
 TOLERANCE = 1e-10
 BLOCKS = ["lstm", "gru", "rglru", "gated_delta"]
+RECURRENT = sorted(registry.BLOCKS.keys() - {"attention"})
 
 
 def build(name: str, noise: float = 0.3, **fields: float) -> nn.Module:
@@ -153,7 +156,7 @@ def test_cudnn_gets_weights_in_one_chunk(name: str, device: torch.device, monkey
     assert [part.ndim for part in weights] == [2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_single_steps_stay_with_segments_for_5000_steps(name: str) -> None:
     """In fp32, with random parameters: bounded, and the coder's form and training's are the same function."""
     block = build(name, noise=0.2)
@@ -175,7 +178,7 @@ def test_single_steps_stay_with_segments_for_5000_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("time", [1, 100])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_fp32_gradients_are_those_of_fp64(name: str, time: int) -> None:
     """On CPU the LSTM's kernels differ by type."""
     block = build(name, width=32, noise=0.1)
@@ -187,10 +190,11 @@ def test_fp32_gradients_are_those_of_fp64(name: str, time: int) -> None:
         gradients.append([p.grad.double() for p in made.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert a.isfinite().all()
-        assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+        # Some are next to zero: a norm takes the scale of a single token out.
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_bf16_autocast_leaves_the_state_in_fp32(name: str) -> None:
     block = build(name, noise=0.05)
     x = torch.randn(2, 40, 16)
@@ -205,7 +209,7 @@ def test_bf16_autocast_leaves_the_state_in_fp32(name: str) -> None:
     assert all(p.grad.isfinite().all() for p in block.parameters())
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_extreme_inputs_have_finite_gradients(name: str) -> None:
     """Zero inputs (no direction to normalise) and saturated gates (a = 1, alpha = 0)."""
     for size in (0.0, 1e3, 1e6):
@@ -217,7 +221,7 @@ def test_extreme_inputs_have_finite_gradients(name: str) -> None:
             assert tensor.isfinite().all()
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_states_start_without_the_parameters_data(name: str) -> None:
     """Under ZeRO-3, parameters are empty outside of forward."""
     block = build(name)

@@ -1,6 +1,7 @@
 """Groups taken out of a model: outputs stay where nothing reads them, tensors shrink, scores mean what they say."""
 
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +11,18 @@ import torch
 from torch import nn
 
 from model.lm import LanguageModel
-from model.registry import BLOCKS
+from model.registry import BLOCKS, load_block
 from studies.pruning.surgery import PRUNABLE, Groups, choose, find_groups, find_largest, list_groups
 from train.config import ModelConfig
 
 CONFIG = ModelConfig(depth=2, width=32, head_width=8, state=8, window=6, expansion=1.5, ngram_orders=[])
 VOCABULARY = 11
 # Others are refused by name.
-KNOWN = [block for block, kind in BLOCKS.items() if kind in PRUNABLE]
+KNOWN = [
+    block
+    for block, kind in BLOCKS.items()
+    if kind in PRUNABLE or hasattr(sys.modules[load_block(block).__module__], "pruning_groups")
+]
 
 
 def model_of(block: str) -> LanguageModel:

@@ -5,9 +5,16 @@ together: a head of attention or of the gated delta rule, a hidden channel of an
 (SSD's heads meet in one norm, so that no head can go without a change of the others.) Where nothing reads a group, the
 outputs are the same without it. Single weights that are zero leave tensors as large as they were.
 
+A block says in its own file what can be taken out of it, as a function at the top of the module, which no decoder runs:
+
+    pruning_groups(block) -> (kind, count, owned, readers, attributes): the fields of Groups, with owners as tensors
+
+Blocks without one are below, or refused by name.
+
 Shapes: `G` groups of a module.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,14 +150,18 @@ PRUNABLE: dict[str, Callable[[Any], Groups]] = {
 
 
 def find_groups(module: nn.Module) -> Groups:
-    """What can be taken out of a block or an MLP. Raises UsageError for a block that is not known here."""
-    name = type(module).__name__
-    if name not in PRUNABLE:
+    """What can be taken out of a block or an MLP. Raises UsageError for a block of which nothing is known."""
+    kind = type(module)
+    if own := getattr(sys.modules[kind.__module__], "pruning_groups", None):
+        name, count, owned, readers, attributes = own(module)
+        owned, readers = ([(path, n, owner.numpy()) for path, n, owner in part] for part in (owned, readers))
+        return Groups(module, name, count, owned, readers, attributes)
+    if kind.__name__ not in PRUNABLE:
         raise UsageError(
-            f"nothing is known of how to prune block {name}: known are {', '.join(PRUNABLE)}, by PRUNABLE in "
-            "studies/pruning/surgery.py"
+            f"nothing is known of how to prune block {kind.__name__}: write pruning_groups in its file, as "
+            "studies/pruning/surgery.py says"
         )
-    return PRUNABLE[name](module)
+    return PRUNABLE[kind.__name__](module)
 
 
 def list_groups(model: LanguageModel) -> list[Groups]:
