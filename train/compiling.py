@@ -33,6 +33,10 @@ def compile_parts(model: Any) -> None:
 def choose_compile(config: Config, place: Place) -> Any:
     """`on` or `off`, for engine.compile. Raises UsageError where it is asked for, and impossible."""
     engine, cuda = config.engine, place.device.type == "cuda"
+    if config.model.network:
+        if engine.compile == "on":
+            raise UsageError("engine.compile is on, and model.network is not made of our layers: take auto or off")
+        return "off"
     if engine.compile == "on" and not cuda:
         raise UsageError("engine.compile is on, but there is no CUDA device: take auto or off")
     return "on" if engine.compile != "off" and cuda and engine.zero_stage < 3 else "off"
