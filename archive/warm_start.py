@@ -26,6 +26,7 @@ from model.lm import LanguageModel
 from train.config import Config, DataConfig
 from train.engine import Place
 from train.frozen import load_frozen
+from train.meta import meta_model
 from train.ranks import after_rank_0, from_rank_0
 from train.run import Run, Session
 
@@ -113,8 +114,7 @@ def packed_parameters(config: Config, corpus: PreparedCorpus) -> tuple[bytes, li
             "its parameters mean other tokens; pieces come from the corpus, --data.tokenizer bytes is one for all"
         )
     tensors = parameters(model)
-    with torch.device("meta"):
-        wanted = LanguageModel(config.model, tokenizer.vocabulary)
+    wanted = meta_model(config.model, tokenizer.vocabulary)
     refuse_other_shapes(tensors, {name: tuple(one.shape) for name, one in wanted.named_parameters()}, folder)
     seen = [Seen(corpus=report.corpus, data=before.data), *seen_before(folder)]
     return pack(tensors, "fp32", 0, frozenset()), seen

@@ -15,6 +15,7 @@ from eval.code_size import decoder_values, measure_code, reference_machine
 from eval.decoder_imports import refuse_late_imports
 from eval.description_length import side_bits
 from eval.measured import CorpusBytes
+from eval.network_code import measure_network
 from eval.provenance import describe_run
 from eval.reference_codes import cached_codes, reference_codes
 from eval.report import write_report
@@ -94,6 +95,8 @@ class Books:
         measured |= self.references.sections("references")
         if self.code.uncharged:
             measured["reference_packages"] = self.code.uncharged
+        if model.network:
+            measured["network_code"] = measure_network(self.run.learner.model.network)  # type: ignore[arg-type]
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

@@ -27,6 +27,9 @@ from eval.reachable import imported_modules, module_path, prune
 from train.config import BYTE_SYMBOLS, Config
 
 DECODER = "archive.decoding"
+# It builds the model: of blocks, or a whole network of these packages.
+CHOOSER = "train.loop"
+NETWORK_PACKAGES = ("transformers",)
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     `declared` are packages that the run takes for granted beside the reference machine. Raises UsageError if one of
     them is not installed, NotImportable when the decoder cannot be imported.
     """
-    imports = decoder_imports(config, declared)
+    network = bool(config["model"].get("network"))
+    imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared)
     sources, packages = imports["sources"], set(imports["packages"])
-    blocks = config["model"]["block"].split()
+    blocks = [] if network else config["model"]["block"].split()
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
         trees: dict[str, ast.Module] = {}
@@ -78,6 +82,8 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
             if name in trees or name not in sources:
                 continue
             trees[name] = parse(sources[name])
+            if name == CHOOSER:
+                trees[name] = TakenBranch(network).visit(trees[name])
             for node in ast.walk(trees[name]):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):
                     for alias in node.names:
@@ -111,17 +117,36 @@ def drop_entries(registry: ast.Module, blocks: Collection[str]) -> None:
             table.keys, table.values = [key for key, _ in kept], [value for _, value in kept]
 
 
+class TakenBranch(ast.NodeTransformer):
+    """Leaves of `if config.model.network` the branch that a configuration takes, so that the other costs it nothing."""
+
+    def __init__(self, network: bool):
+        self.network = network
+
+    def visit_If(self, node: ast.If) -> Any:
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Attribute) and node.test.attr == "network":
+            return node.body if self.network else node.orelse
+        return node
+
+
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a decoder needs, with the user's DeepSpeed keys in it: what measure_code takes. Without a
     tokenizer it leaves out the tokenizer's kind."""
     values = config.to_dict()
     values["engine"]["deepspeed_config"] = extra
+    values["model"] = without_empty_network(values["model"])
     if tokenizer is None:
         del values["data"]["tokenizer"]
     elif tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
     return values
+
+
+def without_empty_network(model: dict[str, Any]) -> dict[str, Any]:
+    """The section of a model of blocks without model.network, for which it does not pay."""
+    return {name: value for name, value in model.items() if name != "network" or value}
 
 
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
@@ -132,6 +157,7 @@ def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
     charged = {name: config[name] for name in ("model", "train", "engine")} | {
         "data": {"tokenizer": config["data"]["tokenizer"]}
     }
+    charged["model"] = without_empty_network(config["model"])
     parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
     for name, source in canonical.items():
         parts += [name, source]

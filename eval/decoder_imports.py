@@ -112,6 +112,7 @@ def build_decoder(config: dict[str, Any]) -> None:
     # of its own accord, and PyTorch's constructor of it takes seconds.
     train.loop.build_engine = lambda model, *_: SimpleNamespace(module=model)
     train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
+    config["model"].setdefault("network", "")
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
     vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else PIECES
     with torch.device("meta"):
@@ -246,16 +247,17 @@ def refuse_late_imports(program: Collection[str], declared: list[str]) -> Iterat
 
 
 def _callers() -> Iterator[str]:
-    """Names of the modules whose functions are running, the innermost first."""
+    """Names of the modules whose functions are running, the innermost first, without those that look for a module."""
     frame = sys._getframe(1)
     while frame:
-        yield frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name != "find_spec":
+            yield frame.f_globals.get("__name__", "")
         frame = frame.f_back  # type: ignore[assignment]
 
 
 def _asks(module: str) -> bool:
     """Whether a module may ask for an import: those that carry it out do not."""
-    return module.split(".")[0] not in ("importlib", "_frozen_importlib") and module != "eval.decoder_imports"
+    return module.split(".")[0] not in ("importlib", "_frozen_importlib")
 
 
 class LateImports(ImportWatch):

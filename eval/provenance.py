@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.lanes import read_stages
-from eval.schema import Commit, Report
+from eval.schema import Commit, NetworkCode, Report
 from train.config import BYTE_SYMBOLS, Config
 from train.cost import processor_name
 
@@ -88,8 +88,16 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
         ("machine", f"{ranks}, {device.precision}, {device.name}"),
         *([("packages not charged", uncharged)] if uncharged else []),
+        *([("code of the network", network_code_words(report.network_code))] if report.network_code else []),
         ("differs from defaults", "; ".join(differing) or "nothing"),
     ]
+
+
+def network_code_words(code: NetworkCode) -> str:
+    return (
+        f"{code.own_xz_bytes:,} bytes in xz, {code.xz_bytes:,} with what its {len(code.modules)} modules share with "
+        "other networks; the total leaves them out"
+    )
 
 
 def _count(number: int, what: str) -> str:

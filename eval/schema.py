@@ -127,6 +127,15 @@ class Code(Section):
     xz_bytes: Count
 
 
+class NetworkCode(Section):
+    """What the code of a network of transformers would cost (eval/network_code.py): its own modules, and all `modules`,
+    with those that it shares with other networks. It is no part of the total."""
+
+    modules: list[str]
+    own_xz_bytes: Count
+    xz_bytes: Count
+
+
 class Device(Section):
     """The device of rank 0, the number of ranks, and the threads of each; `kind` is cpu or cuda."""
 
@@ -165,6 +174,8 @@ class Report(Section):
     reference_machine: dict[str, str]
     # Packages beyond the reference machine that were declared to be part of it, with their versions.
     reference_packages: dict[str, str] = Field(default_factory=dict)
+    # Where model.network is one of transformers.
+    network_code: NetworkCode | None = None
     # What was run. Reports from before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
     # `commit` is null where the code is not in a git checkout.
     config: dict[str, dict[str, Any]] | None = None

@@ -20,6 +20,7 @@ entry.begin(__name__)
 
 import argparse
 import os
+import re
 from typing import Literal
 
 import torch
@@ -35,6 +36,7 @@ from train.config import Config
 # Options of launch/train.py that the sweep sets for each cell, and what to give instead.
 OWNED = {
     "model.block": "give --blocks",
+    "model.network": "give it in --blocks",
     "model.width": "give --widths",
     "train.seed": "give --seeds",
     "run.dir": "give --dir",
@@ -42,6 +44,10 @@ OWNED = {
     "run.stop_after_steps": "cells run to their end; stop the sweep with Ctrl-C",
 }
 OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.tokenizer": "--vocabularies sets it"}
+
+
+# Commas, except those before a field of a network, NAME=VALUE, or inside of its value.
+BETWEEN_BLOCKS = r",(?!\w+=)(?![^\[{]*[\]}])"
 
 
 def read_numbers(text: str) -> list[int]:
@@ -58,12 +64,16 @@ def read_vocabularies(text: str) -> list[int | Literal["bytes"]]:
 
 def read_blocks(text: str) -> list[str]:
     """Without spaces that make no difference."""
-    return split_different(",".join(" ".join(block.split()) for block in text.split(",")))
+    return refuse_twice([" ".join(block.split()) for block in re.split(BETWEEN_BLOCKS, text)])
 
 
 def split_different(text: str) -> list[str]:
-    """What is between commas. Raises UsageError for what is there twice, as two cells would share a directory."""
-    parts = text.split(",")
+    """What is between commas, as in refuse_twice."""
+    return refuse_twice(text.split(","))
+
+
+def refuse_twice(parts: list[str]) -> list[str]:
+    """The same. Raises UsageError for what is there twice, as two cells would share a directory."""
     if len(set(parts)) < len(parts) or not all(parts):
         raise UsageError("give different values, by commas")
     return parts
@@ -82,7 +92,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--blocks",
         type=read_blocks,
         required=True,
-        help="names as --model.block takes them, or patterns of them, by commas",
+        help="names as --model.block takes them, patterns of them, or networks as --model.network does, by commas",
     )
     parser.add_argument("--widths", type=read_numbers, required=True, help="values of model.width, by commas")
     parser.add_argument("--seeds", type=read_numbers, default=[0], help="values of train.seed, by commas (default: 0)")

@@ -17,7 +17,7 @@ from archive.weights import Point, pack, parameters, unpack
 from data.batches import Position, encode_source
 from data.documents import open_source
 from data.errors import UsageError
-from data.lanes import Lanes
+from data.lanes import Lanes, longest_segment
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
 from eval.schema import Report, finished_report
@@ -92,7 +92,10 @@ def held_out_bits(file: Path, frozen: Frozen, place: Place, shown: bool = True) 
     """Bits of a file as one document, its end included, in one lane from its first byte to its last, by a model that
     does not learn from it. Raises UsageError if it cannot be opened."""
     _, tokens, end = tokenize(file, frozen[2])
-    lanes = Lanes(len(tokens), 1, SEGMENT_TOKENS)
+    config = frozen[0]
+    # A network knows positions as far as its own segments.
+    segment_tokens = longest_segment(config.train.segment_tokens) if config.model.network else SEGMENT_TOKENS
+    lanes = Lanes(len(tokens), 1, segment_tokens)
     return one_pass(frozen, lanes, source_of(tokens, lanes), place, end.bytes, shown)
 
 

@@ -120,6 +120,16 @@ def test_what_is_declared_is_named_and_not_charged(project: Path) -> None:
         measured("attention", "no-such-package")
 
 
+@pytest.mark.usefixtures("fresh_interpreter")
+def test_what_a_declared_package_imports_is_its_own(project: Path) -> None:
+    """Also in a fresh interpreter, where the module that watches imports is the program."""
+    written(project / "outside", {"needed/__init__.py": "SCALE = 2\n"})
+    gated = (project / "outside/outside/gated.py").read_text()
+    (project / "outside/outside/gated.py").write_text(f"import needed\n{gated}")
+    assert "needed/__init__.py" in measured("attention").modules
+    assert "needed/__init__.py" not in measured("attention", "outside").modules
+
+
 def test_a_compiled_extension_cannot_be_charged_and_is_named(project: Path) -> None:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     source = project / "fast.c"

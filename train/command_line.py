@@ -15,6 +15,7 @@ from data.errors import UsageError
 from data.files import write_file
 from data.lanes import longest_segment
 from train.config import Config, DataConfig, flatten
+from train.networks import position_problems
 from train.options import (
     OPTIONS,
     SECTIONS,
@@ -299,6 +300,8 @@ def contradictions(config: Config) -> Iterator[str]:
     """What is wrong with values that are each in their range, in a line each."""
     model, train, stage = config.model, config.train, config.engine.zero_stage
     yield from block_problems(model)
+    if model.network:
+        yield from position_problems(config)
     if model.expand * model.width < 1:
         yield f"model.expand {model.expand} of model.width {model.width} is no channel: take a larger one"
     if model.expansion and round(model.expansion * model.width) < 1:

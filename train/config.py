@@ -129,7 +129,13 @@ class ModelConfig:
     expansion: Annotated[float, Field(ge=0, le=1024), NUMBER] = 4.0
     """Hidden channels of each MLP, as a multiple of width; 0 leaves the MLPs out, as is usual with Mamba."""
     window: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 64
-    """Past tokens that attention sees, those of its own segment included; also what blocks without state are given."""
+    """Past tokens that attention sees, those of its own segment included; also what networks, and blocks without
+    state, are given again before a segment."""
+    network: Text = ""
+    """A whole network of the transformers library, in place of blocks: transformers:TYPE, as in transformers:llama, or
+    transformers:FILE.json, a config.json with its model_type. Fields of its configuration may follow, by commas:
+    transformers:llama,num_key_value_heads=2. The sizes that it leaves open come from width, depth, head_width and
+    expansion. Its parameters are random. Empty: blocks."""
     logit_cap: Annotated[float, Field(ge=0, le=10_000), NUMBER] = 15.0
     """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
     ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])

@@ -120,6 +120,21 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def find_embedding(model: Any) -> str:
+    """The name of the table of embeddings among a model's parameters."""
+    network = getattr(model, "network", None)
+    if network is None:
+        return "embedding"
+    table = network.get_input_embeddings().weight
+    return next(name for name, p in model.named_parameters() if p is table)
+
+
+def is_tied(model: Any) -> bool:
+    """Whether that table is the output layer's, too."""
+    network = getattr(model, "network", None)
+    return network is not None and network.get_input_embeddings().weight is network.get_output_embeddings().weight
+
+
 class Cost:
     """The clock of a run that has already taken `earlier_secs`, and what its model needs."""
 
@@ -127,9 +142,12 @@ class Cost:
         self.learner, self.lanes = learner, lanes
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
         self.parameters = sum(sizes.values())
-        self.parameters_non_embedding = self.parameters - sizes["embedding"]
+        embedding = find_embedding(learner.model)
+        self.parameters_non_embedding = self.parameters - sizes[embedding]
         # Nearly all of context mixing's parameters are such tables.
-        looked_up = {"embedding", "grams"} | {name for name in sizes if name.startswith("mixing.")}
+        looked_up = {embedding, "grams"} | {name for name in sizes if name.startswith("mixing.")}
+        if is_tied(learner.model):
+            looked_up.remove(embedding)
         self.matrix_parameters = sum(size for name, size in sizes.items() if name not in looked_up)
         self.earlier_secs = earlier_secs
 

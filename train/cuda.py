@@ -72,6 +72,10 @@ def choose_compile(config: Config, place: Place) -> Any:
     """`on` or `off`, for engine.compile, where engine.kernels is chosen. Raises UsageError where it is asked for, and
     impossible."""
     engine = config.engine
+    if config.model.network:
+        if engine.compile == "on":
+            raise UsageError("engine.compile is on, and model.network is not made of our layers: take auto or off")
+        return "off"
     if engine.compile == "on" and engine.kernels != "on":
         lacking = "there is no CUDA device" if place.device.type != "cuda" else "engine.kernels is off"
         raise UsageError(f"engine.compile is on, but {lacking}: take auto or off")

@@ -16,6 +16,7 @@ from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
 from train.engine import Place
+from train.meta import build_model
 from train.own_blocks import block_problems
 from train.run_dir import CHECKPOINTS, TOKENIZER_FILE
 
@@ -70,7 +71,7 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
         raise UsageError(f"{path} is damaged: it is no encoding of a tokenizer") from None
     for problem in block_problems(config.model):
         raise UsageError(f"{run_dir}: {problem}")
-    model = LanguageModel(config.model, tokenizer.vocabulary)
+    model: LanguageModel = build_model(config.model, tokenizer.vocabulary)
     tensors = checkpoint_tensors(run_dir / CHECKPOINTS)
     try:
         model.load_state_dict(tensors)

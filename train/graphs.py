@@ -116,6 +116,7 @@ def choose_graphs(config: Config, place: Place) -> Any:
     """`on` or `off`, for engine.graphs. Raises UsageError where they are asked for, and impossible."""
     train, engine, asked = config.train, config.engine, config.engine.graphs
     obstacles = {
+        "model.network is given": config.model.network,
         "there is no CUDA device": place.device.type != "cuda",
         "there are several ranks": place.world_size > 1,
         "engine.kernels is off": engine.kernels != "on",

@@ -30,7 +30,12 @@ class Learner:
         """`start` is the token before every lane; `extra` are the user's own DeepSpeed keys."""
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
-        model = LanguageModel(config.model, vocabulary)
+        if config.model.network:
+            from model.network import Network
+
+            model: Any = Network(config.model, vocabulary)
+        else:
+            model = LanguageModel(config.model, vocabulary)
         muon: Any = Muon
         if config.engine.zero_stage and config.train.optimizer == "muon":
             from train.zero_muon import zero_muon

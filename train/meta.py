@@ -1,6 +1,7 @@
 """The network of a configuration on PyTorch's meta device, where tensors have a shape and no memory."""
 
 import os
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -11,12 +12,21 @@ from model.lm import LanguageModel
 from train.config import ModelConfig, TrainConfig
 
 
-def meta_model(config: ModelConfig, vocabulary: int) -> LanguageModel:
+def build_model(config: ModelConfig, vocabulary: int) -> Any:
+    """The LanguageModel of a configuration, or its Network, which is used in the same way."""
+    if config.network:
+        from model.network import Network
+
+        return Network(config, vocabulary)
+    return LanguageModel(config, vocabulary)
+
+
+def meta_model(config: ModelConfig, vocabulary: int) -> Any:
     """The model of `vocabulary` symbols, without memory. Raises UsageError if a block refuses the configuration: for
     that, model/ raises a ValueError that names a field, model.NAME. Other ValueErrors are bugs."""
     try:
         with torch.device("meta"):
-            return LanguageModel(config, vocabulary)
+            return build_model(config, vocabulary)
     except ValueError as error:
         if "model." not in str(error):
             raise

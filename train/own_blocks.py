@@ -12,18 +12,20 @@ from data.errors import UsageError
 from model.own_block import block_problem
 from model.registry import BLOCKS
 from train.config import Config, ModelConfig
+from train.networks import PREFIX, network_problems, refuse_foreign_network, resolve_network
 from train.options import did_you_mean
 
 
 def find_own_blocks(config: Config) -> Config:
     """`config` with modules in place of files in model.block, and with an absolute run.import_dir, from which they can
-    now be imported.
+    now be imported; and with model.network as train/networks.py has it.
 
     Raises UsageError for a file that cannot be imported by its name, and for files of several folders.
     """
+    config = replace(config, model=resolve_network(config.model))
     folder = str(Path(config.run.import_dir).absolute()) if config.run.import_dir else ""
     names = []
-    for name in config.model.block.split():
+    for name in [] if config.model.network else config.model.block.split():
         file, colon, kind = name.rpartition(":")
         if colon and (file.endswith(".py") or "/" in file):
             module, here = module_of(Path(file), name)
@@ -36,7 +38,7 @@ def find_own_blocks(config: Config) -> Config:
         names.append(name)
     if folder and not Path(folder).is_dir():
         raise UsageError(f"run.import_dir {folder} is no folder: name the one that model.block's modules are in")
-    block = " ".join(names) if ":" in config.model.block else config.model.block
+    block = " ".join(names) if any(":" in name for name in names) else config.model.block
     config = replace(config, model=replace(config.model, block=block), run=replace(config.run, import_dir=folder))
     add_import_dir(config)
     return config
@@ -76,8 +78,13 @@ def module_of(file: Path, name: str) -> tuple[str, str]:
 
 def block_problems(model: ModelConfig) -> Iterator[str]:
     """What is wrong with the names in model.block, and with what they name, in a line each."""
+    if model.network:
+        yield from network_problems(model)
+        return
     for name in dict.fromkeys(model.block.split()):
-        if ":" in name:
+        if name.startswith(PREFIX):
+            yield f"model.block {name!r} is no block: a network of transformers is --model.network {name}"
+        elif ":" in name:
             if problem := block_problem(name, model):
                 hint = here_too(name) if problem.startswith("there is no module") else ""
                 yield f"model.block {name!r}: {problem}{hint}"
@@ -97,9 +104,15 @@ def here_too(name: str) -> str:
 def refuse_own_blocks(values: Any, path: Path) -> None:
     """Raise UsageError if the model.block of an archive's configuration would choose what is imported here."""
     try:
-        block = values["model"]["block"].split()
+        block, network = values["model"]["block"].split(), values["model"].get("network")
     except (AttributeError, LookupError, TypeError):
         raise UsageError(f"{path}: the recorded configuration is damaged: it names no block") from None
+    if network:
+        try:
+            refuse_foreign_network(values["model"])
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+        return
     if own := [name for name in block if ":" in name]:
         raise UsageError(
             f"{path} was written with the block {own[0]}, which is not of this project, and no archive may choose what "

@@ -32,6 +32,7 @@ from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
+from train.networks import check_behaviour
 from train.own_blocks import find_own_blocks
 from train.progress import Progress
 from train.ranks import (
@@ -181,6 +182,8 @@ class Run:
         self.lock = claim(Path(config.run.dir)) if self.place.rank == 0 else None
         with explain_memory(), explain_deepspeed(config.engine.deepspeed_config, session.extra):
             self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, self.place, session.extra)
+        if session.config.model.network:
+            check_behaviour(self.learner)
         self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), self.place)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0

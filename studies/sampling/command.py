@@ -27,6 +27,7 @@ from tqdm import tqdm
 from archive.coder import LOW, PRECISION_BITS, Decoder, cumulative
 from data.bpe import Encoder
 from data.errors import RunFailed, UsageError
+from data.lanes import longest_segment
 from data.streams import publish
 from model.lm import LanguageModel
 from studies.common import argument, option
@@ -156,6 +157,10 @@ def see_next(learner: FrozenLearner, tokens: np.ndarray) -> list[Any]:
     """What `following` needs once each row has had its one of `tokens` [R]. The learner moves on."""
     following = torch.from_numpy(tokens).to(learner.recent.device)[:, None]
     learner.recent = torch.cat([learner.recent[:, 1:], following], 1)
+    longest = longest_segment(learner.config.segment_tokens)
+    if hasattr(learner.model, "network") and learner.states[0][0].shape[1] >= longest:
+        # A network reads its segment so far again, which has to end where those of its training did.
+        learner.states = [learner.model.init_state(learner.rows)]
     seen, learner.states = learner.see(learner.recent, learner.states)
     return seen
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UsageError
-from model.lm import LanguageModel
 from model.registry import display_names
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
 from train.flops import forward_flops
-from train.meta import meta_model
+from train.meta import build_model, meta_model
+from train.networks import PREFIX, resolve_network
 from train.own_blocks import find_own_blocks
 
 Vocabulary = int | Literal["bytes"]
@@ -84,8 +84,12 @@ def make_cells(grid: Grid) -> list[Cell]:
     Raises UsageError if a block cannot be matched, or if a cell's directory holds a run with other settings.
     """
     config = parse_config("", list(grid.given))
-    found = [find_own_blocks(replace(config, model=replace(config.model, block=block))) for block in grid.blocks]
+    found = [find_own_blocks(replace(config, model=choose_block(config.model, block))) for block in grid.blocks]
     blocks, folders = [one.model.block for one in found], {one.run.import_dir for one in found} - {""}
+    # Networks as they were given: their sizes follow from the width.
+    networks = {one.model.block: name for one, name in zip(found, grid.blocks, strict=True) if one.model.network}
+    if len({*blocks}) < len(blocks):
+        raise UsageError(f"{' and '.join(grid.blocks)} are two networks of one type: give them sweeps of their own")
     if len(folders) > 1:
         raise UsageError(f"blocks come from {' and '.join(sorted(folders))}: keep a sweep's own blocks in one folder")
     shown, import_dir = display_names(blocks), "".join(folders)
@@ -98,24 +102,32 @@ def make_cells(grid: Grid) -> list[Cell]:
             symbols, data = BYTE_SYMBOLS, replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
         else:
             symbols, data = vocabulary, replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
-        # These two come from the cell, not from the options.
-        model = replace(config.model, width=width, block=block)
+        # These come from the cell, not from the options.
+        model = replace(choose_block(config.model, networks.get(block, block)), width=width)
         for seed in grid.seeds:
-            check(replace(config, data=data, model=model, train=replace(config.train, seed=seed)))
+            resolved = resolve_network(model)
+            check(replace(config, data=data, model=resolved, train=replace(config.train, seed=seed)))
         if grid.measure != "none" and block != blocks[0]:
-            model = match(model, replace(model, block=blocks[0]), symbols, grid.measure)
+            first = replace(choose_block(config.model, networks.get(blocks[0], blocks[0])), width=width)
+            model = match(model, first, symbols, grid.measure)
         # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
         count_parameters(model, symbols)
         for seed in grid.seeds:
             name = f"{shown[block].replace(' ', '+').replace(':', '.')}-{width}"
             name += f"-{vocabulary}" if grid.vocabularies else ""
             name += f"-seed{seed}" if seed else ""
-            varied = {"model.block": block, "model.width": width, "model.expansion": model.expansion}
+            chosen = {"model.network": model.network} if model.network else {"model.block": block}
+            varied = chosen | {"model.width": width, "model.expansion": model.expansion}
             varied |= {"data.tokenizer": data.tokenizer, "data.vocabulary": data.vocabulary, "train.seed": seed}
             options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
             cells.append(Cell(name, grid.folder / name, options))
             refuse_other_run(cells[-1])
     return cells
+
+
+def choose_block(model: ModelConfig, name: str) -> ModelConfig:
+    """`model` with one of --blocks: a network is one, too, as model.network has it."""
+    return replace(model, network=name) if name.startswith(PREFIX) else replace(model, block=name)
 
 
 def refuse_other_run(cell: Cell) -> None:
@@ -132,13 +144,13 @@ def refuse_other_run(cell: Cell) -> None:
 
 def count_parameters(config: ModelConfig, vocabulary: int) -> int:
     """Parameters of the network without its tables, whose size only the width and the vocabulary decide."""
-    parameters: Any = meta_model(replace(config, ngram_orders=[]), vocabulary).parameters()
+    parameters: Any = meta_model(resolve_network(replace(config, ngram_orders=[])), vocabulary).parameters()
     return sum(p.numel() for p in parameters if p.role != "table")
 
 
 def count_flops(config: ModelConfig, vocabulary: int) -> int:
     """Floating-point operations of a forward pass over 128 tokens."""
-    return forward_flops(LanguageModel(replace(config, ngram_orders=[]), vocabulary), time=128)
+    return forward_flops(build_model(resolve_network(replace(config, ngram_orders=[])), vocabulary), time=128)
 
 
 MEASURES: dict[str, Callable[[ModelConfig, int], int]] = {"parameters": count_parameters, "flops": count_flops}
@@ -160,9 +172,14 @@ def match(config: ModelConfig, reference: ModelConfig, vocabulary: int, measure:
     best = min((at(above), at(max(above - 1, 1))), key=lambda found: abs(size(found, vocabulary) - target))
     found = size(best, vocabulary)
     if abs(found - target) > TOLERANCE * target:
+        ours, theirs = (one.network or one.block for one in (config, reference))
+        remedy = (
+            "take --match none, or give its sizes in a config.json"
+            if config.network
+            else ("change model.expand or --match")
+        )
         raise UsageError(
-            f"model.block {config.block!r} at width {config.width} cannot have the {target:,} {measure} of "
-            f"{reference.block!r}: the nearest is {found:,}, at model.expansion {best.expansion:g}; change "
-            "model.expand or --match"
+            f"model.block {ours!r} at width {config.width} cannot have the {target:,} {measure} of "
+            f"{theirs!r}: the nearest is {found:,}, at model.expansion {best.expansion:g}; {remedy}"
         )
     return best

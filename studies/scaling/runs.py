@@ -17,6 +17,7 @@ from eval.provenance import commit_text
 from eval.schema import Report, finished_report
 from model.registry import display_names
 from train.config import BYTE_SYMBOLS, Config
+from train.networks import describe_network
 
 SETTINGS_LIMIT_BYTES = 1 << 20
 SWEEP_LIMIT_BYTES = 16 << 20
@@ -119,6 +120,7 @@ def load_run(directory: Path, name: str) -> ComparedRun:
     watched = lambda name: name.startswith("run.") and name != "run.warm_start"  # noqa: E731
     compared = {k: v for k, v in settings.items() if k not in NOT_COMPARED and not watched(k)}
     compared["model.depth"] = report.model.depth
+    compared["model.network"] = describe_network(str(settings["model.network"]))
     vocabulary = settings["data.vocabulary"]
     # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.
     if compared.pop("data.tokenizer") == "bytes":
