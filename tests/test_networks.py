@@ -22,9 +22,9 @@ from launch.sweep import read_blocks
 from model.registry import display_names
 from studies.scaling.cells import Grid, make_cells
 from train.command_line import parse_config
-from train.compiling import choose_compile
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 from train.cost import Cost
+from train.cuda import choose_compile
 from train.engine import Place
 from train.graphs import choose_graphs
 from train.loop import one_epoch
