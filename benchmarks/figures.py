@@ -261,7 +261,8 @@ ENTRIES = [
         (*TOTALS, "configs/architectures.yaml"), "architectures.txt", "stdout",
     ),
     Entry(
-        "networks", "minutes", ("python benchmarks/networks.py",), (*TOTALS, "train/networks.py"), "networks.csv", anew=True,
+        "networks", "minutes", ("python benchmarks/networks.py",), (*TOTALS, "train/networks.py"), "networks.csv",
+        anew=True,
     ),
     Entry(
         "carried-context", "hours", ("python benchmarks/carried_context.py {enwik8:3000000}",), LEARNING,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -189,6 +190,8 @@ def test_the_library_is_imported_only_when_asked() -> None:
     )
     done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "False"
+    # And never with kernels from the internet.
+    assert os.environ["USE_HUB_KERNELS"] == "NO"
 
 
 def test_roles_follow_from_what_a_parameter_is_in() -> None:
@@ -333,7 +336,8 @@ def test_neither_compiler_nor_graphs_are_for_networks() -> None:
     assert (choose_compile(config, place), choose_graphs(config, place)) == ("off", "off")
     for name, choose in (("compile", choose_compile), ("graphs", choose_graphs)):
         with pytest.raises(UsageError, match=rf"engine.{name} is on, .*model.network"):
-            choose(replace(config, engine=EngineConfig(**{name: "on"})), place)
+            asked: Any = {name: "on"}
+            choose(replace(config, engine=EngineConfig(**asked)), place)
 
 
 def test_a_network_is_charged_for_our_code_and_its_configuration() -> None:

@@ -18,9 +18,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,9 @@ from train.options import did_you_mean, read_tree
 
 if TYPE_CHECKING:
     from train.loop import Learner
+
+# As in model/network.py, before the library is imported.
+os.environ["USE_HUB_KERNELS"] = "NO"
 
 PREFIX = "transformers:"
 MAX_FILE_BYTES = 1 << 20
@@ -117,8 +122,8 @@ def read_network(network: str) -> tuple[str, dict[str, Any], str]:
             f"config.json and give {PREFIX}config.json"
         )
     kind = check_kind(kind, "model.network")
-    if left_out and is_rank_0():
-        print(f"onepass: {name}: {kind} has no {', '.join(left_out)}; left out", file=sys.stderr)
+    if left_out:
+        say_once(f"{name}: {kind} has no {', '.join(left_out)}; left out")
     return kind, given | check_fields(kind, read_pairs(more), name), name
 
 
@@ -252,10 +257,17 @@ def make_settings(kind: str, given: dict[str, Any], source: str) -> Any:
             f"model.network {source}: {kind} does not say its hidden_size and num_hidden_layers; take the type of its "
             "text model, if there is one"
         )
-    if noisy and is_rank_0():
+    if noisy:
         found = ", ".join(f"{name} was {value:g}" for name, value in noisy.items())
-        print(f"onepass: a decoder repeats every step, so {source} has no dropout: {found}", file=sys.stderr)
+        say_once(f"a decoder repeats every step, so {source} has no dropout: {found}")
     return settings
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line on stderr, however often a sweep resolves the same network."""
+    if is_rank_0():
+        print(f"onepass: {line}", file=sys.stderr)
 
 
 def is_noise(name: str, value: Any) -> bool:
