@@ -24,6 +24,15 @@ def canonical_tree(source: str) -> ast.Module:
     return tree
 
 
+def all_statements(tree: ast.Module) -> list[ast.AST]:
+    """The statements of a module at any depth, and what they stand in. Most nodes are expressions, which have none."""
+    found: list[ast.AST] = [tree]
+    for node in found:
+        for block in ("body", "handlers", "cases", "orelse", "finalbody"):
+            found += getattr(node, block, [])
+    return found
+
+
 def reads_itself(tree: ast.Module) -> bool:
     """Whether a module may look at docstrings, annotations or source of what is in the program: then these count."""
     return any(
@@ -44,6 +53,8 @@ def written(tree: ast.Module) -> str:
     wide = ast.unparse(tree) + "\n"
     narrow = re.sub("^(?: {4})+", lambda indent: " " * (len(indent[0]) // 4), wide, flags=re.MULTILINE)
     # Lines inside a multi-line string look like indented code and may not be touched: then the wide form stays.
+    if '"""' not in wide and "'''" not in wide:
+        return narrow
     return narrow if ast.dump(ast.parse(narrow)) == ast.dump(ast.parse(wide)) else wide
 
 

@@ -21,7 +21,7 @@ import torch
 
 from data.errors import UsageError
 from data.tokenizer import Tokenizer
-from eval.canonical import canonical_tree, reads_itself, written
+from eval.canonical import all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
 from train.config import BYTE_SYMBOLS, Config
@@ -30,6 +30,7 @@ DECODER = "archive.decoding"
 # It builds the model: of blocks, or a whole network of these packages.
 CHOOSER = "train.loop"
 NETWORK_PACKAGES = ("transformers",)
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
             trees[name] = parse(sources[name])
             if name == CHOOSER:
                 trees[name] = TakenBranch(network).visit(trees[name])
-            for node in ast.walk(trees[name]):
+            for node in all_statements(trees[name]):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):
                     for alias in node.names:
                         asked.update(imported_modules(node, alias, name, name in packages))
@@ -208,21 +209,20 @@ def foreign_modules(packed: bytes, declared: Iterable[str] = ()) -> list[str]:
 
 
 def installed_version(name: str) -> str:
-    """Version of an installed package; "missing" where there is no package of that name."""
+    """Version of an installed package; MISSING where there is no package of that name."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "missing"
+        return MISSING
 
 
 def reference_machine() -> dict[str, str]:
     """What the number takes for granted: interpreter, packages and hardware that run the decoder."""
-    installed = {package.name: package.version for package in importlib.metadata.distributions()}
-    packages = ("torch", "deepspeed", "numpy", "sentencepiece")
+    versions = {name: installed_version(name) for name in ("torch", "deepspeed", "numpy", "sentencepiece")}
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
-        **{name: installed[name] for name in packages if name in installed},
+        **{name: version for name, version in versions.items() if version != MISSING},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": torch.cuda.get_device_name() if cuda else f"CPU, {torch.backends.cpu.get_cpu_capability()}",
     }

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -27,7 +28,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from data.errors import RunFailed, UsageError
-from eval.canonical import OUR_ROOMS
+from eval.canonical import OUR_ROOMS, all_statements
 
 REFERENCE = ("torch", "deepspeed", "numpy")
 # They come with these, and some builds name no package that brings them.
@@ -180,11 +181,11 @@ def source_of(name: str, module: ModuleType) -> str | None:
         return None
 
 
-def import_late_ones(sources: dict[str, str], sorter: Sorter) -> None:
+def import_late_ones(sources: Iterable[str], sorter: Sorter) -> None:
     """Import what functions of modules from elsewhere would import when they run. Ours have been asked: what building
     the model does not import, this configuration does not need."""
-    for source in sources.values():
-        for node in ast.walk(ast.parse(source)):
+    for source in sources:
+        for node in all_statements(ast.parse(source)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
@@ -201,8 +202,8 @@ def find_imports(config: dict[str, Any], declared: list[str]) -> Imports:
     build_decoder(config)
     sources: dict[str, str] = {}
     uncharged = dict(sorter.declared)
-    size = -1
-    while size < len(sources):
+    size = None
+    while size != len(sources):
         size = len(sources)
         for name, module in sorted(sys.modules.items()):
             if name in sources or name == "__main__" or not sorter.charged(name):
@@ -214,7 +215,7 @@ def find_imports(config: dict[str, Any], declared: list[str]) -> Imports:
                 sources[name] = source
             elif name not in before and not hasattr(module, "__path__"):
                 uncharged |= [sorter.version(name)]
-        import_late_ones(sources, sorter)
+        import_late_ones([*sources.values()][size:], sorter)
     modules = {name: sys.modules[name] for name in sources}
     inherited = {
         attribute
@@ -238,7 +239,7 @@ def find_imports(config: dict[str, Any], declared: list[str]) -> Imports:
 def refuse_late_imports(program: Collection[str], declared: list[str]) -> Iterator[None]:
     """Within it, an import that code of the decoder's program (paths of its modules) asks for, of what neither the
     program nor the reference machine has, raises RunFailed: it happens too late to be charged."""
-    watch = LateImports({module_name(path) for path in program}, Sorter(declared))
+    watch = LateImports({module_name(path) for path in program}, declared)
     sys.meta_path.insert(0, watch)
     try:
         yield
@@ -261,9 +262,17 @@ def _asks(module: str) -> bool:
 
 
 class LateImports(ImportWatch):
-    def __init__(self, program: Collection[str], sorter: Sorter):
+    def __init__(self, program: Collection[str], declared: list[str]):
         super().__init__()
-        self.program, self.sorter = program, sorter
+        self.program, self.declared = program, declared
+
+    @cached_property
+    def sorter(self) -> Sorter:
+        """Made when first asked for: most runs import nothing late. What making it imports is not the program's."""
+        program, self.program = self.program, ()
+        sorter = Sorter(self.declared)
+        self.program = program
+        return sorter
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         super().find_spec(name)

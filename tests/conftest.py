@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from cpu_durations import CpuDurations
 from fork_server import ForkingSubprocess
 from small_run import cache, corpus, undisturbed  # noqa: F401
 
@@ -16,11 +17,14 @@ CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write_golden", action="store_true", help="write what tests/test_model_golden.py compares with")
+    parser.addoption("--cpu_durations", type=int, metavar="N", help="print the N tests with the largest CPU seconds")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.getoption("cpu_durations") is not None:
+        config.pluginmanager.register(CpuDurations(config.getoption("cpu_durations")))
     eval.decoder_imports.subprocess = ForkingSubprocess  # type: ignore[attr-defined]
 
 

@@ -142,6 +142,10 @@ class Server:
             time.sleep(0.02)
         return str(path)
 
+    def pids(self) -> list[int]:
+        """Those of the servers that run."""
+        return [int(path.read_text()) for path in Path(self.folder).glob("*.pid")] if self.folder else []
+
 
 SERVER = Server()
 
@@ -335,6 +339,7 @@ def serve(path: Path, modules: tuple[str, ...]) -> None:
     new = path.with_suffix(".new")
     listener.bind(str(new))
     listener.listen(64)
+    path.with_suffix(".pid").write_text(str(os.getpid()))
     new.rename(path)
     waiting: dict[int, socket.socket] = {}
     selector = selectors.DefaultSelector()

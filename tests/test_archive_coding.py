@@ -6,8 +6,9 @@ Shapes: `R` lanes, `T` time, `V` vocabulary.
 import hashlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ TRAIN = TrainConfig(lanes=8, segment_tokens=8)
 class Case:
     """A model, a plan, and so many tokens of the licence."""
 
-    tokens: int = 1200
+    tokens: int = 600
     model: ModelConfig = field(default_factory=lambda: MODEL)
     train: TrainConfig = field(default_factory=lambda: TRAIN)
     block_steps: int = 7
@@ -66,25 +67,26 @@ CASES = {
     "no prior": Case(model=replace(MODEL, ngram_orders=[])),
     "two blocks of attention": Case(model=replace(MODEL, block="attention attention", depth=2, logit_cap=0.0)),
     "accumulation": Case(train=replace(TRAIN, accumulation=2)),
-    "replay": Case(1237, replace(MODEL, ngram_embeddings=[3]), train=replace(TRAIN, replay=2, accumulation=2)),
+    "replay": Case(637, replace(MODEL, ngram_embeddings=[3]), train=replace(TRAIN, replay=2, accumulation=2)),
     "no MLP": Case(model=replace(MODEL, expansion=0.0)),
     "adamw": Case(train=replace(TRAIN, optimizer="adamw")),
     "ragged in lanes and segments": Case(1237),
-    "one long block": Case(1237, block_steps=256),
+    "one long block": Case(637, block_steps=256),
     "last lanes empty": Case(9),
     "a last lane that ends early": Case(57, train=replace(TRAIN, accumulation=4)),
-    "segments of one": Case(600, train=replace(TRAIN, segment_tokens=1)),
+    "segments of one": Case(300, train=replace(TRAIN, segment_tokens=1)),
     "one token": Case(1, train=replace(TRAIN, lanes=1)),
     "one lane": Case(300, train=replace(TRAIN, lanes=1, segment_tokens=16)),
-    "segments longer than the window": Case(1237, model=replace(MODEL, window=4), train=replace(TRAIN, lanes=16)),
+    "segments longer than the window": Case(637, model=replace(MODEL, window=4), train=replace(TRAIN, lanes=16)),
     "segments longer than a lane": Case(100, train=replace(TRAIN, segment_tokens=64)),
-    "growing segments": Case(1237, train=replace(TRAIN, segment_tokens="2@0,8@0.2,32@0.6")),
-    "growing segments and replay": Case(1237, train=replace(TRAIN, segment_tokens="2@0,8@0.2,16@0.6", replay=1)),
+    "growing segments": Case(637, train=replace(TRAIN, segment_tokens="2@0,8@0.2,32@0.6")),
+    "growing segments and replay": Case(637, train=replace(TRAIN, segment_tokens="2@0,8@0.2,16@0.6", replay=1)),
 }
 BLOCK_CASES = [Case(301, replace(MODEL, block=block, ngram_orders=[])) for block in BLOCKS]
 PLAIN = Case(500)
 # Eight steps, too: 2, 2, 2, 8, 8, 8, 32 and 1 of the 63 tokens of a lane.
 GROWING = Case(500, train=replace(TRAIN, segment_tokens="2@0,8@0.08,32@0.4"))
+PLANS = {"equal": replace(PLAIN, block_steps=3), "growing": replace(GROWING, block_steps=3)}
 
 
 @pytest.fixture(autouse=True)
@@ -281,18 +283,6 @@ def run_with_a_break(case: Case, step: int, sources: list[Any]) -> None:
         pass
 
 
-# Blocks of 3 steps, 8 steps: in the middle, at a boundary, in the last block, at the end.
-@pytest.mark.parametrize("plan", [PLAIN, GROWING], ids=["equal", "growing"])
-@pytest.mark.parametrize("step", [1, 3, 5, 6, 7, 8])
-def test_encoding_goes_on_where_it_stopped(step: int, plan: Case, tmp_path: Path) -> None:
-    case = replace(plan, block_steps=3)
-    whole = encode(case, tmp_path / "whole")
-    broken = [EncodingSource(corpus_source(case), tmp_path / "broken", PLACE, 3) for _ in range(2)]
-    run_with_a_break(case, step, broken)
-    assert case.lanes.steps == 8
-    assert payloads(case, tmp_path / "broken") == whole.payloads
-
-
 def archived(case: Case, folder: Path) -> Archive:
     """A real archive of the case."""
     encoded = encode(case, folder / "blocks")
@@ -305,11 +295,38 @@ def archived(case: Case, folder: Path) -> Archive:
     return open_archive(folder / "archive")
 
 
-@pytest.mark.parametrize("plan", [PLAIN, GROWING], ids=["equal", "growing"])
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a plan's archive and of its blocks, encoded once, when a test asks first."""
+
+    @cache
+    def folder(plan: str) -> Path:
+        folder = tmp_path_factory.mktemp(plan)
+        archived(PLANS[plan], folder)
+        return folder
+
+    return folder
+
+
+# Blocks of 3 steps, 8 steps: in the middle, at a boundary, in the last block, at the end.
+@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 7, 8])
-def test_decoding_goes_on_where_it_stopped(step: int, plan: Case, tmp_path: Path) -> None:
-    case = replace(plan, block_steps=3)
-    archive = archived(case, tmp_path)
+def test_encoding_goes_on_where_it_stopped(
+    step: int, plan: str, uninterrupted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    case = PLANS[plan]
+    broken = [EncodingSource(corpus_source(case), tmp_path, PLACE, 3) for _ in range(2)]
+    run_with_a_break(case, step, broken)
+    assert case.lanes.steps == 8
+    assert payloads(case, tmp_path) == payloads(case, uninterrupted(plan) / "blocks")
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("step", [1, 3, 5, 6, 7, 8])
+def test_decoding_goes_on_where_it_stopped(
+    step: int, plan: str, uninterrupted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    case, archive = PLANS[plan], open_archive(uninterrupted(plan) / "archive")
     path = tmp_path / "partial" / "tokens"
     run_with_a_break(case, step, [RestorableDecoding(archive, case.lanes, PLACE, path) for _ in range(2)])
     assert np.array_equal(np.fromfile(path, np.uint32), case.corpus)

@@ -29,7 +29,7 @@ from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 
-TEXT = project_text()[:700]
+TEXT = project_text()[:300]
 SHA256 = hashlib.sha256(TEXT).hexdigest()
 ALONE = Place(0, 1, torch.device("cpu"))
 MODEL = ModelConfig(width=16, head_width=8, depth=1, window=16, ngram_orders=[], ngram_rows_log2=8)

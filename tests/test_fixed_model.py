@@ -19,8 +19,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over half of this project's tests, and the other half as a file that it has not seen."""
     folder = tmp_path_factory.mktemp("fixed")
     text = project_text()
-    (folder / "seen.txt").write_bytes(text[:30_000])
-    (folder / "new.txt").write_bytes(text[30_000:42_000] + b"\xff\x00\r\n")
+    (folder / "seen.txt").write_bytes(text[:12_000])
+    (folder / "new.txt").write_bytes(text[12_000:15_000] + b"\xff\x00\r\n")
     trained_run(folder, folder / "seen.txt", *SMALL)
     return folder
 

@@ -189,7 +189,7 @@ def test_an_exit_status_says_who_is_to_blame(capsys: pytest.CaptureFixture[str],
 
 
 BUGS: list[tuple[Any, str, list[str]]] = [
-    (launch.train, "joined", ["--model.width=32"]),
+    (launch.train, "join_ranks", ["--model.width=32"]),
     (launch.compress, "open_source", [str(ROOT / "LICENSE"), "/tmp/no-such-archive"]),
     (launch.decompress, "open_archive", [str(ROOT / "LICENSE"), "/tmp/no-such-file"]),
     (launch.sweep, "make_cells", SWEEP),

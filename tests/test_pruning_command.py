@@ -12,8 +12,8 @@ EVALUATE = "launch/evaluate.py"
 
 def test_stages_shrink_the_model_and_are_measured(tmp_path: Path) -> None:
     text = project_text()
-    (tmp_path / "corpus.txt").write_bytes(text[:30_000])
-    (tmp_path / "new.txt").write_bytes(text[30_000:36_000])
+    (tmp_path / "corpus.txt").write_bytes(text[:12_000])
+    (tmp_path / "new.txt").write_bytes(text[12_000:15_000])
     trained_run(
         tmp_path, tmp_path / "corpus.txt", *SMALL, "--model.ngram_orders=[]", "--model.block=lstm attention"
     )  # fmt: skip
@@ -56,7 +56,7 @@ def test_stages_shrink_the_model_and_are_measured(tmp_path: Path) -> None:
             assert abs(coded["weight_bytes"] + coded["corpus_bytes"] + fixed_bytes - coded["total_bytes"]) < 1
     # Eight bits change next to nothing.
     eight = stages[3]["coded"][0]
-    assert abs(8 * eight["corpus_bytes"] / 30_000 - stages[3]["corpus_bits"]) < 0.05
+    assert abs(8 * eight["corpus_bytes"] / 12_000 - stages[3]["corpus_bits"]) < 0.05
 
     refused = run(*arguments, "--remove=0.5,0.4")
     assert refused.returncode == 2

@@ -17,8 +17,8 @@ EVALUATE = "launch/evaluate.py"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two-part")
-    (folder / "corpus.txt").write_bytes(project_text()[:30_000])
-    trained_run(folder, folder / "corpus.txt", *SMALL, "--model.ngram_rows_log2=18")
+    (folder / "corpus.txt").write_bytes(project_text()[:12_000])
+    trained_run(folder, folder / "corpus.txt", *SMALL, "--model.ngram_rows_log2=16")
     return folder
 
 
