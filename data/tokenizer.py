@@ -41,6 +41,11 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
 
     Ends on any input. Raises IndexError on some encodings that encode_pieces did not write.
     """
+    # A decoder has this branch only if its configuration needs the module: eval/code_size.py.
+    if kind == "file":
+        from data.joins import read_joins
+
+        return Tokenizer(kind, encoding, [*read_joins(encoding), b""])
     state = int.from_bytes(encoding, "big")
 
     def draw(weights: np.ndarray) -> int:

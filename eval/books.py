@@ -15,10 +15,20 @@ from eval.code_size import decoder_values, measure_code, reference_machine
 from eval.decoder_imports import refuse_late_imports
 from eval.description_length import side_bits
 from eval.measured import CorpusBytes
-from eval.provenance import describe_run
+from eval.provenance import describe_run, escape_text
 from eval.reference_codes import cached_codes, reference_codes
 from eval.report import write_report
-from eval.schema import FORMAT, Code, CodedTotals, Corpus, DescriptionLength, Model, Report, RunCost
+from eval.schema import (
+    FORMAT,
+    Code,
+    CodedTotals,
+    Corpus,
+    DescriptionLength,
+    Model,
+    OwnTokenizer,
+    Report,
+    RunCost,
+)
 from eval.tables import terminal_table
 from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
@@ -94,6 +104,12 @@ class Books:
         measured |= self.references.sections("references")
         if self.code.uncharged:
             measured["reference_packages"] = self.code.uncharged
+        entry = self.manifest.tokenizer
+        if entry["kind"] == "file":
+            about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
+            measured["tokenizer"] = OwnTokenizer(
+                file=escape_text(entry["file"]), escaped_bytes=self.manifest.escaped, **about
+            )
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

@@ -84,6 +84,7 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
                         asked.update(imported_modules(node, alias, name, name in packages))
             waiting += asked - trees.keys()
         drop_entries(trees["model.registry"], blocks)
+        drop_branches(trees["data.tokenizer"], sources)
         loaded = set(imports["loaded"]) - asked
         return prune(trees, packages, DECODER, loaded, imports["inherited"], [name for name in blocks if ":" in name])
 
@@ -111,6 +112,18 @@ def drop_entries(registry: ast.Module, blocks: Collection[str]) -> None:
             table.keys, table.values = [key for key, _ in kept], [value for _, value in kept]
 
 
+def drop_branches(tree: ast.Module, sources: Collection[str]) -> None:
+    """Take the branches of functions that begin with an import of what the decoder does not import out of a module."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            function.body = [
+                part
+                for part in function.body
+                if not (isinstance(part, ast.If) and isinstance(first := part.body[0], ast.ImportFrom))
+                or first.module in sources
+            ]
+
+
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a decoder needs, with the user's DeepSpeed keys in it: what measure_code takes. Without a
     tokenizer it leaves out the tokenizer's kind."""
@@ -121,6 +134,9 @@ def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str,
     elif tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
+    else:
+        # A file of this machine is nothing to a decoder.
+        values["data"]["tokenizer"] = tokenizer.kind
     return values
 
 
