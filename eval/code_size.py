@@ -113,15 +113,19 @@ def drop_entries(registry: ast.Module, blocks: Collection[str]) -> None:
 
 
 def drop_branches(tree: ast.Module, sources: Collection[str]) -> None:
-    """Take the branches of functions that begin with an import of what the decoder does not import out of a module."""
+    """Of branches of functions that begin with an import and end with a return: keep one alone if this configuration's
+    decoder imports that, and otherwise take it out."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
-            function.body = [
-                part
-                for part in function.body
-                if not (isinstance(part, ast.If) and isinstance(first := part.body[0], ast.ImportFrom))
-                or first.module in sources
-            ]
+            kept: list[ast.stmt] = []
+            for part in function.body:
+                if isinstance(part, ast.If) and isinstance(first := part.body[0], ast.ImportFrom):
+                    if first.module in sources:
+                        kept += part.body
+                        break
+                else:
+                    kept.append(part)
+            function.body = kept
 
 
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def make_cells(grid: Grid) -> list[Cell]:
     given = (*grid.given, f"--run.import_dir={import_dir}") if folders else grid.given
     if config.data.tokenizer not in KINDS:
         raise UsageError(
-            f"data.tokenizer {config.data.tokenizer} is a file, and cells of a sweep learn their own pieces: take bpe or "
-            "bytes, or start a run of launch/train.py for each file; launch/report.py compares them"
+            f"data.tokenizer {config.data.tokenizer} is a file, and cells of a sweep learn their own pieces: take bpe "
+            "or bytes, or start a run of launch/train.py for each file; launch/report.py compares them"
         )
     own: Vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"
     cells = []
