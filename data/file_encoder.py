@@ -83,31 +83,29 @@ class FileEncoder:
                 first = self.tokenizer.pieces[tokens[0]][1:]
                 return [*(self._spell(first) if first else []), *tokens[1:].tolist()]
         if self.segmenter.spans is not None:
-            return self._join_spans(text, *self.segmenter.spans(text))
+            return self._join_spans(data, *self.segmenter.spans(text))
         lines = text.splitlines(keepends=True)
         return self._spell(data) if len(lines) < 2 else [token for line in lines for token in self._cut(line)]
 
-    def _join_spans(self, text: str, numbers: list[int], spans: list[tuple[int, int]]) -> list[int]:
-        """The same, span by span: tokens where they spell the characters that they stand for."""
+    def _join_spans(self, data: bytes, numbers: list[int], spans: list[tuple[int, int]]) -> list[int]:
+        """The same, span by span: tokens where they spell the bytes that they stand for."""
         tokens: list[int] = []
         done = start = stop = 0
         group: list[int] = []
         ids = self._tokens[numbers].tolist() if numbers else []
-        for token, (first, last) in [*zip(ids, spans, strict=True), (-1, (len(text), len(text)))]:
-            # Tokens that share a character, or that stand for none, belong together.
+        for token, (first, last) in [*zip(ids, spans, strict=True), (-1, (len(data), len(data)))]:
+            # Tokens that share a character, or that stand for nothing, belong together.
             if group and first >= stop > start:
-                data = text[start:stop].encode()
-                whole = min(group) >= 0 and self.tokenizer.decode(group) == data
-                tokens += group if whole else self._spell(data)
+                part = data[start:stop]
+                whole = min(group) >= 0 and self.tokenizer.decode(group) == part
+                tokens += group if whole else self._spell(part)
                 done, group = stop, []
             if not group:
                 start = max(first, done)
                 stop = start
                 if done < start:
-                    tokens += self._spell(text[done:start].encode())
+                    tokens += self._spell(data[done:start])
                     done = start
             group.append(token)
             stop = max(stop, last)
-        if done < len(text):
-            tokens += self._spell(text[done:].encode())
-        return tokens
+        return tokens + self._spell(data[done:])

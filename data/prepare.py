@@ -188,7 +188,7 @@ def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
 
 
 def _write_shards(
-    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, file: str
+    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, tokenizer: str
 ) -> None:
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
@@ -200,7 +200,7 @@ def _write_shards(
     bar = tqdm(
         total=source.expected_bytes, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress
     )
-    encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, file)
+    encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, tokenizer)
     with bar, contextlib.closing(encoded):
         for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
@@ -218,10 +218,10 @@ def _write_shards(
             write_manifest(directory / JOURNAL, journal)
     if not journal.bytes:
         raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")
-    refuse_lossy(file, journal.escaped, journal.bytes)
+    refuse_lossy(tokenizer, journal.escaped, journal.bytes)
     if progress and journal.escaped:
         share = f"{journal.escaped:,} of {journal.bytes:,} bytes ({100 * journal.escaped / journal.bytes:.2g} %)"
-        tqdm.write(f"onepass: {file} would lose {share}: each of them is a token", file=sys.stderr)
+        tqdm.write(f"onepass: {tokenizer} would lose {share}: each of them is a token", file=sys.stderr)
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
     write_manifest(directory / MANIFEST, journal)

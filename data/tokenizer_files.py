@@ -2,8 +2,8 @@
 ranks (tiktoken) and a sentencepiece .model. The content of a file says which it is, not its name.
 
 A segmenter has `pieces`, the bytes of each token by its number (empty for tokens that stand for no text: special ones,
-the unknown); `segment(text)`, the numbers of a text's tokens; and `spans(text)`, the numbers with the characters that
-each stands for. Special tokens are left out: written in a text they are text.
+the unknown); `segment(text)`, the numbers of a text's tokens; and `spans(text)`, the numbers with the bytes of the
+text that each stands for. Special tokens are left out: written in a text they are text.
 """
 
 import base64
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
@@ -31,9 +32,8 @@ PATTERNS = {
     100_000: r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     150_000: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    1
-    << 30: r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    1_048_576: r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll"
+    r"|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 Spans = tuple[list[int], list[tuple[int, int]]]
@@ -160,7 +160,10 @@ def _open_json(file: TokenizerFile) -> Segmenter:
 
     def spans(text: str) -> Spans:
         found = model.encode(text, add_special_tokens=False)
-        return found.ids, found.offsets
+        # It counts characters.
+        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        places = np.cumsum([0, *(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF))]).tolist()
+        return found.ids, [(places[first], places[last]) for first, last in found.offsets]
 
     def segment(text: str) -> list[int]:
         ids: list[int] = model.encode_batch_fast([text], add_special_tokens=False)[0].ids
@@ -229,7 +232,7 @@ def _open_model(file: TokenizerFile) -> Segmenter:
             pieces.append(b"")
 
     def spans(text: str) -> Spans:
-        found = model.encode(text, out_type="immutable_proto").pieces
+        found = model.encode(text, return_type="proto").pieces
         return [piece.id for piece in found], [(piece.begin, piece.end) for piece in found]
 
     return Segmenter(f"sentencepiece, {kind}", pieces, model.encode, spans)
