@@ -26,7 +26,7 @@ def read_joins(encoding: bytes) -> list[bytes]:
     """
     listed = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=64 << 20)
     text = listed.decompress(encoding, 1 << 26)
-    count = int.from_bytes(text[:3], "big")
+    count = min(int.from_bytes(text[:3], "big"), MAX_PIECES)
     pieces = [bytes([byte]) for byte in range(256)]
     last, start = b"", 3 + 2 * count
     for index in range(3, 3 + count):
@@ -63,7 +63,7 @@ def grow_joins(pieces: list[bytes], draw: Callable[[np.ndarray], int]) -> None:
     meetings = np.ones((256, 256), int)
     rows = np.ones((2, 2, 32, 8, 2), int)
     for number, piece in enumerate(pieces):
-        if number > MAX_PIECES:
+        if len(pieces) > MAX_PIECES:
             raise IndexError(f"more than {MAX_PIECES} pieces")
         for side in 0, 1:
             byte = piece[-side]
