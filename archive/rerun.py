@@ -1,5 +1,6 @@
 """Decoding a verified archive: by training again with the installed project, or with the code in the archive."""
 
+import lzma
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     config.run = RunConfig(str(partial), resume, checkpoint_secs)
     try:
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
-    except IndexError:
+    except (IndexError, lzma.LZMAError):
         raise UsageError(f"{archive.path}: the tokenizer's encoding is damaged") from None
     refuse_giant(config.model, config.train, tokenizer.vocabulary, header["world_size"])
     config.engine.threads = header["threads"]

@@ -10,7 +10,7 @@ import types
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing.connection import wait
 
@@ -19,12 +19,15 @@ import numpy as np
 from data.bpe import Encoder
 from data.documents import CHUNK_BYTES, Chunks, Source
 from data.errors import UsageError
+from data.file_encoder import FileEncoder, open_encoder
 from data.tokenizer import Tokenizer
 
 # Below this, processes take longer to start than they save: one encodes 8 to 10 MB/s.
 POOL_BYTES = 32 << 20
 
 Batch = list[tuple[bytes, bool]]
+# The tokens [N] of a batch, and how many bytes the encoder escaped.
+Encoded = tuple[np.ndarray, int]
 
 
 @dataclass(frozen=True)
@@ -35,33 +38,55 @@ class Position:
     bytes: int = 0
     documents: int = 0
     sha256: str = hashlib.sha256().hexdigest()
+    escaped: int = 0
+    """Of the bytes, those that somebody else's tokenizer would have lost: see data/file_encoder.py."""
 
 
 def encode_source(
-    source: Source, tokenizer: Tokenizer, start: Position, workers: int
+    source: Source, tokenizer: Tokenizer, start: Position, workers: int, file: str = ""
 ) -> Generator[tuple[Position, np.ndarray]]:
     """Yield the position after each batch that follows `start`, and the batch's tokens [N], in order.
 
     This process encodes small corpora, and the beginning of those of unknown size; `workers` processes (0: one a core)
-    encode larger ones. Raises UsageError if the bytes before `start` have changed.
+    encode larger ones. `file` is what data.tokenizer says. Raises UsageError if the bytes before `start` have changed,
+    or if the file's tokenizer loses most of the bytes.
     """
-    work = _read(source, start)
+    work, escaped = _read(source, start), start.escaped
+    for position, (tokens, lost) in _encode_work(work, source, tokenizer, workers, file):
+        escaped += lost
+        if position.bytes >= CHUNK_BYTES:
+            refuse_lossy(file, escaped, position.bytes)
+        yield replace(position, escaped=escaped), tokens
+
+
+def refuse_lossy(file: str, escaped: int, total_bytes: int) -> None:
+    """Raise UsageError if a tokenizer is of no use for a corpus."""
+    if 2 * escaped > total_bytes:
+        raise UsageError(
+            f"data.tokenizer {file} loses {escaped:,} of the first {total_bytes:,} bytes, because it has no tokens for "
+            "them or changes them: take one that was made for such text, or --data.tokenizer bpe"
+        )
+
+
+def _encode_work(
+    work: Iterator[tuple[Position, Batch]], source: Source, tokenizer: Tokenizer, workers: int, file: str
+) -> Iterator[tuple[Position, Encoded]]:
     expected_bytes = source.expected_bytes
     alone_bytes = POOL_BYTES if expected_bytes is None or expected_bytes < POOL_BYTES else 0
-    encoder = Encoder(tokenizer)
+    encoder = open_encoder(tokenizer, file)
     for position, batch in work:
         if workers != 1 and tokenizer.kind != "bytes" and position.bytes > alone_bytes:
-            yield from _encode_in_pool(chain([(position, batch)], work), tokenizer, workers)
+            yield from _encode_in_pool(chain([(position, batch)], work), tokenizer, workers, file)
         else:
             yield position, _encode(encoder, batch)
 
 
 def _encode_in_pool(
-    work: Iterable[tuple[Position, Batch]], tokenizer: Tokenizer, workers: int
-) -> Iterator[tuple[Position, np.ndarray]]:
+    work: Iterable[tuple[Position, Batch]], tokenizer: Tokenizer, workers: int, file: str
+) -> Iterator[tuple[Position, Encoded]]:
     processes = workers or len(os.sched_getaffinity(0))
-    pool = _start_pool(processes, tokenizer)
-    pending: deque[tuple[Position, Future[np.ndarray]]] = deque()
+    pool = _start_pool(processes, tokenizer, file)
+    pending: deque[tuple[Position, Future[Encoded]]] = deque()
     try:
         for position, batch in work:
             pending.append((position, pool.submit(_encode_in_worker, batch)))
@@ -77,7 +102,7 @@ def _encode_in_pool(
 
 def _read(source: Source, start: Position) -> Iterator[tuple[Position, Batch]]:
     """Read the batches up to `start`, and yield those after it."""
-    digest, position, skipped = hashlib.sha256(), Position(), Position()
+    digest, position, skipped, start = hashlib.sha256(), Position(), Position(), replace(start, escaped=0)
     for batch in _batches(source.chunks()):
         for chunk, _ in batch:
             digest.update(chunk)
@@ -107,10 +132,10 @@ def _batches(chunks: Chunks) -> Iterator[Batch]:
         yield batch
 
 
-def _start_pool(processes: int, tokenizer: Tokenizer) -> ProcessPoolExecutor:
+def _start_pool(processes: int, tokenizer: Tokenizer, file: str) -> ProcessPoolExecutor:
     # Spawned, not forked: the caller may have threads, and locks that they hold.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer,))
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer, file))
     # A spawned process imports the main module again: torch and DeepSpeed, seconds and 300 MB each, for nothing. So
     # all of them start now, while an empty module stands in for it.
     main = sys.modules["__main__"]
@@ -123,17 +148,18 @@ def _start_pool(processes: int, tokenizer: Tokenizer) -> ProcessPoolExecutor:
     return pool
 
 
-def _encode(encoder: Encoder, batch: Batch) -> np.ndarray:
-    end = np.array([encoder.tokenizer.end_of_document], encoder.dtype)
-    return np.concatenate([part for chunk, ends in batch for part in (encoder.encode(chunk), end[: int(ends)])])
+def _encode(encoder: Encoder | FileEncoder, batch: Batch) -> Encoded:
+    end, before = np.array([encoder.tokenizer.end_of_document], encoder.dtype), encoder.escaped
+    parts = [part for chunk, ends in batch for part in (encoder.encode(chunk), end[: int(ends)])]
+    return np.concatenate(parts), encoder.escaped - before
 
 
-_worker_encoder: Encoder
+_worker_encoder: Encoder | FileEncoder
 
 
-def _start_worker(tokenizer: Tokenizer) -> None:
+def _start_worker(tokenizer: Tokenizer, file: str) -> None:
     global _worker_encoder
-    _worker_encoder = Encoder(tokenizer)
+    _worker_encoder = open_encoder(tokenizer, file)
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -147,5 +173,5 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _encode_in_worker(batch: Batch) -> np.ndarray:
+def _encode_in_worker(batch: Batch) -> Encoded:
     return _encode(_worker_encoder, batch)

@@ -152,6 +152,8 @@ class Encoder:
     """Bytes to tokens: the fewest pieces that spell them, which a unigram model with equal scores finds. So the pieces
     alone decide the tokens, and a decoder needs no merge ranks or scores."""
 
+    escaped = 0
+
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.dtype = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")

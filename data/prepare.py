@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import sys
@@ -11,28 +12,34 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from data.batches import Position, encode_source
+from data.batches import Position, encode_source, refuse_lossy
 from data.bpe import train_tokenizer
+from data.describe import tokenizer_of
 from data.documents import Chunks, Source, open_source
 from data.errors import UsageError
-from data.files import file_sha256, new_file
+from data.file_encoder import usable_pieces
+from data.files import file_sha256, new_file, write_file
 from data.output import CHUNK_TOKENS, token_chunks
 from data.shards import (
     FORMAT,
     MANIFEST,
+    PIECES,
     Manifest,
     Shard,
     TokenShards,
     describe_tokenizer,
+    pieces_content,
     read_manifest,
     restore_tokenizer,
     write_manifest,
 )
 from data.tokenizer import Tokenizer
+from data.tokenizer_files import KINDS, Segmenter, TokenizerFile, read_tokenizer_file
 
 JOURNAL = "journal.json"
 SHARD_TOKENS = 16 << 20
@@ -81,10 +88,14 @@ def prepare(
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
-    trained = [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
-    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, tokenizer, trained, shard_tokens]).encode()).hexdigest()
+    file = None if tokenizer in KINDS else read_tokenizer_file(tokenizer)
+    kind = "file" if file else tokenizer
+    made_of = [file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
-    directory = Path(cache_dir).expanduser() / f"{name}-{tokenizer}-{key[:16]}"
+    directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
+    # Before anything is written.
+    segmenter = None if file is None or (directory / MANIFEST).exists() else file.open()
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
         if (directory / MANIFEST).exists():
@@ -94,7 +105,10 @@ def prepare(
             shutil.rmtree(directory)
         try:
             journal = _read_journal(directory, fingerprint)
-            if journal is None:
+            if journal is None and file:
+                entry, empty = _take_file(file, segmenter or file.open(), directory, progress), Position().sha256
+                journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
+            elif journal is None:
                 total_bytes = min(tokenizer_sample_bytes, documents.expected_bytes or tokenizer_sample_bytes)
                 shown = _show(documents.chunks(), "learning pieces", total_bytes, progress and tokenizer == "bpe")
                 model = train_tokenizer(tokenizer, (chunk for chunk, _ in shown), vocabulary, tokenizer_sample_bytes)
@@ -103,11 +117,25 @@ def prepare(
                     tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
                 entry, empty = describe_tokenizer(model), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
-            _write_shards(directory, documents, journal, workers, progress, shard_tokens)
+            _write_shards(directory, documents, journal, workers, progress, shard_tokens, tokenizer)
         except ValueError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return _open(directory, documents, fingerprint)
+
+
+def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progress: bool) -> dict[str, Any]:
+    """Describe somebody else's tokenizer for a decoder, in the folder of a corpus. Returns the manifest's entry."""
+    model = tokenizer_of(usable_pieces(file, segmenter))
+    directory.mkdir(exist_ok=True)
+    content = pieces_content(model)
+    write_file(directory / PIECES, content)
+    file_xz_bytes = len(lzma.compress(file.content, preset=9 | lzma.PRESET_EXTREME))
+    if progress:
+        sizes = f"{model.vocabulary:,} tokens, described in {len(model.encoding):,} bytes; xz makes {file_xz_bytes:,}"
+        tqdm.write(f"onepass: {file.path}: {segmenter.format}: {sizes} of the file", file=sys.stderr)
+    about = {"file": file.path.name, "format": segmenter.format, "file_xz_bytes": file_xz_bytes}
+    return describe_tokenizer(model) | about | {"pieces_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -> Chunks:
@@ -123,7 +151,7 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
     if manifest.fingerprint != fingerprint:
         raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
     tokens = TokenShards(directory, manifest)
-    return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer), tokens, documents)
+    return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer, directory), tokens, documents)
 
 
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
@@ -160,7 +188,7 @@ def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
 
 
 def _write_shards(
-    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int
+    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, tokenizer: str
 ) -> None:
     """Tokenise everything after the journal's position into shards, then write the manifest."""
     directory.mkdir(exist_ok=True)
@@ -168,11 +196,11 @@ def _write_shards(
         leftover.unlink()
     # Even if the journal is of an earlier call, this one reads all of the source.
     journal = replace(journal, begun_ns=time.time_ns())
-    start = Position(journal.batches, journal.bytes, journal.documents, journal.sha256)
+    start = Position(journal.batches, journal.bytes, journal.documents, journal.sha256, journal.escaped)
     bar = tqdm(
         total=source.expected_bytes, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress
     )
-    encoded = encode_source(source, restore_tokenizer(journal.tokenizer), start, workers)
+    encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, tokenizer)
     with bar, contextlib.closing(encoded):
         for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
@@ -190,6 +218,10 @@ def _write_shards(
             write_manifest(directory / JOURNAL, journal)
     if not journal.bytes:
         raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")
+    refuse_lossy(tokenizer, journal.escaped, journal.bytes)
+    if progress and journal.escaped:
+        share = f"{journal.escaped:,} of {journal.bytes:,} bytes ({100 * journal.escaped / journal.bytes:.2g} %)"
+        tqdm.write(f"onepass: {tokenizer} would lose {share}: each of them is a token", file=sys.stderr)
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
     write_manifest(directory / MANIFEST, journal)

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from data.tokenizer import Tokenizer, load_tokenizer
 FORMAT = 2
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 64 << 20
-MAX_ENCODING_BYTES = 1 << 20
+MAX_ENCODING_BYTES = 4 << 20
+# The pieces of somebody else's tokenizer, whose encoding takes seconds to read.
+PIECES = "pieces.bin"
+MAX_PIECES_BYTES = 64 << 20
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -49,10 +52,13 @@ class Manifest:
     begun_ns: PositiveInt = dataclasses.field(compare=False)
     """When the reading of the source began, as time.time_ns gives it."""
     tokenizer: dict[str, Any]
-    """kind, vocabulary, encoding (base64) and sha256 (of the encoding)."""
+    """kind, vocabulary, encoding (base64) and sha256 (of the encoding). Of somebody else's tokenizer also the SHA-256
+    of PIECES, and of its file: name, format and bytes as xz."""
     shards: list[Shard]
     batches: NonNegativeInt = 0
     """How many batches (data/batches.py) the shards hold."""
+    escaped: NonNegativeInt = 0
+    """Bytes that somebody else's tokenizer would have lost, so that each is a token (data/file_encoder.py)."""
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -65,11 +71,29 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def restore_tokenizer(entry: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a manifest's entry describes. Raises UsageError where the entry is not consistent."""
+def pieces_content(tokenizer: Tokenizer) -> bytes:
+    """What PIECES holds: the length of each piece, a byte each, and the pieces."""
+    return bytes(map(len, tokenizer.pieces)) + b"".join(tokenizer.pieces)
+
+
+def _read_pieces(path: Path, vocabulary: int, sha256: str) -> list[bytes]:
+    with path.open("rb") as file:
+        content = file.read(MAX_PIECES_BYTES + 1)
+    if hashlib.sha256(content).hexdigest() != sha256 or not 0 < vocabulary <= len(content):
+        raise UsageError(f"{path} does not match its SHA-256")
+    stops = [*accumulate(content[:vocabulary], initial=vocabulary)]
+    return [content[start:stop] for start, stop in pairwise(stops)]
+
+
+def restore_tokenizer(entry: dict[str, Any], directory: Path) -> Tokenizer:
+    """The tokenizer that the entry of the manifest in `directory` describes. Raises UsageError where the entry is not
+    consistent."""
     encoding = base64.b64decode(entry["encoding"], validate=True)
     if len(encoding) > MAX_ENCODING_BYTES or hashlib.sha256(encoding).hexdigest() != entry["sha256"]:
         raise UsageError("the tokenizer's encoding does not match its SHA-256, or is too large")
+    if entry["kind"] == "file":
+        pieces = _read_pieces(directory / PIECES, entry["vocabulary"], entry["pieces_sha256"])
+        return Tokenizer("file", encoding, pieces)
     tokenizer = load_tokenizer(entry["kind"], encoding)
     if tokenizer.vocabulary != entry["vocabulary"]:
         raise UsageError("the tokenizer has another vocabulary than the manifest says")
@@ -90,8 +114,8 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
             raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
         if name == MANIFEST and not all([manifest.bytes, manifest.tokens, manifest.documents]):
             raise UsageError("it is of an empty corpus")
-        restore_tokenizer(manifest.tokenizer)
-    except (ValueError, LookupError, TypeError) as error:
+        restore_tokenizer(manifest.tokenizer, directory)
+    except (ValueError, LookupError, TypeError, OSError) as error:
         remedy = f"delete {directory} and run again"
         raise UsageError(f"{path} is not the manifest of a prepared corpus ({error}); {remedy}") from error
     return manifest

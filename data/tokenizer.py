@@ -41,6 +41,10 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
 
     Ends on any input. Raises IndexError on some encodings that encode_pieces did not write.
     """
+    if kind == "file":
+        from data.joins import read_joins
+
+        return Tokenizer(kind, encoding, [*read_joins(encoding), b""])
     state = int.from_bytes(encoding, "big")
 
     def draw(weights: np.ndarray) -> int:

@@ -16,10 +16,20 @@ from eval.decoder_imports import refuse_late_imports
 from eval.description_length import side_bits
 from eval.measured import CorpusBytes
 from eval.network_code import measure_network
-from eval.provenance import describe_run
+from eval.provenance import describe_run, escape_text
 from eval.reference_codes import cached_codes, reference_codes
 from eval.report import write_report
-from eval.schema import FORMAT, Code, CodedTotals, Corpus, DescriptionLength, Model, Report, RunCost
+from eval.schema import (
+    FORMAT,
+    Code,
+    CodedTotals,
+    Corpus,
+    DescriptionLength,
+    Model,
+    OwnTokenizer,
+    Report,
+    RunCost,
+)
 from eval.tables import terminal_table
 from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
@@ -97,6 +107,12 @@ class Books:
             measured["reference_packages"] = self.code.uncharged
         if model.network:
             measured["network_code"] = measure_network(self.run.learner.model.network)  # type: ignore[arg-type]
+        entry = self.manifest.tokenizer
+        if entry["kind"] == "file":
+            about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
+            measured["tokenizer"] = OwnTokenizer(
+                file=escape_text(entry["file"]), escaped_bytes=self.manifest.escaped, **about
+            )
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

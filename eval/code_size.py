@@ -21,14 +21,14 @@ import torch
 
 from data.errors import UsageError
 from data.tokenizer import Tokenizer
-from eval.canonical import all_statements, canonical_tree, reads_itself, written
+from eval.canonical import OUR_ROOMS, all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
 from train.config import BYTE_SYMBOLS, Config
 
 DECODER = "archive.decoding"
-# It builds the model: of blocks, or a whole network of these packages.
-CHOOSER = "train.loop"
+# They make one thing in one of two ways: the model, of blocks or as a whole network, and the tokenizer.
+CHOOSERS = ("train.loop", "data.tokenizer")
 NETWORK_PACKAGES = ("transformers",)
 MISSING = "missing"
 
@@ -83,8 +83,8 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
             if name in trees or name not in sources:
                 continue
             trees[name] = parse(sources[name])
-            if name == CHOOSER:
-                trees[name] = TakenBranch(network).visit(trees[name])
+            if name.split(".")[0] in OUR_ROOMS:
+                trees[name] = Branches(sources, name in CHOOSERS).visit(trees[name])
             for node in all_statements(trees[name]):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):
                     for alias in node.names:
@@ -118,17 +118,36 @@ def drop_entries(registry: ast.Module, blocks: Collection[str]) -> None:
             table.keys, table.values = [key for key, _ in kept], [value for _, value in kept]
 
 
-class TakenBranch(ast.NodeTransformer):
-    """Leaves of `if config.model.network` the branch that a configuration takes, so that the other costs it nothing."""
+class Branches(ast.NodeTransformer):
+    """Leaves out branches that this configuration's decoder cannot take: those that begin with the import of a module
+    of ours that it does not import while it is built (a later import would be an error). With `either`, what stands
+    beside a branch that it takes goes as well: its `else`, or what follows its `return`."""
 
-    def __init__(self, network: bool):
-        self.network = network
+    def __init__(self, sources: Collection[str], either: bool):
+        self.sources, self.either = sources, either
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
-        if isinstance(node.test, ast.Attribute) and node.test.attr == "network":
-            return node.body if self.network else node.orelse
+        if (module := imported_first(node)) is None:
+            return node
+        if module not in self.sources:
+            return node.orelse
+        return node.body if self.either and node.orelse else node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        self.generic_visit(node)
+        for place, part in enumerate(node.body):
+            if self.either and imported_first(part) and isinstance(part.body[-1], ast.Return):  # type: ignore[attr-defined]
+                node.body[place:] = part.body  # type: ignore[attr-defined]
+        node.body = node.body or [ast.Pass()]
         return node
+
+
+def imported_first(node: ast.stmt) -> str | None:
+    """The module of ours that an `if` statement begins by importing."""
+    first = node.body[0] if isinstance(node, ast.If) else None
+    ours = isinstance(first, ast.ImportFrom) and (first.module or "").split(".")[0] in OUR_ROOMS
+    return first.module if isinstance(first, ast.ImportFrom) and ours else None
 
 
 def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +161,9 @@ def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str,
     elif tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
+    else:
+        # A file of this machine is nothing to a decoder.
+        values["data"]["tokenizer"] = tokenizer.kind
     return values
 
 

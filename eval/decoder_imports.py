@@ -115,6 +115,8 @@ def build_decoder(config: dict[str, Any]) -> None:
     train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
     config["model"].setdefault("network", "")
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
+    if config["data"]["tokenizer"] == "file":
+        importlib.import_module("data.joins")
     vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else PIECES
     with torch.device("meta"):
         train.loop.Learner(tree, vocabulary, 0, Place(0, 1, torch.device("meta")))

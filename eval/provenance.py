@@ -75,6 +75,10 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     data, model, train = config["data"], config["model"], config["train"]
     of_bytes = data["tokenizer"] == "bytes"
     symbols = f"bytes, {BYTE_SYMBOLS}" if of_bytes else f"{data['tokenizer']}, vocabulary {data['vocabulary']:,}"
+    if own := report.tokenizer:
+        described = f"described in {report.description_length.tokenizer_bits / 8:,.0f} bytes"
+        symbols = f"{own.file} ({own.format}), vocabulary {own.vocabulary:,}, {described}"
+        symbols += f" (xz of the file: {own.file_xz_bytes:,}), {own.escaped_bytes:,} bytes of the corpus escaped"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""

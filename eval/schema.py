@@ -146,6 +146,17 @@ class Device(Section):
     precision: str
 
 
+class OwnTokenizer(Section):
+    """A tokenizer of the user's, from a file: its name, its format in words, the tokens that it has here, the bytes
+    that it would have lost, each of which is a token, and the bytes of the file as xz."""
+
+    file: str
+    format: str
+    vocabulary: Count
+    escaped_bytes: Count
+    file_xz_bytes: Count
+
+
 class Commit(Section):
     """Of the code; `changed` says whether tracked files differed from it."""
 
@@ -176,6 +187,8 @@ class Report(Section):
     reference_packages: dict[str, str] = Field(default_factory=dict)
     # Where model.network is one of transformers.
     network_code: NetworkCode | None = None
+    # Only where data.tokenizer names a file.
+    tokenizer: OwnTokenizer | None = None
     # What was run. Reports from before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
     # `commit` is null where the code is not in a git checkout.
     config: dict[str, dict[str, Any]] | None = None

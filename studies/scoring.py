@@ -50,8 +50,9 @@ def connect_alone(threads: int) -> Iterator[Place]:
         disconnect()
 
 
-def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Position]:
-    """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes.
+def tokenize(file: Path, tokenizer: Tokenizer, own: str = "") -> tuple[str, np.ndarray, Position]:
+    """Name, tokens [N] and end (documents, bytes, SHA-256) of a file as one document of raw bytes, by the tokenizer of
+    a run, whose data.tokenizer is `own`.
 
     Raises UsageError if it is no file, or cannot be opened.
     """
@@ -59,7 +60,7 @@ def tokenize(file: Path, tokenizer: Tokenizer) -> tuple[str, np.ndarray, Positio
         raise UsageError(f"{file} is a folder: give a file, or take launch/compress.py")
     source = open_source(f"raw:{file}")
     end, parts = Position(), [np.empty(0, np.uint32)]
-    for position, part in encode_source(source, tokenizer, Position(), 1):
+    for position, part in encode_source(source, tokenizer, Position(), 1, own):
         end = position
         parts.append(part.astype(np.uint32))
     return source.name, np.concatenate(parts), end
@@ -91,7 +92,7 @@ def one_pass(
 def held_out_bits(file: Path, frozen: Frozen, place: Place, shown: bool = True) -> float:
     """Bits of a file as one document, its end included, in one lane from its first byte to its last, by a model that
     does not learn from it. Raises UsageError if it cannot be opened."""
-    _, tokens, end = tokenize(file, frozen[2])
+    _, tokens, end = tokenize(file, frozen[2], frozen[0].data.tokenizer)
     config = frozen[0]
     # A network knows positions as far as its own segments.
     segment_tokens = longest_segment(config.train.segment_tokens) if config.model.network else SEGMENT_TOKENS

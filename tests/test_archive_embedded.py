@@ -59,7 +59,7 @@ class Case:
     @property
     def config(self) -> Config:
         engine = EngineConfig(precision="fp32", threads=1)
-        return Config(DataConfig(tokenizer=self.tokenizer), self.model, self.train, engine)  # type: ignore[arg-type]
+        return Config(DataConfig(tokenizer=self.tokenizer), self.model, self.train, engine)
 
 
 CASES = {

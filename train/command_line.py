@@ -14,6 +14,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from data.errors import UsageError
 from data.files import write_file
 from data.lanes import longest_segment
+from data.tokenizer_files import KINDS
 from train.config import Config, DataConfig, flatten
 from train.networks import position_problems
 from train.options import (
@@ -309,6 +310,15 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{size} is no channel: take a larger one, or 0 for no MLP"
     if config.data.tokenizer == "bytes" and config.data.vocabulary != DataConfig.vocabulary:
         yield f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe"
+    own = config.data.tokenizer
+    # An archive says that its tokenizer came from a file, not from which.
+    if own not in (*KINDS, "file") and not Path(own).expanduser().exists():
+        yield f"data.tokenizer is {own!r}: it must be bytes, bpe or the name of a file{did_you_mean(own, KINDS)}"
+    if own not in KINDS:
+        for name in ("vocabulary", "tokenizer_sample_bytes"):
+            if (value := getattr(config.data, name)) != getattr(DataConfig, name):
+                file = f"and data.tokenizer {own} has its own pieces"
+                yield f"data.{name} {value} is for pieces that are learned, {file}: leave it out"
     orders = model.ngram_orders
     if model.ngram_lags and not orders:
         yield "model.ngram_lags need context mixing: give model.ngram_orders, too"

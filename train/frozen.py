@@ -1,6 +1,7 @@
 """A finished model, with which the loop codes as it is, without learning."""
 
 import hashlib
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
+from data.tokenizer_files import KINDS
 from model.lm import LanguageModel
 from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
@@ -66,8 +68,9 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
         raise UsageError(f"{path} is larger than any tokenizer")
     config = load_config(run_dir / CONFIG_FILE)
     try:
-        tokenizer = load_tokenizer(config.data.tokenizer, path.read_bytes())
-    except (IndexError, ValueError):
+        kind = config.data.tokenizer if config.data.tokenizer in KINDS else "file"
+        tokenizer = load_tokenizer(kind, path.read_bytes())
+    except (IndexError, ValueError, lzma.LZMAError):
         raise UsageError(f"{path} is damaged: it is no encoding of a tokenizer") from None
     for problem in block_problems(config.model):
         raise UsageError(f"{run_dir}: {problem}")

@@ -44,7 +44,7 @@ class Encode:
             connect_alone(config.engine.threads) as place,
             tempfile.TemporaryDirectory(prefix="onepass-") as temporary,
         ):
-            name, tokens, end = tokenize(self.file, tokenizer)
+            name, tokens, end = tokenize(self.file, tokenizer, config.data.tokenizer)
             lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
             about = {
                 "method": "fixed",

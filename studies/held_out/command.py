@@ -172,7 +172,7 @@ def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[s
 def read_prepared(directory: Path) -> Iterator[tuple[bytes, bool]]:
     """(bytes, whether a document ends with them) of a prepared corpus, in order."""
     manifest = read_manifest(directory)
-    tokenizer, tokens = restore_tokenizer(manifest.tokenizer), TokenShards(directory, manifest)
+    tokenizer, tokens = restore_tokenizer(manifest.tokenizer, directory), TokenShards(directory, manifest)
     for start in range(0, len(tokens), CHUNK_TOKENS):
         yield from token_chunks(tokens.read(start, min(start + CHUNK_TOKENS, len(tokens))), tokenizer)
 

@@ -108,7 +108,7 @@ class Bench:
                 f"{run.folder} is of model.network, whose parts pruning does not know: name a run of blocks"
             )
         self.run, self.place, self.options, self.group = run, place, options, group
-        _, self.tokens, end = scoring.tokenize(options.held_out, run.tokenizer)
+        _, self.tokens, end = scoring.tokenize(options.held_out, run.tokenizer, run.config.data.tokenizer)
         if not end.bytes:
             raise UsageError(f"{options.held_out} is empty: there is nothing to measure on")
         self.held_out_bytes, wanted, lanes = end.bytes, options.corpus_lanes, run.lanes

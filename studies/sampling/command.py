@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from archive.coder import LOW, PRECISION_BITS, Decoder, cumulative
-from data.bpe import Encoder
 from data.errors import RunFailed, UsageError
+from data.file_encoder import open_encoder
 from data.lanes import longest_segment
 from data.streams import publish
 from model.lm import LanguageModel
@@ -73,7 +73,14 @@ class Sample:
             costs = piece_bytes if self.tokens is None else np.ones_like(piece_bytes)
             symbols = most * len(model.radices)
             decoders = [Decoder(random_payload(self.seed, number, symbols)) for number in range(count)]
-            samples = draw(learner, Encoder(tokenizer).encode(prompt), decoders, self.temperature, costs, most)
+            samples = draw(
+                learner,
+                open_encoder(tokenizer, config.data.tokenizer).encode(prompt),
+                decoders,
+                self.temperature,
+                costs,
+                most,
+            )
         for number, drawn in enumerate(samples, 1):
             text = tokenizer.decode(drawn.tokens)
             ended = ", the document's end among them" if drawn.tokens[-1] == tokenizer.end_of_document else ""

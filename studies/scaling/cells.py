@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UsageError
+from data.tokenizer_files import KINDS
 from model.registry import display_names
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
@@ -94,6 +95,11 @@ def make_cells(grid: Grid) -> list[Cell]:
         raise UsageError(f"blocks come from {' and '.join(sorted(folders))}: keep a sweep's own blocks in one folder")
     shown, import_dir = display_names(blocks), "".join(folders)
     given = (*grid.given, f"--run.import_dir={import_dir}") if folders else grid.given
+    if config.data.tokenizer not in KINDS:
+        raise UsageError(
+            f"data.tokenizer {config.data.tokenizer} is a file, and cells of a sweep learn their own pieces: take bpe "
+            "or bytes, or start a run of launch/train.py for each file; launch/report.py compares them"
+        )
     own: Vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"
     cells = []
     vocabularies = grid.vocabularies or [own]

@@ -123,7 +123,11 @@ def load_run(directory: Path, name: str) -> ComparedRun:
     compared["model.network"] = describe_network(str(settings["model.network"]))
     vocabulary = settings["data.vocabulary"]
     # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.
-    if compared.pop("data.tokenizer") == "bytes":
+    if report.tokenizer:
+        del compared["data.tokenizer"]
+        vocabulary = report.tokenizer.vocabulary
+        compared["data.vocabulary"] = f"{report.tokenizer.file}, {vocabulary:,}"
+    elif compared.pop("data.tokenizer") == "bytes":
         vocabulary = BYTE_SYMBOLS
         sample_bytes = Config().data.tokenizer_sample_bytes
         compared |= {"data.vocabulary": "bytes", "data.tokenizer_sample_bytes": sample_bytes}
