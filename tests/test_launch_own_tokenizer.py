@@ -7,6 +7,10 @@ from dist import run
 from small_run import TRAIN, arguments, report
 from test_data_own_tokenizer import byte_level
 
+from data.tokenizer import Tokenizer
+from eval.code_size import decoder_values, measure_code, unpack
+from train.config import Config
+
 
 def own(corpus: Path, cache: Path, run_dir: Path, file: Path, *more: str) -> list[str]:
     return [*arguments(corpus, cache, run_dir, *more), f"--data.tokenizer={file}"]
@@ -50,6 +54,17 @@ def test_an_archive_decodes_without_the_file(cache, tmp_path, file):
         done = run("launch/decompress.py", str(archive), str(tmp_path / name), *more)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / name).read_bytes() == text.read_bytes()
+
+
+def test_a_decoder_is_charged_for_its_own_kind_of_tokenizer_alone():
+    sources = {}
+    for kind in "bpe", "file":
+        values = decoder_values(Config(), Tokenizer(kind, b"", [b""] * 300), {})
+        assert values["data"]["tokenizer"] == kind
+        sources[kind] = unpack(measure_code(values).packed)[1]
+    assert "data/joins.py" not in sources["bpe"] and "joins" not in sources["bpe"]["data/tokenizer.py"]
+    assert "def grow_pieces" in sources["bpe"]["data/tokenizer.py"]
+    assert "data/joins.py" in sources["file"] and "grow_pieces" not in sources["file"]["data/tokenizer.py"]
 
 
 @pytest.mark.parametrize(
