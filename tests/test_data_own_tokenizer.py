@@ -6,6 +6,7 @@ import io
 import lzma
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -26,7 +27,7 @@ from data.tokenizer_files import read_tokenizer_file
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "LICENSE").read_text()[:6000] + "caf\u00e9 \u65e5\u672c\u8a9e \u65e5\u672c \U0001f600 " * 20
-QUIET = {"show_progress": False}
+QUIET: Any = {"show_progress": False}
 
 
 def byte_level() -> tokenizers.Tokenizer:
@@ -57,7 +58,7 @@ def metaspace() -> tokenizers.Tokenizer:
     return model
 
 
-def sentencepiece_model(kind: str, **options: object) -> bytes:
+def sentencepiece_model(kind: str, **options: Any) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.split("\n")),
