@@ -33,6 +33,11 @@ FACTS = {
     "4,556,413 bytes": "the King James Bible",
     "100,000,000 bytes": "enwik8",
     "95 %": "the level of an interval",
+    "255 bytes": "the longest piece of a tokenizer",
+    "1 MiB": "what is encoded at once",
+    "262,144": "the largest vocabulary",
+    "100,000": "the most ranks that are cut as GPT-2's",
+    "150,000": "the most ranks that are cut as cl100k_base's",
 }
 # Pages that a program writes from the code, and which has a test of its own.
 GENERATED = {"docs/options.md"}
