@@ -34,7 +34,7 @@ def with_json(text: bytes) -> bytes:
         (b"PK\3\4" * 9, "magic at byte 0: this is no archive of Onepass; name one that"),
         (MAGIC[:-1] + b"\3", "magic at byte 0: written by format 3, this reads 1 and 2; take the release"),
         (MAGIC, "header at byte 8: the file ends 0 bytes into it"),
-        (seal([FRAMES[0], (b"T", bytes((1 << 20) + 1))]), "tokenizer at byte .*: it claims 1048577 bytes, but may"),
+        (seal([FRAMES[0], (b"T", bytes((4 << 20) + 1))]), "tokenizer at byte .*: it claims 4194305 bytes, but may"),
         (seal([FRAMES[0], (b"S", b"\1")]), "tokenizer at byte .*: its kind is b'S', not b'T'"),
         (seal([*FRAMES[:2], (b"P", bytes((4 << 20) + 1))]), "program at byte .*: it claims 4194305 bytes"),
         (seal([*FRAMES[:5], FRAMES[6]]), "block 2 at byte .*: its kind is b'E', not b'B'"),

@@ -143,7 +143,7 @@ def refuse_other_run(cell: Cell) -> None:
         before, after = load_config(saved), parse_config("", list(cell.options))
         # What was left to the machine is filled in there.
         # What was left to the machine.
-        for name in ("precision", "threads", "compile", "graphs", "backend"):
+        for name in ("precision", "threads", "kernels", "compile", "graphs", "backend"):
             setattr(after.engine, name, getattr(before.engine, name))
         refuse_changes(before, after, saved)
 
