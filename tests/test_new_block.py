@@ -45,7 +45,7 @@ def pruning_groups(block):
     channels = torch.arange(len(block.memory))
     out = ("out.weight", 0, channels)
     owned = [("inputs.weight", 1, channels), ("memory", 0, channels), out]
-    return "channels", len(channels), owned, [out], lambda left: {}
+    return "channels", len(channels), owned, [out], lambda left: {"width": left}
 '''
 # Tests that take all blocks together; the others have the block's name in theirs.
 TOGETHER = [
