@@ -11,7 +11,7 @@ import torch
 
 from data.lanes import read_stages
 from eval.schema import Commit, NetworkCode, Report
-from train.config import BYTE_SYMBOLS, Config
+from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, Config
 from train.cost import processor_name
 
 GIT_SECS = 30.0
@@ -19,8 +19,7 @@ GIT_SECS = 30.0
 NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
     *("run.baselines", "data.cache_dir", "data.workers"),
-    *("engine.threads", "engine.precision", "engine.kernels", "engine.compile", "engine.graphs"),
-    *("engine.backend", "engine.timeout_secs"),
+    *("engine.timeout_secs", *(f"engine.{name}" for name in LEFT_TO_MACHINE)),
 }
 
 

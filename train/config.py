@@ -18,6 +18,9 @@ from data.lanes import LONGEST_SEGMENT, read_segment_tokens
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
 
+# Fields of EngineConfig that train.run.resolve fills in, as the machine allows.
+LEFT_TO_MACHINE = ("threads", "precision", "kernels", "compile", "graphs", "backend")
+
 DECLARED = with_config(ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True))
 
 

@@ -16,7 +16,7 @@ from data.errors import UsageError
 from data.tokenizer_files import KINDS
 from model.registry import display_names
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
-from train.config import BYTE_SYMBOLS, DataConfig, ModelConfig
+from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, DataConfig, ModelConfig
 from train.flops import forward_flops
 from train.meta import build_model, meta_model
 from train.networks import PREFIX, resolve_network
@@ -142,8 +142,7 @@ def refuse_other_run(cell: Cell) -> None:
     if saved.exists():
         before, after = load_config(saved), parse_config("", list(cell.options))
         # What was left to the machine is filled in there.
-        # What was left to the machine.
-        for name in ("precision", "threads", "kernels", "compile", "graphs", "backend"):
+        for name in LEFT_TO_MACHINE:
             setattr(after.engine, name, getattr(before.engine, name))
         refuse_changes(before, after, saved)
 
