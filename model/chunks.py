@@ -3,58 +3,43 @@ is one matrix, the memory. Shapes: `B` rows, `N` heads, `T` time, `J` chunks of 
 values."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import precise
 
-# Tokens of a chunk, on a CPU and on a GPU. A segment of the default length is one chunk.
-CHUNK, WIDE_CHUNK = 32, 64
 
+class Chunked(nn.Module):
+    """A block that computes in chunks. model/cuda/chunks.py has what is fast on CUDA, and the same in every run."""
 
-def wide(x: Tensor) -> bool:
-    """Whether x is on a GPU: long chunks fill it, and some operators are slow there or change from run to run."""
-    return x.is_cuda
+    # Most tokens of a chunk.
+    most = 32
 
+    def operand(self, x: Tensor) -> Tensor:
+        """x as an operand of big products inside of a block: as precise as the block's gates."""
+        return precise(x)
 
-def for_products(x: Tensor) -> Tensor:
-    """x as an operand of big products inside of a block: on a CPU they are as precise as its gates."""
-    return x if wide(x) else precise(x)
+    def split(self, *parts: Tensor, fill: float = 0.0) -> list[Tensor]:
+        """Parts [B, N, T, ...] as chunks [B, N, J, L, ...]."""
+        return split_time(parts, 2, self.most, fill)
 
-
-def split_chunks(*parts: Tensor, fill: float = 0.0) -> list[Tensor]:
-    """Parts [B, N, T, ...] as [B, N, J, L, ...], filled at the end. Fewer tokens than a chunk has make one of a power
-    of two."""
-    time = parts[0].shape[2]
-    size = min(WIDE_CHUNK if wide(parts[0]) else CHUNK, 1 << (time - 1).bit_length())
-    return [F.pad(x, (0, 0) * (x.ndim - 3) + (0, -time % size), value=fill).unflatten(2, (-1, size)) for x in parts]
-
-
-def running_sums(x: Tensor) -> Tensor:
-    """x[..., 0, :] + ... + x[..., i, :] for every i. On CUDA, cumsum differs from run to run."""
-    if not wide(x):
+    def running_sums(self, x: Tensor) -> Tensor:
+        """x[..., 0, :] + ... + x[..., i, :] for every i."""
         return x.cumsum(-2)
-    shift = 1
-    while shift < x.shape[-2]:
-        x, shift = x + F.pad(x, (0, 0, shift, -shift)), 2 * shift
-    return x
 
-
-def solve(lower: Tensor, right: Tensor) -> Tensor:
-    """(I + the part of `lower` [..., L, L] below its diagonal)^-1 right [..., L, P], L a power of two. On CUDA the
-    inverse is made by halves: exact, and stable where powers of `lower` would be huge."""
-    if not wide(lower):
+    def solve(self, lower: Tensor, right: Tensor) -> Tensor:
+        """(I + the part of `lower` [..., L, L] below its diagonal)^-1 right [..., L, P], L a power of two."""
         return torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-    inverse, half = torch.ones_like(lower[..., :1, :1])[..., None].expand(*lower.shape[:-1], 1, 1), 1
-    while half < lower.shape[-1]:
-        first, second = inverse.unflatten(-3, (-1, 2)).unbind(-3)
-        # [..., blocks, half, half]: what the second half of each block takes of its first half.
-        corners = lower.unflatten(-1, (-1, 2 * half)).unflatten(-3, (-1, 2 * half)).diagonal(dim1=-4, dim2=-2)
-        corners = corners.movedim(-1, -3)[..., half:, :half]
-        corner = second @ corners @ first
-        inverse = torch.cat([F.pad(first, (0, half)), torch.cat([-corner, second], -1)], -2)
-        half *= 2
-    return inverse.squeeze(-3).to(right.dtype) @ right
+
+
+def split_time(parts: tuple[Tensor, ...], dim: int, most: int, fill: float = 0.0) -> list[Tensor]:
+    """Each part with its dimension T, `dim`, as two: chunks, and L tokens of a chunk, the last one padded by `fill`. L
+    is `most`, or the next power of two for fewer tokens."""
+    time = parts[0].shape[dim]
+    size = min(most, 1 << (time - 1).bit_length())
+    return [
+        F.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, -time % size), value=fill).unflatten(dim, (-1, size)) for x in parts
+    ]
 
 
 def advance(memory: Tensor, kept: Tensor, added: Tensor, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,24 @@
-"""Parts that recurrent blocks share. Shapes: `B` rows, `T` time, `D` channels, `K` taps, `L` tokens of a chunk."""
+"""Parts that recurrent blocks share. Shapes: `B` rows, `T` time, `D` channels, `K` taps."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.layers import parameter
+
+
+def count_heads(config: Any) -> tuple[int, int]:
+    """The inner width, expand x width, and its heads of head_width channels. Raises ValueError if there is a rest."""
+    inner = round(config.expand * config.width)
+    heads, rest = divmod(inner, config.head_width)
+    if rest:
+        raise ValueError(
+            f"model.expand {config.expand} x model.width {config.width} = {inner} channels are not divisible into "
+            f"heads of model.head_width {config.head_width}"
+        )
+    return inner, heads
 
 
 def causal_conv(x: Tensor, taps: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,17 +48,3 @@ def step_bias(channels: int) -> nn.Parameter:
     """
     step = torch.empty(channels).uniform_(math.log(0.001), math.log(0.1)).exp()
     return parameter(step.expm1().log(), "vector", lr=0.1)
-
-
-def split_time(parts: tuple[Tensor, ...], dim: int, most: int) -> list[Tensor]:
-    """Each part with its dimension T, `dim`, as two: chunks, and L tokens of a chunk. L is `most`, or the next power of
-    two for fewer tokens. Zeros fill the last chunk."""
-    time = parts[0].shape[dim]
-    size = min(most, 1 << (time - 1).bit_length())
-    return [F.pad(x, (0, 0) * (x.ndim - 1 - dim) + (0, -time % size)).unflatten(dim, (-1, size)) for x in parts]
-
-
-def sums(x: Tensor) -> Tensor:
-    """x[..., 0] + ... + x[..., i] for every i. On CUDA, cumsum differs from run to run, and compiled autocast takes the
-    gradients of a product in bf16."""
-    return (x[..., None, :] * x.new_ones(x.shape[-1], x.shape[-1]).tril()).sum(-1)

@@ -1,6 +1,7 @@
-"""SSD and gated delta with all chunks at once, the form for CUDA, on any device: against the reference and against
+"""Blocks that compute all chunks at once, in their form for CUDA, on any device: against the reference, and against
 loops over time that are written from the papers."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -11,16 +12,23 @@ from test_model_recurrent import naive_gated_delta
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+import model.chunks
 import model.cuda.gated_delta
 import model.cuda.ssd
+from model.blocks.mlstm import MLSTM
+from model.chunks import split_time
 from model.cuda import use_kernels
-from model.cuda.gated_delta import Inverse
-from model.recurrence import split_time, sums
+from model.cuda.chunks import Chunked, Inverse, sums
 from model.registry import load_block
 from train.config import ModelConfig
 
 TOLERANCE = 1e-10
 CHUNKS = {"ssd": model.cuda.ssd.CHUNK, "gated_delta": model.cuda.gated_delta.CHUNK}
+CHUNKS |= dict.fromkeys(["kda", "rwkv7", "mlstm", "mamba3"], Chunked.most)
+# The parameter of each that sets how fast it forgets.
+DECAYS = {
+    "ssd": "bias", "gated_delta": "step", "kda": "step", "rwkv7": "decay", "mlstm": "forget_bias", "mamba3": "bias",
+}  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -38,10 +46,13 @@ def build(name: str, noise: float = 0.3, **fields: Any) -> nn.Module:
     return block
 
 
-def passed(block: nn.Module, x: Tensor, state: list[Tensor], cuts: list[int], device: torch.device) -> list[Tensor]:
+def passed(block: nn.Module, x: Tensor, state: Iterable[Tensor], cuts: list[int], device: torch.device) -> list[Tensor]:
     """Outputs, the last state, and gradients of a sum over all of these with regard to x, `state` and parameters."""
     block, before = block.to(device), [part.to(device).requires_grad_() for part in state]
     x, after, outputs = x.to(device).requires_grad_(), before, []
+    if isinstance(block, MLSTM):
+        # Its scale cancels out, and has no gradient.
+        before = before[::2]
     for part in x.split(cuts, 1):
         y, after = block(part, after)
         outputs.append(y)
@@ -92,6 +103,7 @@ def test_any_split_gives_the_same(name: str, device: torch.device) -> None:
             assert (a - b).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["ssd", "gated_delta"])
 def test_agrees_with_the_papers(name: str, device: torch.device) -> None:
     block = use_kernels(build(name, conv=3).double())
     x = torch.randn(1, 2 * CHUNKS[name] + 3, 16, dtype=torch.float64)
@@ -110,8 +122,7 @@ def test_bf16_autocast_is_as_exact_as_the_cpu_forms(name: str, decay: float, dev
     """Against fp64, over 1,024 tokens that are remembered for long, or hardly at all. The form for a CPU rounds the
     inputs of projections alone."""
     block = build(name, noise=0.05, width=64, head_width=32)
-    steps: Any = block.bias if name == "ssd" else block.step
-    nn.init.constant_(steps, decay)
+    nn.init.constant_(block.get_parameter(DECAYS[name]), -decay if name == "mlstm" else decay)
     x, state = torch.randn(2, 1024, 64), random_state(block, 2)
     exact = passed(deepcopy(block).double(), x.double(), [part.double() for part in state], [1024], CPU)
     errors = []
@@ -187,6 +198,21 @@ def test_inverse_has_its_gradient(device: torch.device) -> None:
         found.append([y, *torch.autograd.grad(y.square().sum(), entries)])
     for a, b in zip(*found, strict=True):
         assert (a - b).abs().max() < TOLERANCE * b.abs().max()
+
+
+@pytest.mark.parametrize("kind", [model.chunks.Chunked, Chunked])
+def test_parts_of_chunks(kind: type[model.chunks.Chunked], device: torch.device) -> None:
+    torch.manual_seed(1)
+    part = kind()
+    x = torch.arange(20.0, device=device).view(1, 1, 10, 2)
+    (chunks,) = part.split(x, fill=7.0)
+    assert chunks.shape == (1, 1, 1, 16, 2)
+    assert torch.equal(chunks.flatten(2, 3)[:, :, :10], x) and (chunks[:, :, 0, 10:] == 7).all()
+    assert torch.equal(part.running_sums(x), x.cumsum(2))
+    lower = torch.randn(2, 3, 16, 16, dtype=torch.float64, device=device)
+    right = torch.randn(2, 3, 16, 5, dtype=torch.float64, device=device)
+    eye = torch.eye(16, dtype=torch.float64, device=device)
+    assert ((eye + lower.tril(-1)) @ part.solve(lower, right) - right).abs().max() < 1e-8
 
 
 def test_time_in_chunks() -> None:

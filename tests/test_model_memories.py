@@ -1,5 +1,5 @@
-"""KDA, RWKV-7, mLSTM and Mamba-3: against loops over time that are written from their papers, with strong decays, and
-in the form for CUDA, forced where a test runs on a CPU."""
+"""KDA, RWKV-7, mLSTM and Mamba-3: against loops over time that are written from their papers, and with strong decays.
+Their form for CUDA is in test_model_chunks.py too."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from test_model_chunks import CPU, passed
 from test_model_recurrent import naive_conv
-from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch import Tensor
 
-import model.chunks
-from model.chunks import WIDE_CHUNK, running_sums, solve, split_chunks
+from model.cuda import use_kernels
 from model.registry import load_block
 from train.config import ModelConfig
 
 TOLERANCE = 1e-10
-CPU = torch.device("cpu")
 
 
 def build(name: str, noise: float = 0.3, **fields: Any) -> Any:
@@ -164,65 +162,6 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def force(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Choose the form for CUDA, or that for a CPU, whatever the device."""
-    return lambda wide: monkeypatch.setattr(model.chunks, "wide", lambda x: wide)
-
-
-def passed(block: nn.Module, x: Tensor, state: list[Tensor], cuts: list[int], device: torch.device) -> list[Tensor]:
-    """Outputs, and gradients of a sum over them with regard to x, the memory in `state` and parameters."""
-    block, before = block.to(device), [part.to(device).requires_grad_() for part in state]
-    x, after, outputs = x.to(device).requires_grad_(), tuple(before), []
-    for part in x.split(cuts, 1):
-        y, after = block(part, after)
-        outputs.append(y)
-    y = torch.cat(outputs, 1)
-    weight = torch.linspace(0, 1, y.numel(), dtype=y.dtype, device=device).view_as(y)
-    gradients = torch.autograd.grad((y * weight).sum(), [x, before[0], *block.parameters()])
-    return [part.detach().cpu() for part in (y, *gradients)]
-
-
-def random_state(block: Any, rows: int) -> list[Tensor]:
-    return [torch.randn_like(part) for part in block.init_state(rows)]
-
-
-@pytest.mark.parametrize("time", [1, 2, 77])
-def test_agrees_with_the_equations(name: str, time: int) -> None:
-    """Outputs, the memory after them, and gradients."""
-    block = build(name).double()
-    x = torch.randn(2, time, 16, dtype=torch.float64, requires_grad=True)
-    y, state = block(x, block.init_state(2))
-    expected, memories = zip(*(NAIVE[name](block, row) for row in x), strict=True)
-    loop = torch.stack(expected)
-    assert (y - loop).abs().max() < TOLERANCE
-    memory = state[0] * (state[1].exp()[..., None, None] if name == "mlstm" else 1)
-    wanted = torch.stack([torch.stack(row) for row in memories])
-    assert (memory - wanted).abs().max() < TOLERANCE * max(1.0, float(wanted.detach().abs().max()))
-    weight, inputs = torch.randn_like(y), [x, *block.parameters()]
-    ours = torch.autograd.grad((y * weight).sum(), inputs)
-    theirs = torch.autograd.grad((loop * weight).sum(), inputs, allow_unused=True, materialize_grads=True)
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a - b).abs().max() < TOLERANCE * max(1.0, float(b.abs().max()))
-
-
-@pytest.mark.parametrize("time", [3 * WIDE_CHUNK + 5, 23, WIDE_CHUNK, 2 * WIDE_CHUNK + 1])
-def test_outputs_and_gradients_on_cuda_are_the_cpu_forms(
-    name: str, time: int, force: Callable[[bool], None], device: torch.device
-) -> None:
-    block = build(name).double()
-    x, state = torch.randn(2, time, 16, dtype=torch.float64), random_state(block, 2)
-    found = []
-    for wide, place in ((False, CPU), (True, device)):
-        force(wide)
-        found.append(passed(block, x, state, [time], place))
-    found.append(passed(block, x, state, [1, time - 9, 8], device))
-    for a, b, c in zip(*found, strict=True):
-        assert a.abs().max() > 0
-        assert (a - b).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
-        assert (a - c).abs().max() < TOLERANCE * max(1.0, float(a.abs().max()))
-
-
 def strengthen(block: Any, name: str, strength: float) -> None:
     """Decays up to e^-strength a token, weaker in some channels or heads than in others."""
     with torch.no_grad():
@@ -238,79 +177,20 @@ def strengthen(block: Any, name: str, strength: float) -> None:
             block.bias.copy_(torch.linspace(-8, strength, block.heads))
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("strength", [1.0, 10.0, 60.0])
-def test_strong_decays_stay_exact_in_fp32(
-    name: str, strength: float, wide: bool, force: Callable[[bool], None], device: torch.device
-) -> None:
+def test_strong_decays_stay_exact_in_fp32(name: str, strength: float, kernels: bool, device: torch.device) -> None:
     """Over chunks whose decays multiply to less than any number of fp32, beside channels that forget hardly at all."""
     block = build(name, noise=0.1)
     strengthen(block, name, strength)
     x = torch.randn(2, 200, 16)
-    force(False)
-    exact = passed(deepcopy(block).double(), x.double(), [p.double() for p in block.init_state(2)], [200], CPU)
-    force(wide)
-    found = passed(block, x, list(block.init_state(2)), [200], device if wide else CPU)
+    state = block.init_state(2)
+    exact = passed(deepcopy(block).double(), x.double(), [part.double() for part in state], [200], CPU)
+    found = passed(use_kernels(block) if kernels else block, x, state, [200], device if kernels else CPU)
     assert (found[0] - exact[0]).abs().max() < 2e-4 * exact[0].abs().max()
     for a, b in zip(found, exact, strict=True):
         assert a.isfinite().all()
         assert (a - b).norm() < 2e-3 * b.norm() + 1e-6
-
-
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("size", [0.0, 1e3, 1e5])
-def test_extreme_inputs_have_finite_gradients(
-    name: str, size: float, wide: bool, force: Callable[[bool], None], device: torch.device
-) -> None:
-    force(wide)
-    block = build(name)
-    for part in passed(block, size * torch.randn(2, 200, 16), list(block.init_state(2)), [200], device):
-        assert part.isfinite().all()
-
-
-def test_bf16_autocast_is_near_the_cpu_forms(name: str, force: Callable[[bool], None], device: torch.device) -> None:
-    """Against fp64, over 1,024 tokens. The form for a CPU rounds the inputs of projections alone."""
-    block = build(name, noise=0.05, width=64, head_width=32, state=32)
-    x, state = torch.randn(2, 1024, 64), list(block.init_state(2))
-    force(False)
-    exact = passed(deepcopy(block).double(), x.double(), [part.double() for part in state], [1024], CPU)
-    errors = []
-    for wide, place in ((False, CPU), (True, device)):
-        force(wide)
-        with torch.autocast(place.type, torch.bfloat16):
-            found = passed(block, x, state, [1024], place)
-            after = block(x.to(place), block.init_state(2))[1]
-        assert found[0].dtype == torch.bfloat16
-        assert all(part.dtype == torch.float32 for part in after)
-        errors.append([float((a - b).norm() / b.norm().clamp_min(1e-9)) for a, b in zip(found, exact, strict=True)])
-    assert errors[1][0] < 0.02
-    for ours, cpu in zip(errors[1], errors[0], strict=True):
-        assert ours < 2 * cpu + 0.02
-
-
-def test_one_graph_for_all_segments(name: str, force: Callable[[bool], None], device: torch.device) -> None:
-    """Compiled without a break, once; gradients under autocast are those without a compiler; states are copies."""
-    force(True)
-    torch._dynamo.reset()
-    block = build(name, noise=0.05, width=32, head_width=16).to(device)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=False)
-    segments, found = torch.randn(4, 2, 150, 32, device=device), []
-    for made in (block, compiled):
-        state, outputs = block.init_state(2), []
-        for x in segments:
-            with torch.autocast(device.type, torch.bfloat16):
-                y, state = made(x, state)
-            y.float().square().sum().backward()
-            state = tuple(part.detach() for part in state)
-            outputs.append(y.detach().float())
-        for part, empty in zip(state, block.init_state(2), strict=True):
-            assert part.untyped_storage().nbytes() == empty.untyped_storage().nbytes()
-        found.append([*outputs, *state, *(p.grad.clone() for p in block.parameters())])
-        block.zero_grad()
-    assert counter.frame_count == 1
-    for a, b in zip(*found, strict=True):
-        assert (a - b).norm() <= 0.01 * a.norm()
 
 
 def test_the_stabiliser_of_mlstm_cancels_out(device: torch.device) -> None:
@@ -358,18 +238,3 @@ def test_kda_with_one_decay_a_head_is_gated_delta() -> None:
 def test_heads_that_do_not_divide_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"model\.expand 1\.5 x model\.width 20 .*model\.head_width 8"):
         build(name, width=20)
-
-
-def test_parts_of_chunks(force: Callable[[bool], None], device: torch.device) -> None:
-    torch.manual_seed(1)
-    x = torch.arange(20.0, device=device).view(1, 1, 10, 2)
-    lower = torch.randn(2, 3, 16, 16, dtype=torch.float64, device=device)
-    right = torch.randn(2, 3, 16, 5, dtype=torch.float64, device=device)
-    eye = torch.eye(16, dtype=torch.float64, device=device)
-    for wide in (False, True):
-        force(wide)
-        (chunks,) = split_chunks(x, fill=7.0)
-        assert chunks.shape == (1, 1, 1, 16, 2)
-        assert torch.equal(chunks.flatten(2, 3)[:, :, :10], x) and (chunks[:, :, 0, 10:] == 7).all()
-        assert torch.equal(running_sums(x), x.cumsum(2))
-        assert ((eye + lower.tril(-1)) @ solve(lower, right) - right).abs().max() < 1e-8

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, parameter, precise
-from model.recurrence import causal_conv, conv_taps, step_bias
+from model.recurrence import causal_conv, conv_taps, count_heads, step_bias
 
 # Tokens a chunk: 32 is somewhat faster than 64 here, and a segment of the default length.
 CHUNK = 32
@@ -44,13 +44,8 @@ class GatedDelta(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        self.inner, self.head_width = round(config.expand * config.width), config.head_width
-        if self.inner % self.head_width:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {config.width} = {self.inner} channels are not divisible "
-                f"into heads of model.head_width {self.head_width}"
-            )
-        self.heads, self.past = self.inner // self.head_width, config.conv - 1
+        self.inner, self.heads = count_heads(config)
+        self.head_width, self.past = config.head_width, config.conv - 1
         self.inputs = Linear(config.width, 4 * self.inner + 2 * self.heads)
         self.taps = conv_taps(3 * self.inner, config.conv)
         # As in Mamba-2: rates uniform in [1, 16]. Time scales are exponential in both: they learn slowly.

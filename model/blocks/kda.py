@@ -26,17 +26,17 @@ Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `K` taps, `J` 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from model.chunks import advance, for_products, solve, split_chunks
+from model.chunks import Chunked, advance
 from model.layers import Linear, parameter, precise
-from model.recurrence import causal_conv, conv_taps, step_bias
+from model.recurrence import causal_conv, conv_taps, count_heads, step_bias
 
 State = tuple[Tensor, Tensor]
 
 
-class KDA(nn.Module):
+class KDA(Chunked):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (memory [B, N, C, C], past inputs
     [B, K - 1, 3NC]).
 
@@ -46,13 +46,8 @@ class KDA(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        self.inner, self.head_width = round(config.expand * config.width), config.head_width
-        if self.inner % self.head_width:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {config.width} = {self.inner} channels are not divisible "
-                f"into heads of model.head_width {self.head_width}"
-            )
-        self.heads, self.past = self.inner // self.head_width, config.conv - 1
+        self.inner, self.heads = count_heads(config)
+        self.head_width, self.past = config.head_width, config.conv - 1
         self.inputs = Linear(config.width, 3 * self.inner + 2 * self.head_width + self.heads)
         self.taps = conv_taps(3 * self.inner, config.conv)
         self.fade, self.gate = (Linear(self.head_width, self.inner) for _ in range(2))
@@ -74,17 +69,36 @@ class KDA(nn.Module):
             # [B, T, NC] -> [B, N, T, C]
             fade, q, k, v = (
                 part.unflatten(2, (self.heads, -1)).transpose(1, 2).contiguous()
-                for part in (precise(fade) + self.step, *F.silu(for_products(qkv)).chunk(3, 2))
+                for part in (precise(fade) + self.step, *F.silu(self.operand(qkv)).chunk(3, 2))
             )
             log_alpha = -self.log_rate.exp() * F.softplus(fade)
             q, k = (p * (p.square().sum(-1, keepdim=True) + 1e-6).rsqrt() for p in map(precise, (q, k)))
             # [B, T, N] -> [B, N, T, 1]
             beta = precise(beta).sigmoid().transpose(1, 2)[..., None]
-            form = one_step if x.shape[1] == 1 else all_chunks
+            form = one_step if x.shape[1] == 1 else self.all_chunks
             y, memory = form(q.to(v.dtype), k.to(v.dtype), beta, v * beta, log_alpha, memory)
             # Where next to nothing is recalled it must stay small, as in gated_delta.
             y = F.rms_norm(precise(y), [self.head_width], eps=3e-3).transpose(1, 2).flatten(2)
         return self.out(y * gate.sigmoid()), (memory, past)
+
+    def all_chunks(
+        self, q: Tensor, k: Tensor, beta: Tensor, v_beta: Tensor, log_alpha: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [B, N, T, C] and next memory [B, N, C, C] of queries, keys, beta values and log alphas [B, N, T, C]
+        and betas [B, N, T, 1]. Big products have operands of the type of `q`."""
+        time, kind = q.shape[2], q.dtype
+        q, k, beta, v_beta, log_alpha = self.split(q, k, beta, v_beta, log_alpha)
+        # [B, N, J, H + 2, L, C]
+        sums = sums_by_halves(log_alpha)
+        *halves, start, end = (sums.flatten(0, 1) @ log_alpha).unflatten(-2, sums.shape[:2]).exp().unbind(-3)
+        seen, recalled = decayed_products(q, k, halves)
+        right = torch.cat([v_beta, beta * (k * start)], -1)
+        added, taken = self.solve(beta * recalled, right.to(beta.dtype)).to(kind).chunk(2, -1)
+        back = (k * end).to(kind).mT
+        memories, memory = advance(memory, start[..., -1:, :].mT, back @ added, back @ taken)
+        memories = memories.to(kind)
+        y = (q * start).to(kind) @ memories + seen.to(kind) @ (added - taken @ memories)
+        return y.flatten(2, 3)[:, :, :time], memory
 
 
 def one_step(
@@ -94,26 +108,6 @@ def one_step(
     memory = memory * log_alpha.exp().mT
     memory = torch.addcmul(memory, k.mT, v_beta - beta * (precise(k) @ memory))
     return precise(q) @ memory, memory
-
-
-def all_chunks(
-    q: Tensor, k: Tensor, beta: Tensor, v_beta: Tensor, log_alpha: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outputs [B, N, T, C] and next memory [B, N, C, C] of queries, keys, beta values and log alphas [B, N, T, C] and
-    betas [B, N, T, 1]. Big products have operands of the type of `q`."""
-    time, kind = q.shape[2], q.dtype
-    q, k, beta, v_beta, log_alpha = split_chunks(q, k, beta, v_beta, log_alpha)
-    # [B, N, J, H + 2, L, C]
-    sums = sums_by_halves(log_alpha)
-    *halves, start, end = (sums.flatten(0, 1) @ log_alpha).unflatten(-2, sums.shape[:2]).exp().unbind(-3)
-    seen, recalled = decayed_products(q, k, halves)
-    right = torch.cat([v_beta, beta * (k * start)], -1)
-    added, taken = solve(beta * recalled, right.to(beta.dtype)).to(kind).chunk(2, -1)
-    back = (k * end).to(kind).mT
-    memories, memory = advance(memory, start[..., -1:, :].mT, back @ added, back @ taken)
-    memories = memories.to(kind)
-    y = (q * start).to(kind) @ memories + seen.to(kind) @ (added - taken @ memories)
-    return y.flatten(2, 3)[:, :, :time], memory
 
 
 def sums_by_halves(x: Tensor) -> Tensor:

@@ -32,16 +32,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from model.chunks import advance, for_products, running_sums, split_chunks
+from model.chunks import Chunked, advance
 from model.layers import Linear, RMSNorm, parameter, precise
+from model.recurrence import count_heads
 
 State = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Mamba3(nn.Module):
+class Mamba3(Chunked):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (hidden [B, N, S, P], angle [B, N, 1, S / 2], and
     of the last token key [B, N, 1, S] and value [B, N, 1, P]).
 
@@ -51,13 +52,10 @@ class Mamba3(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        inner, self.head_width, self.size = round(config.expand * config.width), config.head_width, config.state or 64
-        if inner % self.head_width or self.size % 2:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {config.width} is not divisible into heads of "
-                f"model.head_width {self.head_width}, or model.state {self.size} is odd"
-            )
-        self.heads = inner // self.head_width
+        inner, self.heads = count_heads(config)
+        self.head_width, self.size = config.head_width, config.state or 64
+        if self.size % 2:
+            raise ValueError(f"model.state {self.size} is odd: it is the width of pairs that turn")
         self.inputs = Linear(config.width, 2 * inner + 2 * self.size + self.size // 2 + 3 * self.heads)
         # Its softplus is a step, log-uniform in [0.01, 1]. Time scales are exponential in it: it learns slowly.
         step = torch.empty(self.heads).uniform_(math.log(0.01), 0).exp()
@@ -79,14 +77,14 @@ class Mamba3(nn.Module):
             [inner, inner, self.size, self.size, self.size // 2, 3 * self.heads], 2
         )
         with torch.autocast(x.device.type, enabled=False):
-            values = for_products(values).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            values = self.operand(values).unflatten(2, (self.heads, -1)).transpose(1, 2)
             # [B, T, 3N] -> 3 x [B, N, T]
             step, rate, share = precise(steps).transpose(1, 2).chunk(3, 1)
             step = F.softplus(step + self.bias[:, None])
             fade = -step * F.softplus(rate).clamp_min(1e-4)
             now = step * share.sigmoid()
             # [B, N, T, S / 2], modulo full turns.
-            angles = angle + running_sums(step[..., None] * (math.pi * precise(turn).tanh())[:, None])
+            angles = angle + self.running_sums(step[..., None] * (math.pi * precise(turn).tanh())[:, None])
             keys, queries = (
                 rotate(self.norm(precise(part))[:, None] + bias, angles)
                 for part, bias in zip(shared, (self.key_bias, self.query_bias), strict=True)
@@ -95,7 +93,7 @@ class Mamba3(nn.Module):
             wait = step - now
             hidden = hidden + wait[..., :1, None] * key.mT * value
             later = F.pad(wait[..., 1:], (0, 1))
-            form = one_step if x.shape[1] == 1 else all_chunks
+            form = one_step if x.shape[1] == 1 else self.all_chunks
             y, hidden = form(keys, queries, values, fade, now, later, hidden)
             y = F.rms_norm(y + self.skip * values, [self.head_width], eps=1e-5).transpose(1, 2).flatten(2)
             # Copies: views would keep the whole segment.
@@ -104,6 +102,27 @@ class Mamba3(nn.Module):
                 for part in (angles.remainder(2 * math.pi), keys, values)
             )
         return self.out(y * F.silu(gate)), (hidden, angle, key, value)
+
+    def all_chunks(
+        self, keys: Tensor, queries: Tensor, values: Tensor, fade: Tensor, now: Tensor, later: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [B, N, T, P] and next hidden [B, N, S, P] of keys and queries [B, N, T, S], values [B, N, T, P], and
+        for each token [B, N, T] the logarithm of its decay, its weight in its own output and what later outputs add to
+        that. Big products have operands of the type of `values`."""
+        time, kind = keys.shape[2], values.dtype
+        keys, queries, values, fade, now, later = self.split(keys, queries, values, fade, now, later)
+        # [B, N, J, L]: from the chunk's start.
+        total = self.running_sums(fade[..., None])[..., 0]
+        last = total[..., -1:]
+        square = total.new_ones(total.shape[-1], total.shape[-1])
+        # Masked before exp, which would overflow there. Rounding errors of huge sums may be above 0.
+        decay = (total[..., None] - total[..., None, :]).tril().clamp_max(0).exp()
+        weight = (now[..., None, :] * square + later[..., None, :] * square.tril(-1)) * decay
+        left = (weight * precise(queries.to(kind) @ keys.to(kind).mT)).tril()
+        added = (keys * ((now + later) * decay[..., -1, :])[..., None]).to(kind).mT @ values
+        states, hidden = advance(hidden, last.exp()[..., None], added)
+        y = left.to(kind) @ values + (queries * total.exp()[..., None]).to(kind) @ states.to(kind)
+        return y.flatten(2, 3)[:, :, :time], hidden
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -119,28 +138,6 @@ def one_step(
     """What `all_chunks` returns, for one token, of which no later one follows."""
     hidden = hidden * fade.exp()[..., None] + (keys * now[..., None]).mT * values
     return queries @ hidden, hidden
-
-
-def all_chunks(
-    keys: Tensor, queries: Tensor, values: Tensor, fade: Tensor, now: Tensor, later: Tensor, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outputs [B, N, T, P] and next hidden [B, N, S, P] of keys and queries [B, N, T, S], values [B, N, T, P], and for
-    each token [B, N, T] the logarithm of its decay, its weight in its own output and what later outputs add to that.
-    Big products have operands of the type of `values`."""
-    time, kind = keys.shape[2], values.dtype
-    keys, queries, values, fade, now, later = split_chunks(keys, queries, values, fade, now, later)
-    # [B, N, J, L]: from the chunk's start.
-    total = running_sums(fade[..., None])[..., 0]
-    last = total[..., -1:]
-    square = total.new_ones(total.shape[-1], total.shape[-1])
-    # Masked before exp, which would overflow there. Rounding errors of huge sums may be above 0.
-    decay = (total[..., None] - total[..., None, :]).tril().clamp_max(0).exp()
-    weight = (now[..., None, :] * square + later[..., None, :] * square.tril(-1)) * decay
-    left = (weight * precise(queries.to(kind) @ keys.to(kind).mT)).tril()
-    added = (keys * ((now + later) * decay[..., -1, :])[..., None]).to(kind).mT @ values
-    states, hidden = advance(hidden, last.exp()[..., None], added)
-    y = left.to(kind) @ values + (queries * total.exp()[..., None]).to(kind) @ states.to(kind)
-    return y.flatten(2, 3)[:, :, :time], hidden
 
 
 def pruning_groups(block: Any) -> tuple[Any, ...]:

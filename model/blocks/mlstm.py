@@ -26,17 +26,17 @@ Shapes: `B` rows, `T` time, `D` width, `N` heads, `C` head width, `K` taps, `J` 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from model.chunks import advance, for_products, running_sums, split_chunks
+from model.chunks import Chunked, advance
 from model.layers import Linear, parameter, precise
-from model.recurrence import causal_conv, conv_taps
+from model.recurrence import causal_conv, conv_taps, count_heads
 
 State = tuple[Tensor, Tensor, Tensor]
 
 
-class MLSTM(nn.Module):
+class MLSTM(Chunked):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (memory [B, N, C, C + 1], scale [B, N], past
     inputs [B, K - 1, 2NC]).
 
@@ -45,13 +45,8 @@ class MLSTM(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        self.inner, self.head_width = round(config.expand * config.width), config.head_width
-        if self.inner % self.head_width:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {config.width} = {self.inner} channels are not divisible "
-                f"into heads of model.head_width {self.head_width}"
-            )
-        self.heads, self.past = self.inner // self.head_width, config.conv - 1
+        self.inner, self.heads = count_heads(config)
+        self.head_width, self.past = config.head_width, config.conv - 1
         self.inputs = Linear(config.width, 4 * self.inner + 2 * self.heads)
         self.taps = conv_taps(2 * self.inner, config.conv)
         self.input_bias = parameter(torch.zeros(self.heads), "vector")
@@ -69,16 +64,43 @@ class MLSTM(nn.Module):
         qk, v, gate, *gates = self.inputs(x).split([2 * self.inner, self.inner, self.inner, self.heads, self.heads], 2)
         qk, past = causal_conv(qk, self.taps, past)
         with torch.autocast(x.device.type, enabled=False):
-            queries, keys = F.silu(for_products(qk)).chunk(2, 2)
+            queries, keys = F.silu(self.operand(qk)).chunk(2, 2)
             # [B, T, NC] -> [B, N, T, C]
-            q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, for_products(v)))
+            q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, self.operand(v)))
             log_i, log_f = precise(gates[0]) + self.input_bias, -F.softplus(-precise(gates[1]) - self.forget_bias)
-            form = one_step if x.shape[1] == 1 else all_chunks
+            form = one_step if x.shape[1] == 1 else self.all_chunks
             y, memory, scale = form(
                 q, k * self.head_width**-0.5, v, log_i.transpose(1, 2), log_f.transpose(1, 2), memory, scale
             )
             y = F.rms_norm(y, [self.head_width], eps=1e-3).transpose(1, 2).flatten(2) + self.skip * queries
         return self.out(y * F.silu(gate)), (memory, scale, past)
+
+    def all_chunks(
+        self, q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, memory: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs [B, N, T, C], next memory [B, N, C, C + 1] and scale [B, N] of queries, keys, values [B, N, T, C],
+        and logarithms of the gates [B, N, T]. Big products have operands of the type of `v`."""
+        time, kind = q.shape[2], v.dtype
+        q, k, v, log_f = self.split(q, k, v, log_f)
+        (log_i,) = self.split(log_i, fill=-torch.inf)
+        v = F.pad(v, (0, 1), value=1.0)
+        # [B, N, J, L]: from the chunk's start.
+        total = self.running_sums(log_f[..., None])[..., 0]
+        last = total[..., -1]
+        future = torch.ones(total.shape[-1], total.shape[-1], dtype=torch.bool, device=q.device).triu(1)
+        left = (total[..., None] - total[..., None, :] + log_i[..., None, :]).masked_fill(future, -torch.inf)
+        with torch.no_grad():
+            scales = [scale]
+            for sums, largest in zip(last.unbind(2), left[..., -1, :].amax(-1).unbind(2), strict=True):
+                scales.append(torch.maximum(scales[-1] + sums, largest))
+            before, after = (torch.stack(part, 2) for part in (scales[:-1], scales[1:]))
+            most = torch.maximum(left.amax(-1), before[..., None] + total)
+        added = (k * (left[..., -1, :] - after[..., None]).exp()[..., None]).to(kind).mT @ v
+        memories, memory = advance(memory, (before + last - after).exp()[..., None, None], added)
+        weights = precise(q @ k.mT) * (left - most[..., None]).exp()
+        reads = q * (before[..., None] + total - most).exp()[..., None]
+        y = precise(weights.to(kind) @ v) + precise(reads.to(kind) @ memories.to(kind))
+        return divide(y, most).flatten(2, 3)[:, :, :time], memory, scales[-1]
 
 
 def one_step(
@@ -90,34 +112,6 @@ def one_step(
     written = precise(k).mT * (log_i - most).exp()[..., None] * F.pad(precise(v), (0, 1), value=1.0)
     memory = memory * (before - most).exp()[..., None] + written
     return divide(precise(q) @ memory, most), memory, most[..., 0]
-
-
-def all_chunks(
-    q: Tensor, k: Tensor, v: Tensor, log_i: Tensor, log_f: Tensor, memory: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [B, N, T, C], next memory [B, N, C, C + 1] and scale [B, N] of queries, keys, values [B, N, T, C], and
-    logarithms of the gates [B, N, T]. Big products have operands of the type of `v`."""
-    time, kind = q.shape[2], v.dtype
-    q, k, v, log_f = split_chunks(q, k, v, log_f)
-    (log_i,) = split_chunks(log_i, fill=-torch.inf)
-    v = F.pad(v, (0, 1), value=1.0)
-    # [B, N, J, L]: from the chunk's start.
-    total = running_sums(log_f[..., None])[..., 0]
-    last = total[..., -1]
-    future = torch.ones(total.shape[-1], total.shape[-1], dtype=torch.bool, device=q.device).triu(1)
-    left = (total[..., None] - total[..., None, :] + log_i[..., None, :]).masked_fill(future, -torch.inf)
-    with torch.no_grad():
-        scales = [scale]
-        for sums, largest in zip(last.unbind(2), left[..., -1, :].amax(-1).unbind(2), strict=True):
-            scales.append(torch.maximum(scales[-1] + sums, largest))
-        before, after = (torch.stack(part, 2) for part in (scales[:-1], scales[1:]))
-        most = torch.maximum(left.amax(-1), before[..., None] + total)
-    added = (k * (left[..., -1, :] - after[..., None]).exp()[..., None]).to(kind).mT @ v
-    memories, memory = advance(memory, (before + last - after).exp()[..., None, None], added)
-    weights = precise(q @ k.mT) * (left - most[..., None]).exp()
-    reads = q * (before[..., None] + total - most).exp()[..., None]
-    y = precise(weights.to(kind) @ v) + precise(reads.to(kind) @ memories.to(kind))
-    return divide(y, most).flatten(2, 3)[:, :, :time], memory, scales[-1]
 
 
 def divide(y: Tensor, most: Tensor) -> Tensor:

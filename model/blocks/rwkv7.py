@@ -29,16 +29,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from model.chunks import advance, for_products, running_sums, solve, split_chunks
+from model.chunks import Chunked, advance
 from model.layers import Linear, parameter, precise
+from model.recurrence import count_heads
 
 State = tuple[Tensor, Tensor]
 
 
-class RWKV7(nn.Module):
+class RWKV7(Chunked):
     """`forward(x [B, T, D], state) -> (y [B, T, D], state)`; state = (memory [B, N, C, C], past input [B, 1, D]).
 
     Config fields read: width, expand, head_width. Raises ValueError if heads do not divide the inner width.
@@ -46,13 +47,9 @@ class RWKV7(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        width, inner, self.head_width = config.width, round(config.expand * config.width), config.head_width
-        if inner % self.head_width:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {width} = {inner} channels are not divisible into heads "
-                f"of model.head_width {self.head_width}"
-            )
-        self.width, self.heads = width, inner // self.head_width
+        inner, self.heads = count_heads(config)
+        self.width, self.head_width = config.width, config.head_width
+        width = self.width
         rank, gate_rank = (32 * max(1, round(size * width**0.5 / 32)) for size in (2.5, 5))
         # Of r, w, k, v, a and g.
         place = torch.arange(width) / width
@@ -88,7 +85,7 @@ class RWKV7(nn.Module):
         gate = self.from_gate(self.to_gate(inputs[5]).sigmoid())
         past = x[:, -1:].to(past.dtype, copy=True)
         with torch.autocast(x.device.type, enabled=False):
-            r, k, v = (for_products(part) for part in (r, k, v))
+            r, k, v = (self.operand(part) for part in (r, k, v))
             log_w = -math.exp(-0.5) * (precise(w) + self.decay).sigmoid()
             rate = (precise(rate) + self.rate).sigmoid()
             kappa = precise(k) * self.removal
@@ -99,13 +96,37 @@ class RWKV7(nn.Module):
                 for part in (r, k, v, kappa, rate, log_w, r * k * self.bonus)
             )
             kappa = kappa * (kappa.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
-            form = one_step if x.shape[1] == 1 else all_chunks
+            form = one_step if x.shape[1] == 1 else self.all_chunks
             y, memory = form(r, k, v, kappa, kappa * rate, log_w, memory)
             # Squares of larger numbers, as inputs of 10^6 give, would overflow.
             y = F.layer_norm(precise(y).clamp(-1e18, 1e18), [self.head_width], eps=1e-5 * self.head_width)
             y, direct = (part.transpose(1, 2).flatten(2) for part in (y, direct.sum(-1, keepdim=True) * v))
             y = torch.addcmul(self.bias, y, self.gain) + direct
         return self.out(y * gate), (memory, past)
+
+    def all_chunks(
+        self, r: Tensor, k: Tensor, v: Tensor, kappa: Tensor, removed: Tensor, log_w: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [B, N, T, C] and next memory [B, N, C, C] of receptances, keys, values, removal keys, these times the
+        rate, and log decays [B, N, T, C]. Big products have operands of the type of `v`."""
+        time, kind = r.shape[2], v.dtype
+        r, k, v, kappa, removed, log_w = self.split(r, k, v, kappa, removed, log_w)
+        # [B, N, J, L, C]: from the chunk's start to a token, with its own decay.
+        total = self.running_sums(log_w)
+        back, end = (-total).exp(), (total[..., -1:, :] - total).exp()
+        # What is recalled for a removal is the memory before the token's own decay.
+        reads = torch.cat([r * total.exp(), kappa * (total - log_w).exp()], -2).to(kind)
+        pairs = reads @ torch.cat([k * back, removed * back], -2).to(kind).mT
+        (see, miss), (recall, lower) = (rows.chunk(2, -1) for rows in precise(pairs).chunk(2, -2))
+        read, look = reads.chunk(2, -2)
+        right = torch.cat([recall.tril(-1).to(kind) @ v, look], -1)
+        # What each token recalls of an empty memory, and its product with another is what it recalls of that.
+        added, taken = self.solve(lower, precise(right)).to(kind).chunk(2, -1)
+        write, remove = (k * end).to(kind).mT, (removed * end).to(kind).mT
+        memories, memory = advance(memory, total[..., -1:, :].exp().mT, write @ v - remove @ added, remove @ taken)
+        memories = memories.to(kind)
+        y = read @ memories + see.tril().to(kind) @ v - miss.tril().to(kind) @ (added + taken @ memories)
+        return y.flatten(2, 3)[:, :, :time], memory
 
 
 def one_step(
@@ -114,31 +135,6 @@ def one_step(
     """What `all_chunks` returns, for one token."""
     memory = memory * log_w.exp().mT + k.mT * precise(v) - removed.mT * (kappa @ memory)
     return precise(r) @ memory, memory
-
-
-def all_chunks(
-    r: Tensor, k: Tensor, v: Tensor, kappa: Tensor, removed: Tensor, log_w: Tensor, memory: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Outputs [B, N, T, C] and next memory [B, N, C, C] of receptances, keys, values, removal keys, these times the
-    rate, and log decays [B, N, T, C]. Big products have operands of the type of `v`."""
-    time, kind = r.shape[2], v.dtype
-    r, k, v, kappa, removed, log_w = split_chunks(r, k, v, kappa, removed, log_w)
-    # [B, N, J, L, C]: from the chunk's start to a token, with its own decay.
-    total = running_sums(log_w)
-    back, end = (-total).exp(), (total[..., -1:, :] - total).exp()
-    # What is recalled for a removal is the memory before the token's own decay.
-    reads = torch.cat([r * total.exp(), kappa * (total - log_w).exp()], -2).to(kind)
-    pairs = reads @ torch.cat([k * back, removed * back], -2).to(kind).mT
-    (see, miss), (recall, lower) = (rows.chunk(2, -1) for rows in precise(pairs).chunk(2, -2))
-    read, look = reads.chunk(2, -2)
-    right = torch.cat([recall.tril(-1).to(kind) @ v, look], -1)
-    # What each token recalls of an empty memory, and its product with another is what it recalls of that.
-    added, taken = solve(lower, precise(right)).to(kind).chunk(2, -1)
-    write, remove = (k * end).to(kind).mT, (removed * end).to(kind).mT
-    memories, memory = advance(memory, total[..., -1:, :].exp().mT, write @ v - remove @ added, remove @ taken)
-    memories = memories.to(kind)
-    y = read @ memories + see.tril().to(kind) @ v - miss.tril().to(kind) @ (added + taken @ memories)
-    return y.flatten(2, 3)[:, :, :time], memory
 
 
 def pruning_groups(block: Any) -> tuple[Any, ...]:

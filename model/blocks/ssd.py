@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import Linear, RMSNorm, parameter, precise
-from model.recurrence import causal_conv, conv_taps, step_bias
+from model.recurrence import causal_conv, conv_taps, count_heads, step_bias
 
 State = tuple[Tensor, Tensor]
 
@@ -43,13 +43,9 @@ class SSD(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        inner, self.head_width, self.size = round(config.expand * config.width), config.head_width, config.state or 64
-        if inner % self.head_width:
-            raise ValueError(
-                f"model.expand {config.expand} x model.width {config.width} is not divisible into heads of "
-                f"model.head_width {self.head_width}"
-            )
-        heads, mixed = inner // self.head_width, inner + 2 * self.size
+        inner, heads = count_heads(config)
+        self.head_width, self.size = config.head_width, config.state or 64
+        mixed = inner + 2 * self.size
         self.parts, self.shapes = (inner, mixed, heads), ((config.conv - 1, mixed), (self.size, inner))
         self.input = Linear(config.width, inner + mixed + heads)
         self.taps = conv_taps(mixed, config.conv)

@@ -12,14 +12,12 @@ the chunk's end, need no memory.
 Shapes: as in blocks/gated_delta.py; `J` chunks of `L` tokens.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.blocks import gated_delta
-from model.recurrence import split_time, sums
+from model.chunks import split_time
+from model.cuda.chunks import Inverse, sums
 
 CHUNK = 64
 
@@ -60,35 +58,3 @@ def all_chunks(
     news = added - taken @ memories
     y = start * (q @ memories) + (q @ k.mT * decay).tril().to(kind) @ news
     return y.flatten(2, 3)[:, :, :time], memory
-
-
-class Inverse(torch.autograd.Function):
-    """(I + lower)^-1 [..., L, L] of strictly lower triangular matrices, L a power of two. Its gradient needs two
-    products, however it was computed."""
-
-    @staticmethod
-    def forward(ctx: Any, lower: Tensor) -> Tensor:
-        inverse = invert(lower.flatten(0, -3)).view_as(lower)
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        with torch.autocast(inverse.device.type, enabled=False):
-            return -inverse.mT @ gradient @ inverse.mT
-
-
-def invert(lower: Tensor) -> Tensor:
-    """(I + lower)^-1 of lower [S, L, L] by halves: exact, and stable where powers of `lower` would be huge."""
-    half = lower.shape[1] // 2
-    if not half:
-        return torch.ones_like(lower)
-    first, second = invert(torch.cat([lower[:, :half, :half], lower[:, half:, half:]])).chunk(2)
-    corner = multiply(multiply(second, lower[:, half:, :half]), first)
-    return torch.cat([F.pad(first, (0, half)), torch.cat([-corner, second], 2)], 1)
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of many matrices. Kernels for products waste most of a GPU on tiny ones."""
-    return a @ b if a.shape[2] > 8 else (a[..., None] * b[:, None]).sum(2)

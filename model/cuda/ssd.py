@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.blocks import ssd
-from model.recurrence import split_time, sums
+from model.chunks import split_time
+from model.cuda.chunks import sums
 
 CHUNK = 128
 
