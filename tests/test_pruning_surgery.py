@@ -1,7 +1,6 @@
 """Groups taken out of a model: outputs stay where nothing reads them, tensors shrink, scores mean what they say."""
 
 import math
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from model.cuda import use_kernels
 from model.lm import LanguageModel
-from model.registry import BLOCKS, load_block
-from studies.pruning.surgery import PRUNABLE, Groups, choose, find_groups, find_largest, list_groups
+from model.registry import BLOCKS
+from studies.pruning.surgery import Groups, choose, find_groups, find_largest, list_groups
 from train.config import ModelConfig
 
 CONFIG = ModelConfig(depth=2, width=32, head_width=8, state=8, window=6, expansion=1.5, ngram_orders=[])
 VOCABULARY = 11
-# Others are refused by name.
-KNOWN = [
-    block
-    for block, kind in BLOCKS.items()
-    if kind in PRUNABLE or hasattr(sys.modules[load_block(block).__module__], "pruning_groups")
-]
 
 
 def model_of(block: str) -> LanguageModel:
@@ -53,7 +47,7 @@ def silence(groups: Groups, gone: list[int]) -> None:
             groups.module.get_parameter(name).movedim(dimension, 0)[torch.from_numpy(np.isin(owner, gone))] = 0
 
 
-@pytest.mark.parametrize("block", KNOWN)
+@pytest.mark.parametrize("block", BLOCKS)
 def test_a_group_that_nothing_reads_can_go(block: str) -> None:
     model = model_of(block)
     parameters = sum(p.numel() for p in model.parameters())
@@ -92,7 +86,7 @@ def test_groups_that_are_read_are_missed_and_order_does_not_matter() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("block", KNOWN)
+@pytest.mark.parametrize("block", BLOCKS)
 def test_a_readers_weights_times_gradients_are_the_slope_of_a_gate(block: str) -> None:
     model = model_of(block)
     tokens = torch.randint(VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(2))
@@ -114,6 +108,14 @@ def test_a_readers_weights_times_gradients_are_the_slope_of_a_gate(block: str) -
                 for name, dimension, owner in found.readers:
                     module.get_parameter(name).movedim(dimension, 0)[torch.from_numpy(owner == 1)] /= gate
         assert slopes[1] == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("block", ["attention", "gru", "kda", "lstm", "s4", "ssd"])
+def test_blocks_in_their_form_for_cuda_have_the_same_groups(block: str) -> None:
+    model = model_of(block)
+    found = [groups.owned for groups in list_groups(model)]
+    for before, after in zip(found, list_groups(use_kernels(model)), strict=True):
+        assert [name for name, *_ in before] == [name for name, *_ in after.owned]
 
 
 def test_an_unknown_block_is_refused_by_name() -> None:

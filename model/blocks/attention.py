@@ -109,3 +109,12 @@ def visible(position: int, time: int, window: int) -> Tensor:
     key = torch.arange(1 - window, time)
     distance = torch.arange(time)[:, None] - key
     return (distance >= 0) & (distance < window) & (key >= -position)
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Heads, as studies/pruning/surgery.py takes them."""
+    heads = torch.arange(block.heads)
+    one = heads.repeat_interleave(block.head_width)
+    out = ("out.weight", 0, one)
+    owned = [("qkv.weight", 1, one.repeat(3)), ("temperature", 0, heads), out]
+    return "heads", block.heads, owned, [out], lambda left: {"heads": left}

@@ -115,3 +115,13 @@ def one_chunk(
     )
     y = q * start @ memory + (q @ back * decay) @ news
     return y, memory * start[..., -1:, :] + (back * decay[..., -1:, :]) @ news
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Heads, as studies/pruning/surgery.py takes them."""
+    heads = torch.arange(block.heads)
+    one = heads.repeat_interleave(block.head_width)
+    out = ("out.weight", 0, one)
+    owned = [("inputs.weight", 1, torch.cat([one.repeat(4), heads.repeat(2)])), ("taps", 0, one.repeat(3)), out]
+    owned += [(name, 0, heads) for name in ("log_rate", "step")]
+    return "heads", block.heads, owned, [out], lambda left: {"heads": left, "inner": left * block.head_width}

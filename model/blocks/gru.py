@@ -110,3 +110,11 @@ class Steps(torch.autograd.Function):
         by_heard = torch.cat([change[:, :, :2], change[:, :, 3:]], 2).flatten(2)
         by_bias = change[:, :, 2].sum((0, 1))
         return by_heard, total, hidden[:-1].flatten(0, 1).t() @ by_echo, by_bias
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Hidden channels, as studies/pruning/surgery.py takes them."""
+    one = torch.arange(block.hidden)
+    readers = [("recurrent", 0, one), ("out.weight", 0, one)]
+    owned = [("inputs", 1, one.repeat(3)), ("recurrent", 1, one.repeat(3)), ("bias", 0, one.repeat(3))]
+    return "channels", block.hidden, [*owned, *readers, ("echo_bias", 0, one)], readers, lambda left: {"hidden": left}

@@ -65,3 +65,11 @@ class LSTM(nn.Module):
         """PyTorch's kernel for all tokens. One layer, one direction. On a CPU in fp32 it is oneDNN's, twice as fast as
         an own backward."""
         return torch.lstm(x, state, weights, True, 1, 0.0, True, False, True)
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Hidden channels, as studies/pruning/surgery.py takes them."""
+    one = torch.arange(block.hidden)
+    readers = [("recurrent", 0, one), ("out.weight", 0, one)]
+    owned = [("inputs", 1, one.repeat(4)), ("recurrent", 1, one.repeat(4)), ("bias", 0, one.repeat(4))]
+    return "channels", block.hidden, [*owned, *readers], readers, lambda left: {"hidden": left}

@@ -129,3 +129,13 @@ class SelectiveScan(torch.autograd.Function):
             )
             by_rate += decay.mul_(step[..., None, :]).sum((0, 1))
         return *(torch.cat(parts[::-1], 1) for parts in zip(*by_tokens, strict=True)), by_rate, by_hidden
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Channels, as studies/pruning/surgery.py takes them."""
+    (past, inner), (size, _) = block.shapes
+    one = torch.arange(inner)
+    readers = [("select.weight", 0, one), ("out.weight", 0, one)]
+    owned = [("input.weight", 1, one.repeat(2)), ("step.weight", 1, one), ("rate", 1, one), *readers]
+    owned += [(name, 0, one) for name in ("taps", "bias", "skip")]
+    return "channels", inner, owned, readers, lambda left: {"shapes": ((past, left), (size, left))}

@@ -103,3 +103,12 @@ class LinearScan(torch.autograd.Function):
         torch.mul(total[:, 1:], out[:, :-1], out=by_decay[:, 1:])
         torch.mul(total[:, 0], hidden, out=by_decay[:, 0])
         return by_decay, total, total[:, 0] * decay[:, 0]
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Channels, as studies/pruning/surgery.py takes them."""
+    one = torch.arange(block.inner)
+    readers = [("gates.weight", 0, one), ("out.weight", 0, one)]
+    owned = [("inputs.weight", 1, one.repeat(2)), ("gates.weight", 1, one.repeat(2)), ("bias", 0, one.repeat(2))]
+    owned += [("taps", 0, one), ("decay", 0, one), *readers]
+    return "channels", block.inner, owned, readers, lambda left: {"inner": left}

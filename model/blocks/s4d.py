@@ -159,3 +159,12 @@ def read(states: Tensor, row: Tensor, basis: Tensor) -> Tensor:
 def read_now(states: Tensor, row: Tensor) -> Tensor:
     """[H, B, 1]: what `row` reads of the states. As a transposed product, since one column is slow."""
     return (pairs(row.conj())[:, None] @ states.mT).mT
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """Channels, as studies/pruning/surgery.py takes them."""
+    one = torch.arange(block.channels)
+    out = ("out.weight", 0, one)
+    names = {name for name, _ in block.named_parameters()} - {"input", "out.weight"}
+    owned = [("input", 1, one), *((name, 0, one) for name in sorted(names)), out]
+    return "channels", block.channels, owned, [out], lambda left: {"channels": left}

@@ -99,3 +99,21 @@ def dual(hidden: Tensor, values: Tensor, fade: Tensor, keys: Tensor, queries: Te
     y = y + total.exp()[..., None] * (queries @ hidden).view_as(values)
     writes = (values * (last - total).exp()[..., None]).flatten(-2)
     return y, torch.baddbmm(hidden * last.exp().repeat_interleave(head_width, 2), keys.mT, writes)
+
+
+def pruning_groups(block: Any) -> tuple[Any, ...]:
+    """States, as studies/pruning/surgery.py takes them. Heads share a norm, so that no head can go without a change of
+    the others."""
+    inner, _, heads = block.parts
+    (past, _), _ = block.shapes
+    states, others, no_states = torch.arange(block.size), torch.full((inner,), -1), torch.full((block.size,), -1)
+    # Gate and values, keys, queries, steps.
+    columns = torch.cat([others, others, states, states, others[:heads]])
+    owned = [("input.weight", 1, columns), ("taps", 0, torch.cat([others, states, states]))]
+    queries = ("taps", 0, torch.cat([others, no_states, states]))
+
+    def attributes(left: int) -> dict[str, Any]:
+        mixed = inner + 2 * left
+        return {"size": left, "parts": (inner, mixed, heads), "shapes": ((past, mixed), (left, inner))}
+
+    return "states", block.size, owned, [queries], attributes
