@@ -5,21 +5,21 @@
 
 Each file is one document, read from its first byte to its last without learning: bits per byte, its end included.
 
-A file that the run was trained on would tell nothing, so the run's corpus is searched first: which bytes of FILE lie in
-a stretch of --window bytes or more that occurs in the corpus, byte by byte? Above the share --threshold the file is
-refused, with the first such place. --contaminated scores it all the same, and says so. The corpus is found among the
+A file that the run was trained on would tell nothing, so the run's corpus is searched first: which bytes of FILE are in
+a stretch of --window bytes or more that occurs in the corpus, byte by byte? Short passages that the corpus repeats at
+--boilerplate places or more, such as markup, do not count. The longest passages in common are shown. Above the share
+--threshold the file is refused. --contaminated scores it all the same, and says so. The corpus is found among the
 prepared ones (data.cache_dir of the run) by its SHA-256, or read again from data.source, or from --corpus; it must be
 the run's to the byte. What a warm-started run's parameters had seen before is searched too. Exit status 2: bad
 arguments, or a file was refused; nothing was scored.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
 from archive.warm_start import seen_before
@@ -31,6 +31,7 @@ from data.streams import publish
 from eval.curve import load_curve
 from eval.schema import Corpus, finished_report
 from studies.common import argument, option
+from studies.held_out.overlap import Overlap, Passage, Strings, Windows
 from studies.scoring import connect_alone, held_out_bits
 from train.command_line import CONFIG_FILE, load_config
 from train.config import DataConfig
@@ -39,12 +40,8 @@ from train.frozen import load_frozen
 CHUNK_TOKENS = 1 << 18
 # Of a place that is quoted.
 QUOTED_BYTES = 48
-MULTIPLIER, SCRAMBLER = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95
-# At most so many bytes are hashed at once, or compared.
-CHUNK_BYTES = 1 << 20
-COMPARED_BYTES = 1 << 24
-# The table of bits has at least so many times as many as there are windows.
-SPARSENESS = 16
+# The longest passages in common that are shown.
+SHOWN = 5
 
 
 @dataclass(kw_only=True)
@@ -57,12 +54,16 @@ class Search:
     threshold: float = option(
         "refuse a file of which more than this share was seen, 0 to 1 (default: 0.01)", 0.01, metavar="SHARE"
     )
+    boilerplate: int = option(
+        "do not count short passages that the corpus itself has at so many places or more; 0 counts all (default: 10)",
+        10, metavar="TIMES",
+    )  # fmt: skip
     contaminated: bool = option("score it all the same, and say so", False)
     corpus: str | None = option(
         "where the corpus is, as data.source says it (default: where the run had it)", None, metavar="SOURCE"
     )
 
-    def search_all(self, runs: list[Path], files: list[Path]) -> list["Overlap"]:
+    def search_all(self, runs: list[Path], files: list[Path]) -> list[Overlap]:
         """Of each file the largest overlap, as `search` finds it, with what any of the runs was trained on, or its
         first parameters were. A corpus that several have seen is searched once; `corpus` is the first run's."""
         searched: dict[str, list[Overlap]] = {}
@@ -75,7 +76,7 @@ class Search:
         by_file = zip(*searched.values(), strict=True)
         return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
 
-    def search(self, trained: Corpus, data: DataConfig, given: str | None, files: list[Path]) -> list["Overlap"]:
+    def search(self, trained: Corpus, data: DataConfig, given: str | None, files: list[Path]) -> list[Overlap]:
         """What each of the files has in common with the corpus that a run was `trained` on.
 
         Raises UsageError if that is more than the threshold, unless contaminated files are welcome; if a file is too
@@ -85,6 +86,8 @@ class Search:
             raise UsageError(
                 f"--window {self.window} and --threshold {self.threshold}: take 8 bytes or more, and a share of 0 to 1"
             )
+        if self.boilerplate < 0 or self.boilerplate == 1:
+            raise UsageError(f"--boilerplate {self.boilerplate} would leave nothing: take 2 or more, or 0 to count all")
         searches = []
         for file in files:
             if not file.is_file() or file.stat().st_size < self.window:
@@ -92,29 +95,23 @@ class Search:
                     f"{file} is no file of {self.window:,} bytes or more: too short to tell if it was seen"
                 )
             searches.append(Windows(file.read_bytes(), self.window))
-        name, chunks = open_corpus(trained, data, given)
-        digest = hashlib.sha256()
-        with tqdm(total=trained.bytes, unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
-            for chunk, ends in chunks:
-                digest.update(chunk)
-                for windows in searches:
-                    windows.look(chunk, ends)
-                bar.update(len(chunk))
-        if digest.hexdigest() != trained.sha256:
-            raise UsageError(
-                f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained.sha256[:16]}: it is "
-                "not what the run was trained on; name that with --corpus SOURCE"
-            )
+        show_corpus(trained, data, given, searches)
         overlaps = [windows.overlap() for windows in searches]
+        if self.boilerplate and any(overlap.passages for overlap in overlaps):
+            found = [n for n, overlap in enumerate(overlaps) if overlap.passages]
+            strings = [Strings(searches[n].text, overlaps[n]) for n in found]
+            show_corpus(trained, data, given, strings)
+            for n, part in zip(found, strings, strict=True):
+                overlaps[n] = part.sort_out(self.window, self.boilerplate)
         for file, windows, overlap in zip(files, searches, overlaps, strict=True):
+            show_passages(file, windows.text, overlap)
             if overlap.share > self.threshold and not self.contaminated:
-                start = overlap.text_offset
-                quoted = windows.text[start : start + min(self.window, QUOTED_BYTES)].tobytes()
+                first = overlap.passages[0]
                 raise UsageError(
                     f"{overlap.share:.2%} of {file} is in the run's corpus, in stretches of {self.window} bytes or "
-                    f"more, the first at byte {start:,} (byte {overlap.corpus_offset:,} of the corpus): {quoted!r}...; "
-                    f"more than {self.threshold:.2%} is refused: take other text, or --contaminated to score it as "
-                    "what it is"
+                    f"more, the first at byte {first.text_offset:,} (byte {first.corpus_offset:,} of the corpus): "
+                    f"{quote(windows.text, first)!r}...; more than {self.threshold:.2%} is refused: take other text, "
+                    "or --contaminated to score it as what it is"
                 )
         return overlaps
 
@@ -137,10 +134,11 @@ class HeldOut(Search):
         def show(name: str, size_bytes: int, rate: float, more: str = "") -> None:
             publish(f"{name:<{widest}}{size_bytes:>15,}{rate:>11.4f}{more}")
 
-        publish(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}")
+        publish(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}{'boilerplate':>13}")
         for file, bits, overlap in zip(self.files, scores, overlaps, strict=True):
             verdict = "  CONTAMINATED: not held out" if overlap.share > self.threshold else ""
-            show(str(file), overlap.text_bytes, bits / overlap.text_bytes, f"{overlap.share:>9.2%}{verdict}")
+            repeated = f"{overlap.boilerplate_bytes / overlap.text_bytes:>13.2%}"
+            show(str(file), overlap.text_bytes, bits / overlap.text_bytes, f"{overlap.share:>9.2%}{repeated}{verdict}")
         if len(self.files) > 1:
             all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
             show("all", all_bytes, sum(scores) / all_bytes, f"{seen_bytes / all_bytes:>9.2%}")
@@ -148,6 +146,42 @@ class HeldOut(Search):
         show("in training, its corpus", corpus_bytes, length.data_bits_per_byte)
         show("  the last tenth of that", corpus_bytes // 10, curve.last_rate())
         publish(f"{'  and with code and all':<{widest}}{'':>15}{length.bits_per_byte:>11.4f}")
+
+
+def quote(text: np.ndarray, passage: Passage) -> bytes:
+    """The start of a passage."""
+    start = passage.text_offset
+    return text[start : start + min(passage.size_bytes, QUOTED_BYTES)].tobytes()
+
+
+def show_passages(file: Path, text: np.ndarray, overlap: Overlap) -> None:
+    """Print the longest passages that count as seen."""
+    if not overlap.passages:
+        return
+    publish(
+        f"\n{overlap.seen_bytes:,} bytes of {file} are in the corpus. The longest passages:\n"
+        f"{'bytes':>9}{'at byte':>15}{'of the corpus':>18}"
+    )
+    for passage in sorted(overlap.passages, key=lambda passage: -passage.size_bytes)[:SHOWN]:
+        size, here, there = passage.size_bytes, passage.text_offset, passage.corpus_offset
+        publish(f"{size:>9,}{here:>15,}{there:>18,}  {quote(text, passage)!r}")
+
+
+def show_corpus(trained: Corpus, data: DataConfig, given: str | None, searches: Sequence[Windows]) -> None:
+    """Let each search look at the whole corpus. Raises UsageError unless it is what the run was trained on."""
+    name, chunks = open_corpus(trained, data, given)
+    digest = hashlib.sha256()
+    with tqdm(total=trained.bytes, unit="B", unit_scale=True, desc="searching the corpus", leave=False) as bar:
+        for chunk, ends in chunks:
+            digest.update(chunk)
+            for windows in searches:
+                windows.look(chunk, ends)
+            bar.update(len(chunk))
+    if digest.hexdigest() != trained.sha256:
+        raise UsageError(
+            f"{name} has SHA-256 {digest.hexdigest()[:16]} and the run's corpus {trained.sha256[:16]}: it is not what "
+            "the run was trained on; name that with --corpus SOURCE"
+        )
 
 
 def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[str, Chunks]:
@@ -175,104 +209,3 @@ def read_prepared(directory: Path) -> Iterator[tuple[bytes, bool]]:
     tokenizer, tokens = restore_tokenizer(manifest.tokenizer, directory), TokenShards(directory, manifest)
     for start in range(0, len(tokens), CHUNK_TOKENS):
         yield from token_chunks(tokens.read(start, min(start + CHUNK_TOKENS, len(tokens))), tokenizer)
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What a text has in common with a corpus. The offsets, in bytes, are those of the first common stretch, or -1."""
-
-    text_bytes: int
-    seen_bytes: int
-    text_offset: int
-    corpus_offset: int
-
-    @property
-    def share(self) -> float:
-        return self.seen_bytes / self.text_bytes
-
-
-class Windows:
-    """The windows of a text, and which of them a corpus was seen to have. What a test set shares with the corpus is a
-    count of bytes, exact.
-
-    A byte of the text counts as seen if some stretch of `window_bytes` or more around it occurs in one of the corpus'
-    documents. So every window of the text is looked up: by a polynomial hash modulo 2^64, which all windows of a chunk
-    get from one cumulative sum (Karp & Rabin 1987, "Efficient randomized pattern-matching algorithms"), through a table
-    that excludes almost all of the corpus. What the hash finds is compared byte by byte. (Windows of the text that
-    share a hash count as one. For different ones that is a chance of about 2^-64 a pair.)
-
-    The corpus is read in chunks and may be of any length: memory is about 40 bytes for each byte of the text, and some
-    chunks. Shapes: `N` bytes of a chunk, `W` of a window, `U` different windows of the text.
-    """
-
-    def __init__(self, text: bytes, window_bytes: int):
-        """Raises UsageError unless the text is as long as a window of 8 bytes or more."""
-        if window_bytes < 8 or len(text) < window_bytes:
-            raise UsageError(f"a text of {len(text):,} bytes has no windows of {window_bytes:,}: take 8 bytes or more")
-        self.window_bytes, self.text = window_bytes, np.frombuffer(text, np.uint8)
-        most = CHUNK_BYTES + window_bytes
-        self.powers = np.cumprod(np.full(most, MULTIPLIER, np.uint64))
-        self.inverse_powers = np.cumprod(np.full(most, pow(MULTIPLIER, -1, 1 << 64), np.uint64))
-        hashes = np.concatenate([self.hashes(piece) for piece in cut_pieces(self.text, window_bytes)])
-        # Of each different window: its hash [U] and its first place in the text [U]; of each place, which window it is.
-        self.known, self.first, self.number = np.unique(hashes, return_index=True, return_inverse=True)
-        self.shift = np.uint64(64 - max(16, (SPARSENESS * len(self.known) - 1).bit_length()))
-        self.table = np.zeros(1 << 64 - int(self.shift), bool)
-        self.table[self.slots(self.known)] = True
-        # Where in the corpus each window was first met [U]; -1: nowhere.
-        self.met = np.full(len(self.known), -1, np.int64)
-        self.carried, self.corpus_bytes = np.empty(0, np.uint8), 0
-
-    def hashes(self, data: np.ndarray) -> np.ndarray:
-        """Of the windows [N - W + 1] of data [N]: sum over i of (byte_i + 1) MULTIPLIER^i, modulo 2^64."""
-        terms = (data.astype(np.uint64) + np.uint64(1)) * self.powers[: len(data)]
-        sums = np.concatenate([np.zeros(1, np.uint64), terms.cumsum()])
-        parts = sums[self.window_bytes :] - sums[: -self.window_bytes]
-        return parts * self.inverse_powers[: len(parts)]
-
-    def slots(self, hashes: np.ndarray) -> np.ndarray:
-        """Places in the table. Only the upper bits of a product depend on all of the hash."""
-        return hashes * np.uint64(SCRAMBLER) >> self.shift
-
-    def look(self, chunk: bytes, ends: bool) -> None:
-        """The next bytes of the corpus, and whether a document ends with them: no window reaches into the next one."""
-        data = np.concatenate([self.carried, np.frombuffer(chunk, np.uint8)])
-        start = self.corpus_bytes - len(self.carried)
-        for piece in cut_pieces(data, self.window_bytes):
-            hashes = self.hashes(piece)
-            places = np.flatnonzero(self.table[self.slots(hashes)])
-            found = self.known.searchsorted(hashes[places]).clip(max=len(self.known) - 1)
-            new = (self.known[found] == hashes[places]) & (self.met[found] < 0)
-            found, index = np.unique(found[new], return_index=True)
-            self.compare(found, places[new][index], piece, start)
-            start += len(hashes)
-        self.corpus_bytes += len(chunk)
-        self.carried = data[:0] if ends else data[max(0, len(data) - self.window_bytes + 1) :]
-
-    def compare(self, found: np.ndarray, places: np.ndarray, piece: np.ndarray, start: int) -> None:
-        """Enter those windows `found` [n] of the text that are, byte by byte, the ones at `places` [n] of a piece that
-        stands at byte `start` of the corpus."""
-        ours, theirs = (sliding_window_view(data, self.window_bytes) for data in (self.text, piece))
-        step = max(1, COMPARED_BYTES // self.window_bytes)
-        for some in range(0, len(found), step):
-            numbers, there = found[some : some + step], places[some : some + step]
-            same = (ours[self.first[numbers]] == theirs[there]).all(1)
-            self.met[numbers[same]] = start + there[same]
-
-    def overlap(self) -> Overlap:
-        """What was seen so far."""
-        seen = np.flatnonzero(self.met[self.number] >= 0)
-        # From a window to the next seen one, as many bytes are covered as lie between, or as the window has.
-        gaps = np.diff(seen, append=len(self.text))
-        covered = int(gaps.clip(max=self.window_bytes).sum())
-        if not len(seen):
-            return Overlap(len(self.text), 0, -1, -1)
-        return Overlap(len(self.text), covered, int(seen[0]), int(self.met[self.number[seen[0]]]))
-
-
-def cut_pieces(data: np.ndarray, window_bytes: int) -> list[np.ndarray]:
-    """Data [N] in pieces of at most CHUNK_BYTES + W bytes that have each window once."""
-    return [
-        data[start : start + CHUNK_BYTES + window_bytes - 1]
-        for start in range(0, len(data) - window_bytes + 1, CHUNK_BYTES)
-    ]
