@@ -33,6 +33,7 @@ from eval.schema import (
 from eval.tables import terminal_table
 from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
+from train.monitors import read_monitors
 from train.ranks import after_rank_0
 from train.run import Outcome, Run, Session
 from train.run_dir import CODE_FILE, TOKENIZER_FILE
@@ -45,6 +46,7 @@ class Books:
         """Look at the run's directory, before any work. Raises UsageError if the run cannot begin or go on there."""
         self.session, self.config, self.run_dir = session, session.config, Path(session.config.run.dir)
         self.kept = session.place.rank == 0
+        self.monitors = read_monitors(session.config.engine.deepspeed_config)
         after_rank_0(session.place, "preparation", self.refuse_other_run)
 
     def refuse_other_run(self) -> None:
@@ -93,7 +95,7 @@ class Books:
         side = side_bits(self.manifest.tokens, place.world_size, 1, len(warm_start), names_bytes)
         self.fixed_bits = {"code": self.code.code_bits, "tokenizer": 8.0 * len(tokenizer.encoding), "side": side}
         self.warm_start = {"warm_start_bits": 8.0 * len(warm_start)} if warm_start else {}
-        self.metrics = Metrics(self.run_dir, run.resumed_bytes)
+        self.metrics = Metrics(self.run_dir, run.resumed_bytes, self.monitors)
         sizes = self.baselines.sizes if self.baselines else {}
         hparams = {section: self.values[section] for section in ("data", "model", "train", "engine")}
         self.metrics.begin(self.fixed_bits, sizes, hparams)

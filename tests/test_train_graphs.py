@@ -269,7 +269,7 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
         (CUDA, {"engine": {"kernels": "off"}}, "engine.kernels is off"),
         (CUDA, {"engine": {"zero_stage": 1}}, "engine.zero_stage is 1"),
         (CUDA, {"engine": {"gradient_clipping": 0.5}}, "engine.gradient_clipping is 0.5"),
-        (CUDA, {"engine": {"deepspeed_config": "ds.json"}}, "engine.deepspeed_config is given"),
+        (CUDA, {"extra": {"wall_clock_breakdown": True}}, "engine.deepspeed_config is given"),
         (CUDA, {"train": {"accumulation": 2}}, "train.accumulation is 2"),
         (CUDA, {"train": {"replay": 1}}, "train.replay is 1"),
     ],
@@ -278,7 +278,8 @@ def test_graphs_are_refused_where_they_are_impossible(place: Place, change: dict
     def choose(asked: Any) -> str:
         engine = EngineConfig(**{"graphs": asked, "kernels": "on", **change.get("engine", {})})
         model = ModelConfig(block="gru")
-        return choose_graphs(Config(model=model, engine=engine, train=TrainConfig(**change.get("train", {}))), place)
+        config = Config(model=model, engine=engine, train=TrainConfig(**change.get("train", {})))
+        return choose_graphs(config, place, change.get("extra"))
 
     with pytest.raises(UsageError, match=f"engine.graphs is on, but {said}: take auto or off"):
         choose("on")

@@ -50,6 +50,8 @@ OWNED_KEYS = {
     "torch_autocast": "engine.precision",
     "zero_optimization.stage": "engine.zero_stage",
 }
+# Loggers of DeepSpeed (train/monitors.py), and the packages that they need. What is coded does not depend on them.
+MONITOR_PACKAGES = {"comet": "comet_ml", "csv_monitor": "", "tensorboard": "", "wandb": "wandb"}
 JSON_OBJECT = TypeAdapter(dict[str, JsonValue])
 
 OTHER_OPTIONS = {
@@ -272,15 +274,21 @@ def save_config(config: Config, path: Path) -> None:
     write_file(path, config_text(config).encode())
 
 
-def read_deepspeed_config(path: str) -> dict[str, Any]:
-    """The user's own DeepSpeed keys. Raises UsageError if they cannot be read, or are ours to set."""
+def read_deepspeed_keys(path: str) -> dict[str, Any]:
+    """All keys of the user's DeepSpeed file. Raises UsageError if they cannot be read."""
     if not path:
         return {}
     try:
-        keys = JSON_OBJECT.validate_json(Path(path).read_bytes())
+        return JSON_OBJECT.validate_json(Path(path).read_bytes())
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UsageError(f"engine.deepspeed_config {path} cannot be read: {reason}") from None
+
+
+def read_deepspeed_config(path: str) -> dict[str, Any]:
+    """The user's own DeepSpeed keys, without those of loggers. Raises UsageError if they cannot be read, or are ours to
+    set."""
+    keys = {name: value for name, value in read_deepspeed_keys(path).items() if name not in MONITOR_PACKAGES}
     zero = keys.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise UsageError(f"engine.deepspeed_config {path}: zero_optimization is not a JSON object")

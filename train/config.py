@@ -228,7 +228,8 @@ class EngineConfig:
     """Use only instructions that every x86-64 CPU has (sets ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA), so that
     other CPUs can get the same bits; slower."""
     deepspeed_config: Text = ""
-    """A DeepSpeed JSON file that is merged in. Keys that Onepass sets itself are refused by name."""
+    """A DeepSpeed JSON file that is merged in, also with its loggers: wandb, comet, csv_monitor. Keys that Onepass sets
+    itself are refused by name."""
     timeout_secs: Annotated[int, Field(ge=1, le=31_536_000), WHOLE] = 1800
     """How long a rank waits for another before the run fails."""
 

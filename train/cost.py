@@ -162,10 +162,20 @@ class Cost:
     def elapsed_secs(self) -> float:
         return time.monotonic() - self.start
 
-    def tokens_per_sec(self, tokens: int) -> float:
-        """The rate, if `tokens` were coded since the last call."""
+    def points(self, tokens: int, steps: int) -> dict[str, float]:
+        """Charts of the time since the last call, in which `tokens` were coded in `steps` steps, and of memory."""
         then, self.last_call = self.last_call, time.monotonic()
-        return tokens / (self.last_call - then)
+        secs = self.last_call - then
+        return {
+            "cost/tokens_per_sec": tokens / secs,
+            "cost/ms_per_step": 1000 * secs / max(steps, 1),
+            "cost/peak_memory_bytes": self.peak_memory_bytes(),
+        }
+
+    def peak_memory_bytes(self) -> int:
+        """Of this rank: on the device, or of the process on a CPU."""
+        device = self.learner.place.device
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
 
     def work(self) -> tuple[Work, float]:
         """The work of all forward passes of the epoch, and the tokens in them; padding is counted as work."""
@@ -188,9 +198,8 @@ class Cost:
         """The `cost` section of a report. A backward pass counts as two forward passes; padding is counted as work.
         Without `mfu` where an operator of the model has no formula: `uncounted` names it."""
         elapsed_secs, place = self.elapsed_secs, self.learner.place
-        cuda = place.device.type == "cuda"
         # Before measure_peak, which needs memory, too.
-        memory = torch.cuda.max_memory_allocated(place.device) if cuda else peak_rss_bytes()
+        memory = self.peak_memory_bytes()
         work, learned = self.work()
         peak = measure_peak(place.device, run_dtype(self.learner))
         available = elapsed_secs * peak.flops_per_sec * place.world_size

@@ -112,8 +112,9 @@ def record_steps(learner: Learner) -> None:
     learner.following = Graph(learner.following)  # type: ignore[assignment, method-assign]
 
 
-def choose_graphs(config: Config, place: Place) -> Any:
-    """`on` or `off`, for engine.graphs. Raises UsageError where they are asked for, and impossible."""
+def choose_graphs(config: Config, place: Place, extra: dict[str, Any] | None = None) -> Any:
+    """`on` or `off`, for engine.graphs, with the user's DeepSpeed keys `extra`. Raises UsageError where they are asked
+    for, and impossible."""
     train, engine, asked = config.train, config.engine, config.engine.graphs
     obstacles = {
         "model.network is given": config.model.network,
@@ -122,7 +123,7 @@ def choose_graphs(config: Config, place: Place) -> Any:
         "engine.kernels is off": engine.kernels != "on",
         f"engine.zero_stage is {engine.zero_stage}": engine.zero_stage,
         f"engine.gradient_clipping is {engine.gradient_clipping}": engine.gradient_clipping,
-        "engine.deepspeed_config is given": engine.deepspeed_config,
+        "engine.deepspeed_config is given": extra,
         f"train.accumulation is {train.accumulation}": train.accumulation > 1,
         f"train.replay is {train.replay}": train.replay,
     }

@@ -15,6 +15,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from data.errors import UsageError
 from train.config import flatten
+from train.monitors import Monitors
 
 HEADER = ("step", "coded_bytes", "coded_tokens", "data_bits", "total_bits", "elapsed_secs", "tokens_per_sec",
           "learning_rate")  # fmt: skip
@@ -37,14 +38,15 @@ BASELINE_RECORDS = 8
 class Metrics:
     """Call `begin` once, `record` as often as points are wanted and after the last step, then `end` and `close`."""
 
-    def __init__(self, run_dir: Path, resume_from_bytes: int | None):
-        """`resume_from_bytes`: coded bytes of the checkpoint that the run goes on from; None starts a new curve."""
+    def __init__(self, run_dir: Path, resume_from_bytes: int | None, monitors: dict[str, Any] | None = None):
+        """`resume_from_bytes`: coded bytes of the checkpoint that the run goes on from; None starts a new curve.
+        `monitors`: the loggers that train.monitors.read_monitors found."""
         path = run_dir / "curve.csv"
         self.start = time.monotonic()
         if resume_from_bytes is not None and path.exists():
             self.start -= truncate_curve(path, resume_from_bytes)
         self.file = path.open("x" if resume_from_bytes is None else "a", newline="", encoding="utf-8")
-        self.records = 0
+        self.records, self.monitors = 0, Monitors(monitors or {}, run_dir)
         self.rows = csv.writer(self.file, lineterminator="\n")
         if self.file.tell() == 0:
             self.rows.writerow(HEADER)
@@ -65,6 +67,7 @@ class Metrics:
         experiment, session, self.session_end = hparams_summaries(shown, dict.fromkeys(RUN_METRICS))
         for summary in (experiment, session):
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+        self.monitors.begin(shown)
         self.flush()
 
     def record(
@@ -93,17 +96,20 @@ class Metrics:
         if self.records % BASELINE_RECORDS == 0:
             points |= self.baselines
         self.records += 1
-        for tag, value in points.items():
-            self.writer.add_scalar(tag, value, coded_bytes)
+        self.write(points, coded_bytes)
 
     def end(self, report: dict[str, Any]) -> None:
         """Record the cost of the finished run, from its `report` (report.json), and that it is finished."""
         cost = {name: value for name, value in report["cost"].items() if isinstance(value, int | float)}
         points = {f"cost/{name}": value for name, value in cost.items() if name != "tokens_per_sec"}
-        for tag, value in (points | self.baselines).items():
-            self.writer.add_scalar(tag, value, report["corpus"]["bytes"])
+        self.write(points | self.baselines, report["corpus"]["bytes"])
         self.writer.file_writer.add_summary(self.session_end)  # type: ignore[attr-defined]
         self.flush()
+
+    def write(self, points: dict[str, float], coded_bytes: int) -> None:
+        for tag, value in points.items():
+            self.writer.add_scalar(tag, value, coded_bytes)
+        self.monitors.write(points, coded_bytes)
 
     def flush(self) -> None:
         """Put all points on disk."""
@@ -114,6 +120,7 @@ class Metrics:
     def close(self) -> None:
         self.file.close()
         self.writer.close()
+        self.monitors.close()
 
 
 def truncate_curve(path: Path, resume_from_bytes: int) -> float:

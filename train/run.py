@@ -27,6 +27,7 @@ from train.corpus import CorpusSource, ResumableSource, identify, prepare_data
 from train.cost import Cost
 from train.cuda import choose_compile, choose_kernels
 from train.engine import Place
+from train.gradient_norm import GradientNorm
 from train.graphs import choose_graphs
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
@@ -75,20 +76,20 @@ def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config],
     # A caller from Python may not have parsed it.
     check(config)
     place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
-    config = resolve(config, place)
+    config = resolve(config, place, extra)
     with restore_signals(), explain_lost(place, seats, lambda: remedy(config)):
         yield Session(config, place, seats, extra)
 
 
-def resolve(config: Config, place: Place) -> Config:
-    """`config` with everything that was left to the machine filled in."""
+def resolve(config: Config, place: Place, extra: dict[str, Any] | None = None) -> Config:
+    """`config`, which has the user's DeepSpeed keys `extra`, with everything that was left to the machine filled in."""
     cuda = place.device.type == "cuda"
     block = display_name(config.model.block).replace(" ", "+").replace(":", ".")
     name = f"{folder_name(config.data.source)}-{block}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     engine = replace(config.engine, threads=torch.get_num_threads(), kernels=choose_kernels(config, place))
     config = replace(config, engine=engine)
-    engine.compile, engine.graphs = choose_compile(config, place), choose_graphs(config, place)
+    engine.compile, engine.graphs = choose_compile(config, place), choose_graphs(config, place, extra)
     if place.world_size > 1:
         # A single rank exchanges nothing, and may be resumed by several.
         engine.backend = torch.distributed.get_backend()  # type: ignore[assignment]
@@ -195,6 +196,8 @@ class Run:
                 with explain_misfit(self.folder):
                     source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
+        graphs = config.engine.graphs == "on"
+        self.gradient_norm = GradientNorm(self.learner, self.config.log_steps, self.first_step, graphs)
         self.totals = self.ledger.totals()
 
     def __enter__(self) -> Self:
@@ -240,7 +243,7 @@ class Run:
         Raises RunFailed on a loss that is no number or a ledger that disagrees with the manifest, Stopped on a signal.
         """
         config, lanes, stop = self.config, self.lanes, StopRequest()
-        saved = time.monotonic()
+        saved, recorded = time.monotonic(), self.first_step
         self.cost.begin()
         with (
             explain_memory(),
@@ -257,12 +260,16 @@ class Run:
                         f"the loss stopped being a number in the {config.log_steps} steps before step {done}, after "
                         f"{before[2]:,} coded bytes. {self.remedy}"
                     )
-                tokens_per_sec = self.cost.tokens_per_sec(tokens - before[1])
-                progress.show(bits, coded_bytes, tokens_per_sec)
+                costs = self.cost.points(tokens - before[1], done - recorded)
+                recorded = done
+                progress.show(bits, coded_bytes, costs["cost/tokens_per_sec"])
                 if metrics:
                     scalars = {
                         "optim/learning_rate": float(self.learner.engine.optimizer.param_groups[0]["lr"]),
-                        "cost/tokens_per_sec": tokens_per_sec,
+                        "rate/nats_per_token_now": (bits - before[0]) * math.log(2) / max(tokens - before[1], 1),
+                        "progress/coded_tokens": tokens,
+                        **self.gradient_norm.points(),
+                        **costs,
                     }
                     bits_per_byte_now = (bits - before[0]) / max(coded_bytes - before[2], 1)
                     metrics.record(done, coded_bytes, tokens, bits, bits_per_byte_now, scalars)

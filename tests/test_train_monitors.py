@@ -1,0 +1,121 @@
+"""Loggers of DeepSpeed get every point of the curve, and change nothing that is coded."""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from dist import run
+from torch import nn
+
+from data.errors import UsageError
+from train.command_line import read_deepspeed_config
+from train.gradient_norm import GradientNorm
+from train.monitors import read_monitors
+
+TRAIN = "launch/train.py"
+SMALL = ["--data.tokenizer=bytes", "--model.block=lstm", "--model.depth=1", "--model.width=16", "--train.lanes=8",
+         "--model.ngram_orders=[]", "--run.baselines=false", "--engine.threads=1", "--run.log_steps=3",
+         "--run.checkpoint_secs=0"]  # fmt: skip
+
+
+def written(folder: Path, sections: dict[str, Any]) -> str:
+    path = folder / "ds.json"
+    path.write_text(json.dumps(sections))
+    return str(path)
+
+
+def history(path: Path) -> list[dict[str, float]]:
+    """The points of a .wandb file, which W&B would upload."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return found
+
+
+def test_wandb_and_csv_get_the_curve_and_the_run_its_bits(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"In the beginning was the Word. " * 80)
+    path = written(
+        tmp_path,
+        {"wandb": {"enabled": True, "project": "mine"}, "csv_monitor": {"enabled": True, "output_path": str(tmp_path)}},
+    )
+    given = [*SMALL, f"--data.source={tmp_path / 'text'}"]
+    done = run(
+        TRAIN, *given, f"--run.dir={tmp_path / 'run'}", f"--engine.deepspeed_config={path}", HOME=str(tmp_path),
+        WANDB_MODE="offline", WANDB_SILENT="true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert run(TRAIN, *given, f"--run.dir={tmp_path / 'plain'}", HOME=str(tmp_path)).returncode == 0
+    curves = []
+    for name in ("run", "plain"):
+        with (tmp_path / name / "curve.csv").open() as stream:
+            curves.append(list(csv.DictReader(stream)))
+    assert len(curves[0]) > 2
+    for ours, plain in zip(*curves, strict=True):
+        assert [ours[name] for name in ("coded_bytes", "data_bits", "total_bits")] == [
+            plain[name] for name in ("coded_bytes", "data_bits", "total_bits")
+        ]
+
+    (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    points = {int(point["_step"]): point for point in history(log)}
+    with (tmp_path / "DeepSpeedJobName" / "description_length_total_bytes.csv").open() as stream:
+        charted = {int(row["step"]): float(row["total_bytes"]) for row in csv.DictReader(stream)}
+    for row in curves[0]:
+        step, total = int(row["coded_bytes"]), float(row["total_bits"]) / 8
+        assert charted[step] == pytest.approx(total)
+        assert points[step]["description_length/total_bytes"] == pytest.approx(total)
+        assert points[step]["progress/coded_tokens"] == int(row["coded_tokens"])
+        assert {"optim/gradient_norm", "cost/peak_memory_bytes", "cost/ms_per_step"} <= set(points[step])
+    # Of bytes, of which the last one has an end of the document beside it.
+    first = points[int(curves[0][0]["coded_bytes"])]
+    assert first["rate/nats_per_token_now"] == pytest.approx(first["rate/bits_per_byte_now"] * 0.6931472, rel=1e-3)
+    assert points[max(points)]["cost/elapsed_secs"] > 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"wandb": 1}, "wandb is not a JSON object"),
+        ({"comet": {"enabled": True}}, "comet needs the package comet_ml: pip install comet_ml"),
+        ({"csv_monitor": {"enabled": True, "folder": "x"}}, "csv_monitor.folder: Extra inputs are not permitted"),
+        ({"wandb": {"enabled": True, "project": 3}}, "wandb.project: Input should be a valid string"),
+    ],
+)
+def test_sections_that_are_wrong_are_named(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=r"ds\.json") as caught:
+        read_monitors(written(tmp_path, sections))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_loggers_are_no_part_of_what_a_decoder_needs(tmp_path: Path) -> None:
+    off, on = {"enabled": False}, {"enabled": True, "job_name": "x"}
+    path = written(tmp_path, {"csv_monitor": on, "wandb": off, "wall_clock_breakdown": False})
+    assert read_monitors(path) == {"csv_monitor": on}
+    assert read_deepspeed_config(path) == {"wall_clock_breakdown": False}
+    assert read_monitors("") == {}
+
+
+def test_the_gradient_norm_is_that_of_the_logged_step() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    zero = SimpleNamespace(get_global_grad_norm=lambda: 7.0, optimizer=None)
+    engine: Any = SimpleNamespace(optimizer=optimizer)
+    norm = GradientNorm(SimpleNamespace(engine=engine), 2, 4, recorded=False)
+    assert norm.points() == {}
+    for step in range(5, 9):
+        model.weight.grad, model.bias.grad = torch.full((2, 3), float(step)), torch.zeros(2)
+        optimizer.step()
+        if step > 5:
+            assert norm.points() == {"optim/gradient_norm": pytest.approx((step - step % 2) * 6**0.5)}
+    assert GradientNorm(SimpleNamespace(engine=zero), 2, 0, recorded=False).points() == {"optim/gradient_norm": 7.0}
