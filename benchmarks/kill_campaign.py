@@ -102,7 +102,7 @@ class Prey:
         return self.events_bytes > before
 
     def flushed_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.run_dir.glob("tensorboard/**/*") if path.is_file())
+        return sum(path.stat().st_size for path in self.run_dir.glob("events.out.tfevents.*"))
 
     def lie_in_wait(self, moment: str, run_secs: float, chance: random.Random) -> bool:
         """Wait for a moment of a kind, and say whether it came."""
@@ -174,7 +174,7 @@ def same(a: Any, b: Any) -> bool:
 
 def points(run_dir: Path) -> list[tuple[int, float]]:
     """The total's curve as TensorBoard shows it."""
-    accumulator = EventAccumulator(str(run_dir / "tensorboard"))
+    accumulator = EventAccumulator(str(run_dir))
     accumulator.Reload()
     return [(point.step, point.value) for point in accumulator.Scalars("description_length/total_bytes")]
 

@@ -89,7 +89,7 @@ def finished_run(run_dir: Path, run: dict[str, Any] | None = None, **changes: An
     fixed_bits = {"code": length.code_bits, "tokenizer": length.tokenizer_bits, "side": length.side_bits}
     metrics.begin(fixed_bits, SIZES, {"model": given["model"]})
     for step in range(1, 11):
-        scalars = {"cost/tokens_per_sec": 7.5, "optim/learning_rate": 0.01}
+        scalars = {"machine/tokens_per_sec": 7.5, "optim/learning_rate": 0.01}
         metrics.record(step, 100 * step, 30 * step, length.data_bits * step / 10, length.data_bits / 1000, scalars)
     metrics.end(report.values())
     metrics.close()

@@ -29,7 +29,7 @@ def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corp
     last = curve(undisturbed)[-1]
     assert (last[1], last[2]) == ("5003", "5004")
     assert float(last[3]) == length["data_bits"]
-    for name in ("config.yaml", "report.md", "report.html", "environment.json", "tensorboard", "checkpoints"):
+    for name in ("config.yaml", "report.md", "report.html", "environment.json", "checkpoints"):
         assert (undisturbed / name).exists(), name
     # What is known by counting stands beside it, and this much has been learned.
     known = found["references"]

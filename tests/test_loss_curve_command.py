@@ -35,7 +35,7 @@ def test_the_files_of_a_run_give_its_ledger_to_the_bit(folder: Path) -> None:
     sums = of(folder / "run/curve.csv", ["data_bits"], None, "bits", "total", None)
     assert (sums.low_bits, sums.high_bits) == pytest.approx((truth_bits, truth_bits), rel=1e-9)
     # TensorBoard's numbers have seven digits.
-    rates = of(folder / "run/tensorboard", [], "rate/bits_per_byte_now", "bits", "mean", 1)
+    rates = of(folder / "run", [], "rate/bits_per_byte_now", "bits", "mean", 1)
     assert (rates.low_bits, rates.high_bits) == pytest.approx((truth_bits, truth_bits), rel=1e-5)
 
 

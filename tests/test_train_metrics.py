@@ -21,7 +21,7 @@ def begin(run_dir: Path, resume_from_bytes: int | None = None) -> Metrics:
 
 
 def record(metrics: Metrics, step: int, data_bits: float | None = None) -> None:
-    scalars = {"optim/learning_rate": 0.01 * step, "cost/tokens_per_sec": 50.0, "optim/gradient_norm": 1.5}
+    scalars = {"optim/learning_rate": 0.01 * step, "machine/tokens_per_sec": 50.0, "optim/gradient_norm": 1.5}
     metrics.record(step, 100 * step, 40 * step, 400.0 * step if data_bits is None else data_bits, 3.5, scalars)
 
 
@@ -31,7 +31,7 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
 
 
 def points(run_dir: Path, tag: str) -> dict[int, float]:
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
 
 
@@ -58,11 +58,11 @@ def test_every_chart_has_its_value_at_the_bytes_coded(tmp_path: Path) -> None:
         "description_length/tokenizer_bytes": 20.0,
         "description_length/bits_per_byte": 2200 / 300,
         "rate/bits_per_byte_now": 3.5,
-        "compression/ratio": 300 / 275,
-        "baseline/xz-9e_bytes": 900.0,
+        "description_length/ratio": 300 / 275,
+        "other_codes/xz-9e_bytes": 900.0,
         "optim/learning_rate": 0.03,
         "optim/gradient_norm": 1.5,
-        "cost/tokens_per_sec": 50.0,
+        "machine/tokens_per_sec": 50.0,
     }
     for tag, value in expected.items():
         assert points(tmp_path, tag) == {300: pytest.approx(value, rel=1e-6)}, tag
@@ -86,7 +86,7 @@ def test_a_resumed_run_leaves_no_fold(tmp_path: Path) -> None:
     curve = points(tmp_path, "description_length/data_bytes")
     assert list(curve) == [100 * step for step in steps]
     assert [value < 0 for value in curve.values()] == [step > 20 for step in steps]
-    flat_line = points(tmp_path, "baseline/xz-9e_bytes")
+    flat_line = points(tmp_path, "other_codes/xz-9e_bytes")
     assert list(flat_line) == sorted(flat_line)
     assert set(flat_line.values()) == {900.0}
 
@@ -136,18 +136,18 @@ def test_the_end_adds_cost_and_hparams(tmp_path: Path) -> None:
     }
     metrics.end(report)
     metrics.close()
-    assert points(tmp_path, "cost/elapsed_secs") == {300: 12.5}
-    assert points(tmp_path, "cost/mfu") == {300: 0.5}
+    assert points(tmp_path, "machine/elapsed_secs") == {300: 12.5}
+    assert points(tmp_path, "machine/mfu") == {300: 0.5}
     # The rate is a curve, not a number of the whole run.
-    assert points(tmp_path, "cost/tokens_per_sec") == {300: 50.0}
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert points(tmp_path, "machine/tokens_per_sec") == {300: 50.0}
+    events = EventAccumulator(str(tmp_path)).Reload()
     started = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"model.width" in started
     assert b"[1, 2]" in started
     assert "_hparams_/session_end_info" in events.summary_metadata
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert layout.index(b"description_length/total_bytes") < layout.index(b"rate/bits_per_byte_now")
-    assert b"baseline/.*" in layout
+    assert b"other_codes/.*" in layout
 
 
 def test_flatten() -> None:

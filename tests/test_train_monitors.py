@@ -76,11 +76,11 @@ def test_wandb_and_csv_get_the_curve_and_the_run_its_bits(tmp_path: Path) -> Non
         assert charted[step] == pytest.approx(total)
         assert points[step]["description_length/total_bytes"] == pytest.approx(total)
         assert points[step]["progress/coded_tokens"] == int(row["coded_tokens"])
-        assert {"optim/gradient_norm", "cost/peak_memory_bytes", "cost/ms_per_step"} <= set(points[step])
+        assert {"optim/gradient_norm", "machine/peak_memory_bytes", "machine/ms_per_step"} <= set(points[step])
     # Of bytes, of which the last one has an end of the document beside it.
     first = points[int(curves[0][0]["coded_bytes"])]
     assert first["rate/nats_per_token_now"] == pytest.approx(first["rate/bits_per_byte_now"] * 0.6931472, rel=1e-3)
-    assert points[max(points)]["cost/elapsed_secs"] > 0
+    assert points[max(points)]["machine/elapsed_secs"] > 0
 
 
 @pytest.mark.parametrize(

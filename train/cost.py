@@ -167,9 +167,9 @@ class Cost:
         then, self.last_call = self.last_call, time.monotonic()
         secs = self.last_call - then
         return {
-            "cost/tokens_per_sec": tokens / secs,
-            "cost/ms_per_step": 1000 * secs / max(steps, 1),
-            "cost/peak_memory_bytes": self.peak_memory_bytes(),
+            "machine/tokens_per_sec": tokens / secs,
+            "machine/ms_per_step": 1000 * secs / max(steps, 1),
+            "machine/peak_memory_bytes": self.peak_memory_bytes(),
         }
 
     def peak_memory_bytes(self) -> int:

@@ -20,14 +20,14 @@ from train.monitors import Monitors
 HEADER = ("step", "coded_bytes", "coded_tokens", "data_bits", "total_bits", "elapsed_secs", "tokens_per_sec",
           "learning_rate")  # fmt: skip
 # What TensorBoard's HPARAMS page shows of a run, besides its configuration.
-RUN_METRICS = ("description_length/total_bytes", "description_length/bits_per_byte", "compression/ratio",
-               "cost/elapsed_secs")  # fmt: skip
+RUN_METRICS = ("description_length/total_bytes", "description_length/bits_per_byte", "description_length/ratio",
+               "machine/elapsed_secs")  # fmt: skip
 LAYOUT = {
     "Description length": {
-        "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "baseline/.*"]],
+        "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "other_codes/.*"]],
         "bits per byte": ["Multiline", ["rate/bits_per_byte_now", "description_length/bits_per_byte"]],
         "terms, bytes so far": ["Multiline", ["description_length/(data|code|tokenizer)_bytes"]],
-        "compression ratio so far": ["Multiline", ["compression/ratio"]],
+        "compression ratio so far": ["Multiline", ["description_length/ratio"]],
     }
 }
 # Baselines, which are flat lines, get a point for so many points of the curve. TensorBoard scales a chart to the middle
@@ -50,14 +50,15 @@ class Metrics:
         self.rows = csv.writer(self.file, lineterminator="\n")
         if self.file.tell() == 0:
             self.rows.writerow(HEADER)
+        # TensorBoard names a run by the folder of its events.
         purge_step = None if resume_from_bytes is None else resume_from_bytes + 1
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step, flush_secs=10)
+        self.writer = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=10)
 
     def begin(self, fixed_bits: dict[str, float], baselines: dict[str, Any], hparams: dict[str, Any]) -> None:
         """Record what does not change: the terms "code", "tokenizer" and "side", the baselines in bytes, and the
         configuration, nested or flat."""
         self.fixed_bits = fixed_bits
-        self.baselines = {f"baseline/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
+        self.baselines = {f"other_codes/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
         self.writer.add_custom_scalars(LAYOUT)
         # TensorBoard shows plain values only: others become text.
         shown = {
@@ -76,10 +77,10 @@ class Metrics:
     ) -> None:  # fmt: skip
         """Record a point of the curve, after `step` steps. Sums are over all ranks, from the start of the corpus;
         `bits_per_byte_now` is the rate since the last point. `scalars` holds `optim/learning_rate`,
-        `cost/tokens_per_sec`, and what else is to be charted."""
+        `machine/tokens_per_sec`, and what else is to be charted."""
         total_bits = sum(self.fixed_bits.values(), data_bits)
         elapsed_secs = time.monotonic() - self.start
-        rate, learning_rate = scalars["cost/tokens_per_sec"], scalars["optim/learning_rate"]
+        rate, learning_rate = scalars["machine/tokens_per_sec"], scalars["optim/learning_rate"]
         sums = (step, coded_bytes, coded_tokens, data_bits, total_bits)
         self.rows.writerow((*sums, f"{elapsed_secs:.3f}", f"{rate:.1f}", learning_rate))
         self.file.flush()
@@ -90,7 +91,7 @@ class Metrics:
             "description_length/tokenizer_bytes": self.fixed_bits["tokenizer"] / 8,
             "description_length/bits_per_byte": total_bits / max(coded_bytes, 1),
             "rate/bits_per_byte_now": bits_per_byte_now,
-            "compression/ratio": 8 * coded_bytes / total_bits,
+            "description_length/ratio": 8 * coded_bytes / total_bits,
             **scalars,
         }
         if self.records % BASELINE_RECORDS == 0:
@@ -101,7 +102,7 @@ class Metrics:
     def end(self, report: dict[str, Any]) -> None:
         """Record the cost of the finished run, from its `report` (report.json), and that it is finished."""
         cost = {name: value for name, value in report["cost"].items() if isinstance(value, int | float)}
-        points = {f"cost/{name}": value for name, value in cost.items() if name != "tokens_per_sec"}
+        points = {f"machine/{name}": value for name, value in cost.items() if name != "tokens_per_sec"}
         self.write(points | self.baselines, report["corpus"]["bytes"])
         self.writer.file_writer.add_summary(self.session_end)  # type: ignore[attr-defined]
         self.flush()

@@ -262,7 +262,7 @@ class Run:
                     )
                 costs = self.cost.points(tokens - before[1], done - recorded)
                 recorded = done
-                progress.show(bits, coded_bytes, costs["cost/tokens_per_sec"])
+                progress.show(bits, coded_bytes, costs["machine/tokens_per_sec"])
                 if metrics:
                     scalars = {
                         "optim/learning_rate": float(self.learner.engine.optimizer.param_groups[0]["lr"]),
