@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from archive.pins import PINS, pinned
 from data.errors import RunFailed, Stopped, UsageError
 from data.streams import STREAMS, publish
+from eval import decoder_imports
 from train.launched import is_rank_0, read_rank
 from train.options import did_you_mean
 
@@ -27,6 +28,19 @@ def begin(module: str) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if module == "__main__":
         STREAMS.separate()
+
+
+def answer_help(module: str, text: Callable[[], str]) -> None:
+    """If the program `module` is asked for its help, print `text()` and leave: before it imports what takes seconds."""
+    if module == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(exit_status(lambda: publish(text())))
+
+
+def measure_ahead(module: str) -> None:
+    """In the program `module`, which will measure its decoder's code, begin with that: it takes as long as importing
+    PyTorch does here, and happens beside it."""
+    if module == "__main__" and is_rank_0() and "--print_config" not in sys.argv:
+        decoder_imports.start_ahead()
 
 
 def restart(environment: dict[str, str]) -> NoReturn:
