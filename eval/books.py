@@ -7,6 +7,7 @@ from typing import Any
 
 from data.files import write_file
 from data.names import pack_names
+from data.notices import NOTICES
 from data.prepare import PreparedCorpus
 from data.streams import publish
 from eval import decoder_imports
@@ -36,7 +37,7 @@ from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
 from train.ranks import after_rank_0
 from train.run import Outcome, Run, Session
-from train.run_dir import CODE_FILE, TOKENIZER_FILE
+from train.run_dir import CODE_FILE, NOTICES_FILE, TOKENIZER_FILE
 
 
 class Books:
@@ -76,6 +77,8 @@ class Books:
 
     def follow(self, run: Run, warm_start: bytes = b"") -> Outcome:
         """Run the epoch, and keep its live curve. `warm_start` is what the run begins with, packed."""
+        if self.run_dir.is_dir():
+            NOTICES.write_to(self.run_dir / NOTICES_FILE, self.config.run.verbose)
         if not self.kept:
             return run.go(None, 0.0, self.manifest.bytes)
         self.open(run, warm_start)
