@@ -7,13 +7,15 @@ from typing import Any
 
 from data.files import write_file
 from data.names import pack_names
+from data.notices import NOTICES
 from data.prepare import PreparedCorpus
 from data.streams import publish
+from eval import decoder_imports
 from eval.baselines import cached_baselines
 from eval.begun import refuse_other_run, refuse_other_settings
-from eval.code_size import decoder_values, measure_code, reference_machine
-from eval.decoder_imports import refuse_late_imports
+from eval.code_size import charged_config, decoder_values, measure_code, reference_machine, unpack
 from eval.description_length import side_bits
+from eval.late_imports import refuse_late_imports
 from eval.measured import CorpusBytes
 from eval.network_code import measure_network
 from eval.provenance import describe_run, escape_text
@@ -36,23 +38,27 @@ from train.metrics import Metrics
 from train.monitors import read_monitors
 from train.ranks import after_rank_0
 from train.run import Outcome, Run, Session
-from train.run_dir import CODE_FILE, TOKENIZER_FILE
+from train.run_dir import CODE_FILE, NOTICES_FILE, TOKENIZER_FILE
 
 
 class Books:
     """Every rank calls, in this order, `Books`, `measure`, `follow`; rank 0 alone then calls `close`."""
 
-    def __init__(self, session: Session):
-        """Look at the run's directory, before any work. Raises UsageError if the run cannot begin or go on there."""
+    def __init__(self, session: Session, again: bool = False):
+        """Look at the run's directory, before any work. Raises UsageError if the run cannot begin or go on there.
+        `again`: this process may have more runs, whose code is measured by the same interpreter."""
+        self.again = again
         self.session, self.config, self.run_dir = session, session.config, Path(session.config.run.dir)
         self.kept = session.place.rank == 0
         self.monitors = read_monitors(session.config.engine.deepspeed_config)
+        if self.kept:
+            decoder_imports.start_ahead()
         after_rank_0(session.place, "preparation", self.refuse_other_run)
 
     def refuse_other_run(self) -> None:
         # Rank 0 alone looks: by the time that others get here, it may have written there itself.
         if self.kept:
-            refuse_other_run(self.config, decoder_values(self.config, None, self.session.extra))
+            self.begun_code = refuse_other_run(self.config, decoder_values(self.config, None, self.session.extra))
 
     def measure(self, corpus: PreparedCorpus) -> None:
         """Measure what the number is compared with. Minutes for a large corpus, and cached: now, before other ranks
@@ -73,6 +79,8 @@ class Books:
 
     def follow(self, run: Run, warm_start: bytes = b"") -> Outcome:
         """Run the epoch, and keep its live curve. `warm_start` is what the run begins with, packed."""
+        if self.run_dir.is_dir():
+            NOTICES.write_to(self.run_dir / NOTICES_FILE, self.config.run.verbose)
         if not self.kept:
             return run.go(None, 0.0, self.manifest.bytes)
         self.open(run, warm_start)
@@ -86,7 +94,11 @@ class Books:
         self.run_as = describe_run(config, self.session.extra, place.device.type, place.world_size)
         write_file(self.run_dir / "environment.json", json.dumps(self.machine, indent=1).encode())
         write_file(self.run_dir / TOKENIZER_FILE, tokenizer.encoding)
-        self.code = measure_code(self.values, config.run.reference_packages)
+        begun = self.begun_code
+        same = begun and unpack(begun.packed)[0] == json.loads(json.dumps(charged_config(self.values)))
+        self.code = begun if begun and same else measure_code(self.values, config.run.reference_packages)
+        if not self.again:
+            decoder_imports.stop_ahead()
         if not config.run.resume:
             write_file(self.run_dir / CODE_FILE, self.code.packed)
         # What can be resumed has a configuration, so that is written last.

@@ -14,7 +14,8 @@ import lzma
 import platform
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from data.tokenizer import Tokenizer
 from eval.canonical import OUR_ROOMS, all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
-from train.config import BYTE_SYMBOLS, Config
+from train.config import BYTE_SYMBOLS, Config, ModelConfig
+from train.meta import shape_device
 
 DECODER = "archive.decoding"
 # They make one thing in one of two ways: the model, of blocks or as a whole network, and the tokenizer.
@@ -69,7 +71,10 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     them is not installed, NotImportable when the decoder cannot be imported.
     """
     network = bool(config["model"].get("network"))
-    imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared)
+    # On CUDA, kernels are chosen while the learner is built, which takes no device here.
+    model = SimpleNamespace(**{**asdict(ModelConfig()), **config["model"]})
+    device = "meta" if config["engine"].get("kernels") == "on" else shape_device(model, BYTE_SYMBOLS).type
+    imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared, device)
     sources, packages = imports["sources"], set(imports["packages"])
     blocks = [] if network else config["model"]["block"].split()
 
@@ -91,8 +96,10 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
                         asked.update(imported_modules(node, alias, name, name in packages))
             waiting += asked - trees.keys()
         drop_entries(trees["model.registry"], blocks)
-        loaded = set(imports["loaded"]) - asked
-        return prune(trees, packages, DECODER, loaded, imports["inherited"], [name for name in blocks if ":" in name])
+        named = [name for name in blocks if ":" in name]
+        # The configuration names their modules, whatever imports them as well.
+        loaded = set(imports["loaded"]) - asked | {name.split(":")[0] for name in named} & trees.keys()
+        return prune(trees, packages, DECODER, loaded, imports["inherited"], named)
 
     program = reached(canonical_tree)
     if any(reads_itself(ast.parse(sources[name])) for name in program):
@@ -172,15 +179,21 @@ def without_empty_network(model: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in model.items() if name != "network" or value}
 
 
+def charged_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that is charged."""
+    charged = {name: config[name] for name in ("model", "train", "engine")} | {
+        "data": {"tokenizer": config["data"]["tokenizer"]}
+    }
+    charged["model"] = without_empty_network(config["model"])
+    return charged
+
+
 def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
     """A decoder's program as one text: its configuration as JSON, then path and canonical source of each module.
 
     NUL, which neither JSON nor Python source can hold, stands between them.
     """
-    charged = {name: config[name] for name in ("model", "train", "engine")} | {
-        "data": {"tokenizer": config["data"]["tokenizer"]}
-    }
-    charged["model"] = without_empty_network(config["model"])
+    charged = charged_config(config)
     parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
     for name, source in canonical.items():
         parts += [name, source]
@@ -222,12 +235,17 @@ def code_identity(packed: bytes) -> str:
 def foreign_modules(packed: bytes, declared: Iterable[str] = ()) -> list[str]:
     """Modules of `CodeSize.packed` that the project here lacks or has otherwise, or has beside them, for the same
     configuration; layout, comments and what the decoder does not reach are free."""
-    config, sources = unpack(packed)
     try:
-        here = unpack(measure_code(config, declared).packed)[1]
+        here = measure_code(unpack(packed)[0], declared)
     except NotImportable as error:
         return [f"its imports ({error.reason})"]
-    return sorted(name for name in sources.keys() | here.keys() if sources.get(name) != here.get(name))
+    return different_modules(packed, here.packed)
+
+
+def different_modules(packed: bytes, other: bytes) -> list[str]:
+    """Modules that two `CodeSize.packed` do not share."""
+    sources, others = unpack(packed)[1], unpack(other)[1]
+    return sorted(name for name in sources.keys() | others.keys() if sources.get(name) != others.get(name))
 
 
 def installed_version(name: str) -> str:

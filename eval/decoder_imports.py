@@ -1,10 +1,8 @@
 """The modules of a run's decoder, found by building its model and learner in a fresh interpreter.
 
-`python -P -m eval.decoder_imports CONFIG DECLARED` (both JSON) is that interpreter; `decoder_imports` starts it.
-
-Modules are told apart by name, never by where a file is. Ours are the seven rooms. The reference machine is Python's
-standard library, torch, deepspeed, numpy, the packages that a run declares beside them, and what these require. All
-else that the decoder imports belongs to its program.
+`python -P -m eval.decoder_imports CONFIG DEVICE DECLARED` is that interpreter; `decoder_imports` starts it.
+Without arguments it imports what all decoders have in common, and answers requests from standard input, each in a fork:
+`start_ahead` starts that one while there is other work to do.
 """
 
 import ast
@@ -14,26 +12,28 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cached_property
+import traceback
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from data.errors import RunFailed, UsageError
+from data.errors import UsageError
 from eval.canonical import OUR_ROOMS, all_statements
 
 REFERENCE = ("torch", "deepspeed", "numpy")
 # They come with these, and some builds name no package that brings them.
 REFERENCE_MODULES = {"functorch", "torchgen", "triton", "_distutils_hack", "pkg_resources", "setuptools"}
 PIECES = 512
+INTERPRETER = [sys.executable, "-P", "-m", "eval.decoder_imports"]
 UNKNOWN = "of unknown version"
 
 
@@ -63,23 +63,75 @@ class Imports(TypedDict):
 _IMPORTS = TypeAdapter(Imports)
 
 
-def decoder_imports(config: dict[str, Any], declared: Iterable[str] = ()) -> Imports:
-    """Import the decoder of a resolved configuration, and its model's blocks. Takes as long as the imports: seconds.
+def decoder_imports(config: dict[str, Any], declared: Iterable[str] = (), device: str = "meta") -> Imports:
+    """Import the decoder of a resolved configuration, and build it on a PyTorch device. Takes as long as the imports:
+    seconds.
 
     `declared` are packages that the run takes for granted. Raises UsageError if one of them is not installed,
     NotImportable if the decoder cannot be imported.
     """
-    command = [sys.executable, "-P", "-m", "eval.decoder_imports", json.dumps(config), json.dumps(sorted(declared))]
-    # The interpreter has to find what this one finds, in the same order.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-    run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-    if run.returncode == 2:
+    if AHEAD:
+        status, found, reason = AHEAD[0].ask(config, device, sorted(declared))
+    else:
+        given = [json.dumps(config), device, json.dumps(sorted(declared))]
+        run = subprocess.run(
+            [*INTERPRETER, *given], check=False, capture_output=True, text=True, env=same_path(os.environ)
+        )
+        status, found = run.returncode, run.stdout
+        reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
+    if status == 2:
         raise UsageError(reason)
-    if run.returncode:
+    if status:
         raise NotImportable(reason)
-    imports: Imports = _IMPORTS.validate_json(run.stdout)
+    imports: Imports = _IMPORTS.validate_json(found)
     return imports
+
+
+def search_path() -> list[str]:
+    """Where this interpreter looks for modules. Another one has to find the same, in the same order."""
+    return [path or str(Path.cwd()) for path in sys.path]
+
+
+def same_path(environment: Mapping[str, str]) -> dict[str, str]:
+    return {**environment, "PYTHONPATH": os.pathsep.join(search_path())}
+
+
+class Ahead:
+    """An interpreter that has imported what all decoders have in common, and waits for requests."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            INTERPRETER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=same_path(os.environ),
+        )  # fmt: skip
+
+    def ask(self, config: dict[str, Any], device: str, declared: list[str]) -> tuple[int, str, str]:
+        """Its exit status for a request, the imports as JSON, and what is wrong where the status is not 0."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(json.dumps([config, device, declared, search_path()]) + "\n")
+            self.process.stdin.flush()
+            status, found, reason = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            AHEAD.remove(self)
+            return 1, "", f"its interpreter ended with status {self.process.wait()}"
+        return status, found, reason
+
+
+AHEAD: list[Ahead] = []
+
+
+def start_ahead() -> None:
+    """Let the interpreter of `decoder_imports` import what all decoders have in common: from now on, beside what this
+    process does. It stays for further calls, until `stop_ahead`, or this process ends."""
+    if not AHEAD:
+        AHEAD.append(Ahead())
+
+
+def stop_ahead() -> None:
+    while AHEAD:
+        # At the end of its input it leaves.
+        AHEAD.pop().process.communicate()
 
 
 class ImportWatch(MetaPathFinder):
@@ -101,16 +153,22 @@ class ImportWatch(MetaPathFinder):
         return True
 
 
-def build_decoder(config: dict[str, Any]) -> None:
-    """Import the decoder and build its model and learner on PyTorch's meta device, where numbers take no memory."""
+def import_decoder() -> None:
+    """Import what the decoders of all configurations have in common."""
+    for name in ("torch", "train.loop", "train.engine", "archive.decoding"):
+        importlib.import_module(name)
+
+
+def build_decoder(config: dict[str, Any], device: str) -> None:
+    """Import the decoder and build its model and learner on a device, where its numbers are of no use."""
     import torch
 
     import train.loop
     from train.engine import Place
 
-    importlib.import_module("archive.decoding")
-    # DeepSpeed's engine is part of the reference machine, and cannot live on that device; the optimiser imports nothing
-    # of its own accord, and PyTorch's constructor of it takes seconds.
+    import_decoder()
+    # DeepSpeed's engine is part of the reference machine, and cannot live on the meta device; the optimiser imports
+    # nothing of its own accord, and PyTorch's constructor of it takes seconds.
     train.loop.build_engine = lambda model, *_: SimpleNamespace(module=model)
     train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
     config["model"].setdefault("network", "")
@@ -118,8 +176,8 @@ def build_decoder(config: dict[str, Any]) -> None:
     if config["data"]["tokenizer"] == "file":
         importlib.import_module("data.joins")
     vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else PIECES
-    with torch.device("meta"):
-        train.loop.Learner(tree, vocabulary, 0, Place(0, 1, torch.device("meta")))
+    with torch.device(device):
+        train.loop.Learner(tree, vocabulary, 0, Place(0, 1, torch.device(device)))
 
 
 class Sorter:
@@ -128,8 +186,9 @@ class Sorter:
     `declared` are packages, or modules that no package brought. Raises LookupError on what is neither.
     """
 
-    def __init__(self, declared: list[str]):
-        self.packages = importlib.metadata.packages_distributions()
+    def __init__(self, declared: list[str], packages: Mapping[str, list[str]] | None = None):
+        """`packages`: those that brought each module, if that is known."""
+        self.packages = importlib.metadata.packages_distributions() if packages is None else packages
         reference = find_required([*REFERENCE, *declared])
         tops = {top for top, names in self.packages.items() if any(plain(name) in reference for name in names)}
         self.reference = sys.stdlib_module_names | {*REFERENCE, *REFERENCE_MODULES, *declared} | tops
@@ -197,11 +256,11 @@ def import_late_ones(sources: Iterable[str], sorter: Sorter) -> None:
                         importlib.import_module(name)
 
 
-def find_imports(config: dict[str, Any], declared: list[str]) -> Imports:
-    """Build the decoder in this interpreter, and sort what it imported."""
-    before, sorter, watch = set(sys.modules), Sorter(declared), ImportWatch()
-    sys.meta_path.insert(0, watch)
-    build_decoder(config)
+def find_imports(
+    config: dict[str, Any], device: str, sorter: Sorter, watch: ImportWatch, before: Collection[str]
+) -> Imports:
+    """Build the decoder in this interpreter, which had modules `before` it could `watch`, and sort what it imported."""
+    build_decoder(config, device)
     sources: dict[str, str] = {}
     uncharged = dict(sorter.declared)
     size = None
@@ -237,18 +296,6 @@ def find_imports(config: dict[str, Any], declared: list[str]) -> Imports:
     }
 
 
-@contextmanager
-def refuse_late_imports(program: Collection[str], declared: list[str]) -> Iterator[None]:
-    """Within it, an import that code of the decoder's program (paths of its modules) asks for, of what neither the
-    program nor the reference machine has, raises RunFailed: it happens too late to be charged."""
-    watch = LateImports({module_name(path) for path in program}, declared)
-    sys.meta_path.insert(0, watch)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(watch)
-
-
 def _callers() -> Iterator[str]:
     """Names of the modules whose functions are running, the innermost first, without those that look for a module."""
     frame = sys._getframe(1)
@@ -263,49 +310,55 @@ def _asks(module: str) -> bool:
     return module.split(".")[0] not in ("importlib", "_frozen_importlib")
 
 
-class LateImports(ImportWatch):
-    def __init__(self, program: Collection[str], declared: list[str]):
-        super().__init__()
-        self.program, self.declared = program, declared
-
-    @cached_property
-    def sorter(self) -> Sorter:
-        """Made when first asked for: most runs import nothing late. What making it imports is not the program's."""
-        program, self.program = self.program, ()
-        sorter = Sorter(self.declared)
-        self.program = program
-        return sorter
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        super().find_spec(name)
-        importer = self.importer[name]
-        if importer in self.program and name not in self.program and self.sorter.charged(name):
-            raise RunFailed(
-                f"{importer} imports {name} while the run learns, so it is missing in the code term: import it by an "
-                "import statement, or when the block is built"
-            )
-
-
-def module_name(path: str) -> str:
-    """The dotted name of a module from its path (eval.reachable.module_path)."""
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def main(config: str, declared: str) -> int:
+def main(arguments: list[str]) -> int:
     # An imported package may print, so the result leaves by a descriptor of its own.
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    before, watch = set(sys.modules), ImportWatch()
+    sys.meta_path.insert(0, watch)
+    if not arguments:
+        serve(watch, before, result)
+        return 0
+    config, device, declared = arguments
     try:
-        json.dump(find_imports(json.loads(config), json.loads(declared)), result)
+        sorter = Sorter(json.loads(declared))
+        json.dump(find_imports(json.loads(config), device, sorter, watch, before), result)
     except LookupError as error:
-        print(
-            f"run.reference_packages names {error}, which is not installed: give names that `pip list` shows, or of "
-            "modules that can be imported",
-            file=sys.stderr,
-        )
+        print(not_installed(error), file=sys.stderr)
         return 2
     return 0
 
 
+def not_installed(error: LookupError) -> str:
+    return (
+        f"run.reference_packages names {error}, which is not installed: give names that `pip list` shows, or of "
+        "modules that can be imported"
+    )
+
+
+def serve(watch: ImportWatch, before: Collection[str], result: TextIO) -> None:
+    """Answer requests, a line of JSON each, [config, device, declared, search path], by [status, imports, reason]."""
+    # Ctrl-C is for the program that asks, whose end is the end of the requests.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import_decoder()
+    packages, path = importlib.metadata.packages_distributions(), list(sys.path)
+    for line in sys.stdin:
+        config, device, declared, sys.path[:] = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            importlib.invalidate_caches()
+            try:
+                sorter = Sorter(declared, packages if sys.path == path else None)
+                answer = [0, json.dumps(find_imports(config, device, sorter, watch, before)), ""]
+            except LookupError as error:
+                answer = [2, "", not_installed(error)]
+            except BaseException as error:
+                answer = [1, "", traceback.format_exception_only(error)[-1].strip().splitlines()[-1]]
+            print(json.dumps(answer), file=result, flush=True)
+            os._exit(0)
+        if status := os.waitpid(pid, 0)[1]:
+            print(json.dumps([1, "", f"its interpreter ended with status {status}"]), file=result, flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

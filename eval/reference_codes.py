@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
 
 from eval.measured import LIMIT_BYTES, CorpusBytes, MeasuredSizes, first_blocks, remember
 
@@ -69,6 +68,8 @@ def count_codes(
 
 def adaptive_bits(counts: np.ndarray, start: float) -> float:
     """Bits of an adaptive code whose counts are `counts` [contexts, symbols] at the end, each of them from `start`."""
+    from scipy.special import gammaln
+
     symbols, seen = counts.shape[1], counts.sum(1, dtype=np.int64)
     seen, entries = seen[seen > 0], counts[counts > 0]
     # Products of rising factors, as quotients of the gamma function.

@@ -34,6 +34,16 @@ from launch import entry
 
 entry.begin(__name__)
 
+
+def make_parser() -> entry.Parser:
+    parser = entry.Parser(alone=False, description=__doc__)
+    parser.add_argument("name", help="as model.block takes it")
+    parser.add_argument("--width", type=int, help="short for --model.width")
+    return parser
+
+
+entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -83,10 +93,7 @@ def check(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> Config:
     """A configuration whose only block is the one to check. Raises UsageError for what is no block."""
-    parser = entry.Parser(alone=False, description=__doc__)
-    parser.add_argument("name", help="as model.block takes it")
-    parser.add_argument("--width", type=int, help="short for --model.width")
-    options, given = parser.parse_known_args(arguments)
+    options, given = make_parser().parse_known_args(arguments)
     entry.refuse_owned(given, {"model.block": "give the block's name alone"}, "check_block")
     width = [f"--model.width={options.width}"] if options.width is not None else []
     config = parse_config("", [f"--model.block={options.name}", *width, *given])

@@ -14,7 +14,16 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from launch import entry
 
-entry.begin(__name__)
+entry.begin(__name__, run_directory=True)
+
+from train.help import help_text
+
+POSITIONALS = {
+    "file": "What to compress, byte for byte: a file, a folder or glob of files, http(s) URLs; or else a data.source.",
+    "archive": "Where to write the archive; must not exist. The run's report goes to run.dir, by default ARCHIVE.run.",
+}
+entry.answer_help(__name__, lambda: help_text(__doc__ or "", POSITIONALS))
+entry.measure_ahead(__name__)
 
 import shutil
 
@@ -34,10 +43,6 @@ from train.launched import is_rank_0
 from train.run import Run, corpus_source, join_ranks, prepare_corpus, resume_remedy
 from train.run_dir import CHECKPOINTS
 
-POSITIONALS = {
-    "file": "What to compress, byte for byte: a file, a folder or glob of files, http(s) URLs; or else a data.source.",
-    "archive": "Where to write the archive; must not exist. The run's report goes to run.dir, by default ARCHIVE.run.",
-}
 # The code term alone is larger, so no model can help.
 SURELY_STORED_BYTES = 8192
 

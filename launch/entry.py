@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 from archive.pins import PINS, pinned
 from data.errors import RunFailed, Stopped, UsageError
+from data.notices import NOTICES
 from data.streams import STREAMS, publish
+from eval import decoder_imports
 from train.launched import is_rank_0, read_rank
 from train.options import did_you_mean
 
@@ -19,14 +21,30 @@ from train.options import did_you_mean
 WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 
-def begin(module: str) -> None:
+def begin(module: str, run_directory: bool = False) -> None:
     """The first statement of an entry point, before it imports anything that may print. `module` is its __name__:
-    standard output is separated only in a process that it is the program of."""
+    standard output is separated only in a process that it is the program of. A program that has a `run_directory` keeps
+    other libraries' notices there."""
     # Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon
     # as anything else runs on the machine. It has to be said before PyTorch is loaded (docs/performance.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if module == "__main__":
         STREAMS.separate()
+        if run_directory:
+            NOTICES.collect()
+
+
+def answer_help(module: str, text: Callable[[], str]) -> None:
+    """If the program `module` is asked for its help, print `text()` and leave: before it imports what takes seconds."""
+    if module == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(exit_status(lambda: publish(text())))
+
+
+def measure_ahead(module: str) -> None:
+    """In the program `module`, which will measure its decoder's code, begin with that: it takes as long as importing
+    PyTorch does here, and happens beside it."""
+    if module == "__main__" and is_rank_0() and "--print_config" not in sys.argv:
+        decoder_imports.start_ahead()
 
 
 def restart(environment: dict[str, str]) -> NoReturn:
@@ -59,6 +77,8 @@ def exit_status(work: Callable[[], int | None]) -> int:
             raise
         return unwritten(leaving.code or 0)
     except (RunFailed, OSError, UsageError) as error:
+        if not isinstance(error, UsageError):
+            NOTICES.release()
         complain(error)
         return 2 if isinstance(error, UsageError) else 1
     except Stopped as stop:
@@ -69,6 +89,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
         if is_rank_0():
             print("onepass: interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        NOTICES.release()
+        raise
 
 
 def unwritten(status: int) -> int:

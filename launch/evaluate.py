@@ -18,6 +18,9 @@ if __name__ == "__main__":
 from launch import entry
 
 entry.begin(__name__)
+if len(sys.argv) == 2:
+    # A command's own help names its options, which its module declares.
+    entry.answer_help(__name__, lambda: f"usage: evaluate.py COMMAND ...\n\n{(__doc__ or '').strip()}")
 
 import argparse
 from typing import Any

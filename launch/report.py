@@ -25,6 +25,19 @@ from launch import entry
 
 entry.begin(__name__)
 
+
+def make_parser() -> entry.Parser:
+    parser = entry.Parser(description=__doc__)
+    parser.add_argument(
+        "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
+    parser.add_argument("--corpus", metavar="NAME", default="", help="only runs over it: a name, or a SHA-256's start")
+    return parser
+
+
+entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+
 from data.streams import publish
 from studies.scaling.pages import write_comparison
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
@@ -37,13 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
-    parser = entry.Parser(description=__doc__)
-    parser.add_argument(
-        "runs_dir", metavar="RUNS_DIR", type=Path, help="directory that holds run directories, at any depth"
-    )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files are written (default: RUNS_DIR)")
-    parser.add_argument("--corpus", metavar="NAME", default="", help="only runs over it: a name, or a SHA-256's start")
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     report(options.runs_dir, options.out or options.runs_dir, options.corpus)
 
 

@@ -19,32 +19,10 @@ from launch import entry
 entry.begin(__name__)
 
 import argparse
-import os
 import re
 from typing import Literal
 
-import torch
-
 from data.errors import UsageError
-from data.streams import publish, publish_help
-from launch.report import report
-from studies.scaling.cells import Grid, make_cells
-from studies.scaling.sweep import record_cells, run_cells, slurm_script
-from train.command_line import parse_config
-from train.config import Config
-
-# Options of launch/train.py that the sweep sets for each cell, and what to give instead.
-OWNED = {
-    "model.block": "give --blocks",
-    "model.network": "give it in --blocks",
-    "model.width": "give --widths",
-    "train.seed": "give --seeds",
-    "run.dir": "give --dir",
-    "run.resume": "start the same command again, and broken cells go on",
-    "run.stop_after_steps": "cells run to their end; stop the sweep with Ctrl-C",
-}
-OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.tokenizer": "--vocabularies sets it"}
-
 
 # Commas, except those before a field of a network, NAME=VALUE, or inside of its value.
 BETWEEN_BLOCKS = r",(?!\w+=)(?![^\[{]*[\]}])"
@@ -79,13 +57,7 @@ def refuse_twice(parts: list[str]) -> list[str]:
     return parts
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0 done, 1 a cell failed, 2 bad arguments, 128 + signal after a clean stop."""
-    return entry.exit_status(lambda: sweep(arguments, *parse(arguments)))
-
-
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The sweep's options, and those of launch/train.py. Raises UsageError for what can have no effect."""
+def make_parser() -> entry.Parser:
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where the run directories are made")
     parser.add_argument(
@@ -109,11 +81,48 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--jobs",
         type=int,
-        help=f"cells at once, a GPU each if there are any (default: {torch.cuda.device_count() or 1})",
+        help="cells at once, a GPU each if there are any (default: as many as there are GPUs, or 1)",
     )
     parser.add_argument("--emit", choices=["slurm"], help="print a job script of all cells, and stop")
     parser.add_argument("--cell", type=int, help="run this cell alone, by its number from 0, as tasks of an array do")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    return parser
+
+
+entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+
+import os
+
+import torch
+
+from data.streams import publish, publish_help
+from launch.report import report
+from studies.scaling.cells import Grid, make_cells
+from studies.scaling.sweep import record_cells, run_cells, slurm_script
+from train.command_line import parse_config
+from train.config import Config
+
+# Options of launch/train.py that the sweep sets for each cell, and what to give instead.
+OWNED = {
+    "model.block": "give --blocks",
+    "model.network": "give it in --blocks",
+    "model.width": "give --widths",
+    "train.seed": "give --seeds",
+    "run.dir": "give --dir",
+    "run.resume": "start the same command again, and broken cells go on",
+    "run.stop_after_steps": "cells run to their end; stop the sweep with Ctrl-C",
+}
+OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.tokenizer": "--vocabularies sets it"}
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0 done, 1 a cell failed, 2 bad arguments, 128 + signal after a clean stop."""
+    return entry.exit_status(lambda: sweep(arguments, *parse(arguments)))
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The sweep's options, and those of launch/train.py. Raises UsageError for what can have no effect."""
+    parser = make_parser()
     # launch/train.py's have a section and a dot, with these exceptions.
     for argument in arguments:
         name = argument.split("=")[0]

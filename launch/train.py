@@ -12,7 +12,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from launch import entry
 
-entry.begin(__name__)
+entry.begin(__name__, run_directory=True)
+
+from train.help import help_text
+
+entry.answer_help(__name__, lambda: help_text(__doc__ or "", {}))
+entry.measure_ahead(__name__)
 
 from archive.pins import refuse_unpinned
 from archive.warm_start import warm_start
@@ -48,7 +53,7 @@ def train(config: Config, stay: bool = True) -> Report | None:
     refuse_unpinned(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
     with join_ranks(config, extra, resume_remedy) as session:
-        books = Books(session)
+        books = Books(session, again=stay)
         corpus = prepare_corpus(session)
         books.measure(corpus)
         warm = warm_start(session, corpus)

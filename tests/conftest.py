@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cpu_durations import CpuDurations
-from fork_server import ForkingSubprocess
+from fork_server import fork_decoder
 from small_run import cache, corpus, undisturbed  # noqa: F401
 
 import eval.decoder_imports
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if config.getoption("cpu_durations") is not None:
         config.pluginmanager.register(CpuDurations(config.getoption("cpu_durations")))
-    eval.decoder_imports.subprocess = ForkingSubprocess  # type: ignore[attr-defined]
+    fork_decoder(eval.decoder_imports)
 
 
 @pytest.fixture(autouse=True)

@@ -202,6 +202,13 @@ class ForkingSubprocess:
     run = staticmethod(run_decoder)
 
 
+def fork_decoder(module: Any) -> None:
+    """Let eval.decoder_imports, which is `module`, start its interpreter by a fork, when it is asked for."""
+    module.subprocess = ForkingSubprocess
+    if can_fork(dict(os.environ)):
+        module.start_ahead = lambda: None
+
+
 def run_program(argv: list[str]) -> int:
     """Be this program. Returns its exit status."""
     try:
@@ -249,7 +256,7 @@ class ForkDecoder:
 
         def patched(module: Any) -> None:
             execute(module)
-            module.subprocess = ForkingSubprocess
+            fork_decoder(module)
 
         spec.loader.exec_module = patched  # type: ignore[method-assign]
         return spec

@@ -113,6 +113,43 @@ def test_the_examples_train_two_widths(tmp_path: Path, monkeypatch: pytest.Monke
     assert set(found) == {32, 64} and all(0 < size < 3000 for size in found.values())
 
 
+def test_the_notebook_runs_from_its_first_cell_to_its_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text.txt").write_bytes((ROOT / "LICENSE").read_bytes()[:3000])
+    monkeypatch.setattr(sys, "argv", ["notebook.py", str(tmp_path / "text.txt"), str(tmp_path / "runs")])
+    threads = torch.get_num_threads()
+    cells = example("notebook.py")
+    torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert "Did you mean gru?" in out
+    assert set(cells["table"].index) == {"gru", "attention"}
+    assert 0 < cells["bits"] < 8.1 * len(cells["text"])
+    # The page shows the same cells.
+    page = (ROOT / "docs/python.md").read_text()
+    for line in (
+        "start = torch.full((1, model.context), tokenizer.end_of_document)",
+        "from eval.report import read_runs",
+    ):
+        assert line in page and line in (ROOT / "examples/notebook.py").read_text()
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_bytes((ROOT / "LICENSE").read_bytes()[:2000])
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    blocks = [block.replace("configs/", f"{ROOT}/configs/").replace("runs/mine", "runs/ssd-64") for block in blocks]
+    names: dict[str, Any] = {}
+    threads = torch.get_num_threads()
+    for block in blocks:
+        exec(block.replace('curve.plot("coded_bytes", "total_bits")', "len(curve)"), names)
+    torch.set_num_threads(threads)
+    assert names["table"].loc["ssd-64", "model.width"] == 64
+    assert len(names["curve"]) >= 1
+
+
 def test_files_that_pages_and_comments_name_exist() -> None:
     rooms = "archive|benchmarks|configs|data|docs|eval|examples|launch|model|research|studies|tests|train"
     named = re.compile(rf"(?<![\w/.-])(?:{rooms})/[\w/.-]+\.(?:py|md|yaml|csv|sbatch)\b")

@@ -13,7 +13,8 @@ from dist import ROOT
 
 from data.errors import RunFailed, UsageError
 from eval.code_size import CodeSize, measure_code, unpack
-from eval.decoder_imports import refuse_late_imports
+from eval.decoder_imports import Ahead, NotImportable
+from eval.late_imports import refuse_late_imports
 from train.config import Config, DataConfig, ModelConfig
 
 # .ci/run repeats all of this with fresh interpreters.
@@ -67,6 +68,39 @@ PACKAGE = {
 def measured(block: str, *declared: str) -> CodeSize:
     """The code of the configuration whose attention is `block`, a file that stands in its place."""
     return measure_code(PLAIN | {"model": {**PLAIN["model"], "block": block}}, declared)
+
+
+def test_an_interpreter_that_was_started_ahead_finds_what_a_new_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_interpreter: None
+) -> None:
+    monkeypatch.setattr("eval.decoder_imports.AHEAD", [ahead := Ahead()])
+    written(tmp_path, PACKAGE)
+    # Only now, as a run's own folder is.
+    monkeypatch.syspath_prepend(tmp_path)
+    ours, theirs = measured("attention"), measured("outside:GatedConv")
+    with pytest.raises(UsageError, match=r"reference_packages names no_such_package"):
+        measured("attention", "no_such_package")
+    with pytest.raises(NotImportable, match="unknown block 'nosuch'"):
+        measured("nosuch")
+    # Its answers do not depend on what it was asked before.
+    assert measured("attention") == ours
+    ahead.process.kill()
+    with pytest.raises(NotImportable, match="its interpreter ended"):
+        measured("attention")
+    assert measured("attention") == ours
+    assert measured("outside:GatedConv") == theirs
+
+
+@pytest.mark.parametrize("block", ["outside:GatedConv", "outside.gated:GatedConv"])
+def test_a_block_is_charged_that_its_own_package_imports_too(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    sources = unpack(measured(block).packed)[1]
+    assert "class GatedConv" in sources["outside/gated.py"]
+    assert {"outside/kernels.py", "outside/tables.py"} <= sources.keys()
+    assert "outside/spare.py" not in sources
 
 
 def written(folder: Path, files: dict[str, str]) -> Path:

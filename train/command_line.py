@@ -1,9 +1,6 @@
 """From the command line to a checked configuration: defaults < file < options."""
 
 import re
-import shutil
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,14 @@ from data.files import write_file
 from data.lanes import longest_segment
 from data.tokenizer_files import KINDS
 from train.config import Config, DataConfig, flatten
+from train.help import help_text
 from train.networks import position_problems
 from train.options import (
     OPTIONS,
     SECTIONS,
     Texts,
-    default_text,
     did_you_mean,
     kind_text,
-    option_lines,
     read_tree,
     same_name,
     takes_text,
@@ -54,11 +50,6 @@ OWNED_KEYS = {
 MONITOR_PACKAGES = {"comet": "comet_ml", "csv_monitor": "", "tensorboard": "", "wandb": "wandb"}
 JSON_OBJECT = TypeAdapter(dict[str, JsonValue])
 
-OTHER_OPTIONS = {
-    "--config FILE": "YAML file of sections data, model, train, engine and run; options override it.",
-    "--print_config": "Print the resolved configuration, as --config takes it, and stop.",
-    "--help": "Print this, and stop.",
-}
 # Of options that are no fields, what they take; launchers set local_rank.
 OTHER_VALUES = {"config": "a file's name", "local_rank": "a number"}
 Tree = dict[str, dict[str, Any]]
@@ -184,23 +175,6 @@ def read_text(content: bytes | str) -> Tree:
     tree = {} if tree is None else tree
     read_tree(tree)
     return tree
-
-
-def help_text(description: str, positionals: dict[str, str]) -> str:
-    """All options, as wide as the terminal."""
-    width = min(shutil.get_terminal_size().columns, 120)
-
-    def entry(name: str, text: str) -> str:
-        return f"  {name}\n" + textwrap.fill(text, width, initial_indent=6 * " ", subsequent_indent=6 * " ")
-
-    words = " ".join(["", *(name.upper() for name in positionals)])
-    lines = [f"usage: {Path(sys.argv[0]).name}{words} [--SECTION.FIELD VALUE]...", "", description.strip(), ""]
-    lines += [entry(name.upper(), text) for name, text in positionals.items()]
-    lines += [entry(name, text) for name, text in OTHER_OPTIONS.items()]
-    for section, about, listed in option_lines():
-        lines += ["", f"{section}: {about}"]
-        lines += [entry(f"--{n}", f"{text} Takes {takes}; default {default_text(n)}.") for n, takes, text in listed]
-    return "\n".join(lines)
 
 
 def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:

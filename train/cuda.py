@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def speed_up(learner: Learner, engine: EngineConfig) -> None:
     """Let `learner`, which has no states yet, use kernels, and what else `engine` has on."""
+    # train/engine.py says this to PyTorch, and not to its compiler, which takes a second to import.
+    torch.use_deterministic_algorithms(True)
     use_kernels(learner.model)
     if engine.compile == "on":
         compile_parts(learner)

@@ -85,7 +85,7 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks()))
     env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Errors, not warnings: with warnings, CUDA's attention takes forms whose gradients differ from run to run.
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Shared-memory collectives take a minute to compile; gloo's are as good for our few messages.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

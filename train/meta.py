@@ -1,4 +1,4 @@
-"""The network of a configuration on PyTorch's meta device, where tensors have a shape and no memory."""
+"""The network of a configuration, for its shapes: on PyTorch's meta device, where tensors take no memory."""
 
 import os
 from typing import Any
@@ -11,6 +11,9 @@ from data.lanes import longest_segment
 from model.lm import LanguageModel
 from train.config import ModelConfig, TrainConfig
 
+# Entries of its parameters, about, up to which a model is built in no time.
+SMALL_MODEL = 1 << 22
+
 
 def build_model(config: ModelConfig, vocabulary: int) -> Any:
     """The LanguageModel of a configuration, or its Network, which is used in the same way."""
@@ -21,11 +24,22 @@ def build_model(config: ModelConfig, vocabulary: int) -> Any:
     return LanguageModel(config, vocabulary)
 
 
+def shape_device(config: Any, vocabulary: int) -> torch.device:
+    """Where a model is built of which only shapes are wanted: on the meta device, or on the CPU if it is small and made
+    of our own blocks. On the meta device PyTorch imports its compiler to find shapes, which takes seconds."""
+    if config.network or ":" in config.block:
+        return torch.device("meta")
+    channels = int(config.width * max(1.0, config.expand, config.expansion))
+    layer = channels * (channels + config.state)
+    small = config.depth * layer + vocabulary * config.width < SMALL_MODEL and config.ngram_rows_log2 <= 22
+    return torch.device("cpu" if small else "meta")
+
+
 def meta_model(config: ModelConfig, vocabulary: int) -> Any:
-    """The model of `vocabulary` symbols, without memory. Raises UsageError if a block refuses the configuration: for
-    that, model/ raises a ValueError that names a field, model.NAME. Other ValueErrors are bugs."""
+    """The model of `vocabulary` symbols, with hardly any memory. Raises UsageError if a block refuses the
+    configuration: for that, model/ raises a ValueError that names a field, model.NAME. Other ValueErrors are bugs."""
     try:
-        with torch.device("meta"):
+        with shape_device(config, vocabulary):
             return build_model(config, vocabulary)
     except ValueError as error:
         if "model." not in str(error):
@@ -37,9 +51,9 @@ def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world
     """Raise UsageError if one of `world_size` ranks needs more than this machine's memory for parameters, tables, the
     states of its lanes, and the logits of a micro-batch."""
     model, rows = meta_model(config, vocabulary), max(1, train.lanes // world_size)
-    with torch.device("meta"):
-        tensors = [*model.parameters(), *model.buffers(), *tree_leaves(model.init_state(rows))]
-    needed_bytes = sum(tensor.nbytes for tensor in tensors)
+    with shape_device(config, vocabulary):
+        state_bytes = sum(tensor.nbytes for tensor in tree_leaves(model.init_state(1)))
+    needed_bytes = rows * state_bytes + sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     needed_bytes += 4 * rows // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:

@@ -1,8 +1,12 @@
 """The progress bar of an epoch, with the live compressed size."""
 
 import sys
+import warnings
 
-from tqdm import tqdm
+with warnings.catch_warnings():
+    # In a notebook, a bar of widgets, of which tqdm says that it is new; otherwise one of text.
+    warnings.simplefilter("ignore")
+    from tqdm.autonotebook import tqdm
 
 
 class Progress(tqdm):
@@ -17,11 +21,12 @@ class Progress(tqdm):
         )  # fmt: skip
 
     def show(self, data_bits: float, coded_bytes: int, tokens_per_sec: float) -> None:
-        """Show the state of the run: `data_bits` spent on the first `coded_bytes`."""
-        total_bytes = (data_bits + self.fixed_bits) / 8
+        """Show the state of the run: `data_bits` spent on the first `coded_bytes`. All numbers are of the total, with
+        code, tokenizer and side information, as in the row `total` of the table at the end."""
+        total_bits = data_bits + self.fixed_bits
         self.set_postfix_str(
-            f"{total_bytes:,.0f} bytes so far, {data_bits / max(coded_bytes, 1):.3f} bits/byte, "
-            f"ratio {coded_bytes / total_bytes:.2f}, {tokens_per_sec:,.0f} tokens/s",
+            f"total so far {total_bits / 8:,.0f} bytes, {total_bits / max(coded_bytes, 1):.4f} bits/byte, "
+            f"ratio {8 * coded_bytes / total_bits:.2f}, {tokens_per_sec:,.0f} tokens/s",
             refresh=False,
         )
         self.update(coded_bytes - self.n)

@@ -181,6 +181,8 @@ class Run:
         if config.run.checkpoint_secs:
             refuse_unshared(self.place, session.seats, Path(config.run.dir))
         self.lock = claim(Path(config.run.dir)) if self.place.rank == 0 else None
+        if config.engine.kernels == "off":
+            leave_out_compiler()
         with explain_memory(), explain_deepspeed(config.engine.deepspeed_config, session.extra):
             self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, self.place, session.extra)
         if session.config.model.network:
@@ -291,6 +293,15 @@ class Run:
                 f"{corpus_bytes:,}: the epoch was not exact and its number means nothing"
             )
         return Outcome(bits, tokens, coded_bytes, self.cost.summary())
+
+
+def leave_out_compiler() -> None:
+    """Let optimisers not import PyTorch's compiler, which takes a second, where nothing is compiled: they do so to have
+    the compiler leave their bookkeeping alone (torch._compile._disable_dynamo)."""
+    optimizer: Any = torch.optim.Optimizer
+    for method in (optimizer.add_param_group, optimizer.zero_grad, optimizer.state_dict, optimizer.load_state_dict):
+        plain = getattr(method, "__wrapped__", method)
+        plain.__dict__.setdefault("__dynamo_disable", plain)
 
 
 @contextmanager

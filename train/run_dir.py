@@ -13,6 +13,8 @@ CHECKPOINTS = "checkpoints"
 # The packed code that the run began with.
 CODE_FILE = "code.lzma"
 LOCK_FILE = ".lock"
+# What other libraries have to say.
+NOTICES_FILE = "notices.log"
 TOKENIZER_FILE = "tokenizer.bin"
 
 
