@@ -9,7 +9,7 @@ from eval.pages import render
 from eval.plots import description_length_figure, picture, rate_figure
 from eval.provenance import not_default, setting_text, settings_rows
 from eval.schema import Report
-from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms
+from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms, uncharged
 
 MARKDOWN_FIGURE = """<picture>
   <source media="(prefers-color-scheme: dark)" srcset="curve-dark.png">
@@ -32,6 +32,7 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
         report=report,
         module_bytes=module_bytes,
         terms=terms(report),
+        uncharged=uncharged(report),
         sizes=rows,
         references=known_codes(report),
         most_bytes=rows[-1].bytes,

@@ -36,7 +36,7 @@ MAX_CONFIG_BYTES = 1 << 20
 # What may change when a run is resumed: neither bits nor code depend on it.
 MAY_CHANGE = ("data.cache_dir", "data.workers", "engine.timeout_secs")
 # What may not change of section run.
-BEGUN_WITH = ("run.warm_start", "run.reference_packages")
+BEGUN_WITH = ("run.warm_start", "run.reference_packages", "run.reference_tokenizer")
 
 OWNED_KEYS = {
     "train_batch_size": "train.lanes",
@@ -319,6 +319,9 @@ def contradictions(config: Config) -> Iterator[str]:
             if (value := getattr(config.data, name)) != getattr(DataConfig, name):
                 file = f"and data.tokenizer {own} has its own pieces"
                 yield f"data.{name} {value} is for pieces that are learned, {file}: leave it out"
+    elif config.run.reference_tokenizer:
+        learned = "its pieces come from the corpus" if own == "bpe" else "it costs nothing"
+        yield f"run.reference_tokenizer declares a file, and data.tokenizer is {own} ({learned}): leave it out"
     orders = model.ngram_orders
     if model.ngram_lags and not orders:
         yield "model.ngram_lags need context mixing: give model.ngram_orders, too"

@@ -255,6 +255,9 @@ class RunConfig:
     reference_packages: Annotated[list[Text], from_text(split_names, list)] = field(default_factory=list)
     """Packages, or modules outside of packages, that a decoder may assume besides Python, torch, deepspeed, numpy and
     what these require. Their code is not charged; the report and an archive name them with their versions."""
+    reference_tokenizer: Flag = False
+    """Declare the file in data.tokenizer part of what a decoder has anyway. Its pieces are not charged; the report
+    shows what they would cost, and names the file with its SHA-256. Decompressing an archive then needs the file."""
     import_dir: Text = ""
     """Folder that modules in model.block are imported from, besides the installed ones. A file in model.block sets
     it."""

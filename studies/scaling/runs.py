@@ -126,7 +126,8 @@ def load_run(directory: Path, name: str) -> ComparedRun:
     if report.tokenizer:
         del compared["data.tokenizer"]
         vocabulary = report.tokenizer.vocabulary
-        compared["data.vocabulary"] = f"{report.tokenizer.file}, {vocabulary:,}"
+        free = ", not charged" if report.tokenizer.uncharged_bytes is not None else ""
+        compared["data.vocabulary"] = f"{report.tokenizer.file}, {vocabulary:,}{free}"
     elif compared.pop("data.tokenizer") == "bytes":
         vocabulary = BYTE_SYMBOLS
         sample_bytes = Config().data.tokenizer_sample_bytes
