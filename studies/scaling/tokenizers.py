@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.plots import DOTS_PER_INCH, LETTER_INCHES, LONGEST_LABEL, WIDTH_INCHES, Theme, bytes_formatter, frame
@@ -9,8 +10,9 @@ from studies.scaling.runs import ComparedRun
 
 TERMS = ("data", "code", "tokenizer", "side")
 BAR_INCHES = 0.36
-# Of the total of the longest bar: a term below it has no number of its own.
-LEAST_NAMED = 0.06
+# Of the longest bar: a term below it has no number of its own.
+LEAST_NAMED = 0.09
+Bars = Sequence[tuple[str, Sequence[float]]]
 
 
 def best_by_tokenizer(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
@@ -28,14 +30,20 @@ def tokenizer_figure(runs: Sequence[ComparedRun], theme: Theme) -> Figure:
     return terms_figure(bars, theme)
 
 
-def terms_figure(bars: Sequence[tuple[str, Sequence[float]]], theme: Theme) -> Figure:
-    """Stacked bars, from the top: the name of each, and its TERMS in bytes."""
+def terms_figure(bars: Bars, theme: Theme) -> Figure:
+    """The bars alone, under a legend."""
     height = 1.25 + BAR_INCHES * len(bars)
     figure = Figure((WIDTH_INCHES, height), DOTS_PER_INCH)
     axes = figure.add_subplot()
-    names = [name[:LONGEST_LABEL] for name, _ in bars]
-    left = (0.35 + LETTER_INCHES * max(map(len, names))) / WIDTH_INCHES
-    figure.subplots_adjust(left, 0.5 / height, 0.91, 1 - 0.45 / height)
+    left = (0.35 + LETTER_INCHES * max(len(name[:LONGEST_LABEL]) for name, _ in bars)) / WIDTH_INCHES
+    figure.subplots_adjust(left, 0.5 / height, 0.98, 1 - 0.45 / height)
+    draw_terms(axes, bars, theme)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(TERMS), borderaxespad=0.2, handlelength=1.2)
+    return figure
+
+
+def draw_terms(axes: Axes, bars: Bars, theme: Theme) -> None:
+    """Stacked bars, from the top: the name of each, its TERMS in bytes, and their sum."""
     frame(axes, "x")
     longest = max(sum(terms) for _, terms in bars)
     colors = (theme.data, theme.fixed, theme.series[2], theme.series[3])
@@ -51,10 +59,9 @@ def terms_figure(bars: Sequence[tuple[str, Sequence[float]]], theme: Theme) -> F
         axes.text(
             total + 0.008 * longest, place, f"{total:,.0f}", color=theme.ink, size=8.5, weight="bold", va="center"
         )
-    axes.set_xlim(0, 1.02 * longest)
+    # Room for the sum beside the longest.
+    axes.set_xlim(0, 1.16 * longest)
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_yticks(range(len(bars)), names)
+    axes.set_yticks(range(len(bars)), [name[:LONGEST_LABEL] for name, _ in bars])
     axes.xaxis.set_major_formatter(bytes_formatter(longest))
     axes.set_xlabel("bytes of description")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(TERMS), borderaxespad=0.2, handlelength=1.2)
-    return figure
