@@ -5,9 +5,10 @@ page on it.
     python benchmarks/tokenizer_study.py --show                     the table and the figure of the rows that are there
 
 The corpora are the first bytes of the King James Bible and of enwik8. Every tokenizer has two runs over each. With
-equal parameters the network is the same, tables of symbols aside. With equal FLOPs every epoch takes the arithmetic of
-the most expensive of these, by a network of another width. A row that is there is not measured again. Further options
-are those of launch/train.py.
+equal parameters the network is the same, tables of symbols aside. With equal FLOPs every epoch takes the arithmetic
+that is the least that all tokenizers can have: the most expensive one, with a network of the width of one head, sets
+it, and the others have wider networks. A row that is there is not measured again. Further options are those of
+launch/train.py.
 """
 
 import sys
@@ -46,7 +47,7 @@ from train.config import ModelConfig
 RESULTS = ROOT / "benchmarks" / "results" / "tokenizer_study.csv"
 COLUMNS = [
     "date", "commit", "corpus", "bytes", "options", "equal", "tokenizer", "vocabulary", "tokens", "width", "expansion",
-    "parameters", "parameters_beside_tables", "flops", "elapsed_secs", "total_bytes",
+    "parameters", "parameters_non_embedding", "flops", "elapsed_secs", "total_bytes",
     *(f"{term}_bytes" for term in TERMS), "file_xz_bytes",
 ]  # fmt: skip
 EQUAL = ("parameters", "flops")
@@ -90,7 +91,7 @@ def run(corpus: Path, symbols: Symbols, model: ModelConfig, rest: Sequence[str])
         "width": model.width,
         "expansion": model.expansion,
         "parameters": report.model.parameters,
-        "parameters_beside_tables": report.model.parameters_non_embedding,
+        "parameters_non_embedding": report.model.parameters_non_embedding,
         "flops": int(cost.model_flops),
         "elapsed_secs": round(cost.elapsed_secs),
         "total_bytes": round(length.total_bits / 8),
@@ -124,12 +125,15 @@ def study(corpus: Path, name: str, axis: Sequence[tuple[str, Symbols]], rest: Se
         return made
 
     first = {tokenizer: row("parameters", tokenizer, symbols, model) for tokenizer, symbols in axis}
-    most = max(float(one["flops"]) for one in first.values())
+    # FLOPs of an epoch, for each of a forward pass over so many tokens.
+    epochs = {
+        tokenizer: float(one["flops"]) / count_flops(model, int(one["vocabulary"])) for tokenizer, one in first.items()
+    }
+    narrow = replace(model, width=HEAD_WIDTH)
+    target = max(epochs[name] * count_flops(narrow, int(one["vocabulary"])) for name, one in first.items())
     for tokenizer, symbols in axis:
         vocabulary = int(first[tokenizer]["vocabulary"])
-        # An epoch's arithmetic in proportion to that of a forward pass over so many tokens.
-        wanted = count_flops(model, vocabulary) * most / float(first[tokenizer]["flops"])
-        row("flops", tokenizer, symbols, network_for(model, vocabulary, wanted))
+        row("flops", tokenizer, symbols, network_for(model, vocabulary, target / epochs[tokenizer]))
 
 
 def selected() -> dict[tuple[str, str], list[Row]]:
@@ -193,11 +197,14 @@ def main() -> None:
         corpora = {"kjv": kjv[: options.bytes]}
         if options.enwik8:
             corpora["enwik8"] = first_bytes(options.enwik8, options.bytes)
-        with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-            for name, content in corpora.items():
-                path = Path(folder, name)
+        # In a place of their own, so that prepared tokens are found again after an interruption.
+        folder = Path(parse_config("", rest).data.cache_dir).expanduser() / "tokenizer-study"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in corpora.items():
+            path = folder / name
+            if not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
-                study(path, name, axis, rest)
+            study(path, name, axis, rest)
     entry.publish(table())
     for name, theme in THEMES.items():
         with use_style(theme):

@@ -30,6 +30,7 @@ DECODER = "archive.decoding"
 # They make one thing in one of two ways: the model, of blocks or as a whole network, and the tokenizer.
 CHOOSERS = ("train.loop", "data.tokenizer")
 NETWORK_PACKAGES = ("transformers",)
+PARTS = "model/parts.py"
 MISSING = "missing"
 
 
@@ -158,7 +159,9 @@ def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str,
     values["model"] = without_empty_network(values["model"])
     if tokenizer is None:
         del values["data"]["tokenizer"]
-    elif tokenizer.vocabulary == BYTE_SYMBOLS:
+        return values
+    values["data"]["vocabulary"] = tokenizer.vocabulary
+    if tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
     else:
@@ -181,6 +184,9 @@ def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
         "data": {"tokenizer": config["data"]["tokenizer"]}
     }
     charged["model"] = without_empty_network(config["model"])
+    if PARTS in canonical:
+        # With another vocabulary the decoder may be another one.
+        charged["data"]["vocabulary"] = config["data"]["vocabulary"]
     parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
     for name, source in canonical.items():
         parts += [name, source]

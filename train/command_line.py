@@ -208,6 +208,8 @@ def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
     """
     try:
         extra = values["engine"].pop("deepspeed_config")
+        # It is that of the tokenizer, which the archive holds.
+        values["data"].pop("vocabulary", None)
         # Nothing in an archive may say where modules are imported from.
         config = read_tree({section: values[section] for section in SECTIONS if section in values and section != "run"})
     except (ArithmeticError, LookupError, TypeError, AttributeError, UsageError) as error:
