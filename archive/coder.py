@@ -2,7 +2,7 @@
 
 A block of symbols is one large number. Decoding a symbol takes its share off the number; what is left at the end of a
 block is the check value that the encoder began with. Probabilities are kept to 2^-48, so that even a symbol that is all
-but certain, or one of 65,536 that are all but impossible, costs what it should (measured: tests/test_archive_coder.py).
+but certain, or one of 262,144 that are all but impossible, costs what it should (measured in tests).
 
 Shapes: `R` rows, `V` vocabulary.
 """

@@ -4,7 +4,7 @@
     frame  kind (1 byte), content length (u32), content, CRC-32 (u32) of the frame's number (u32), kind, length, content
 
     H      header: canonical JSON, deflated
-    T      methods model and fixed: the tokenizer's encoding
+    T      methods model and fixed: the tokenizer's encoding; empty if the header names a file in place of it
     P      methods model and fixed: the decoder's program (eval.code_size.CodeSize.packed); only in method fixed empty
     B      methods model and fixed, block_count of them: of each rank the length of its payload (u32), and the payload
     S      method stored: 1 if it ends its document else 0 (1 byte), then at most 1 MiB of the corpus

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from archive.format import Archive
+from archive.reference_tokenizer import needed_tokenizer
 from data.errors import UsageError
 from eval.code_size import unpack
 from eval.description_length import side_bits
@@ -50,7 +51,9 @@ def _header_rows(archive: Archive) -> Iterator[tuple[str, str]]:
         yield "chunks", f"{archive.blocks:,}"
         return
     yield "tokens", f"{corpus['tokens']:,}"
-    yield "tokenizer", header["tokenizer"]
+    needed = needed_tokenizer(archive)
+    file = f", {needed[2]!r} with SHA-256 {needed[0]}, which is not in the archive" if needed else ""
+    yield "tokenizer", header["tokenizer"] + file
     yield "lanes x segment", f"{header['lanes']:,} x {segment_words(header['segment_tokens'])}"
     yield "blocks", f"{archive.blocks:,} of {header['block_steps']:,} steps"
     yield "ranks", f"{header['world_size']:,}"

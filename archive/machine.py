@@ -9,6 +9,8 @@ from train.launched import is_rank_0
 
 # The key, in a header's machine, of the packages that the run declared.
 DECLARED = "declared"
+# That of the tokenizer that the run declared: archive/reference_tokenizer.py.
+TOKENIZER = "tokenizer"
 
 
 def machine_packages(code: CodeSize, declared: Iterable[str]) -> dict[str, str]:
@@ -24,7 +26,8 @@ def declared_packages(machine: Mapping[str, str]) -> list[str]:
 def refuse_other_machine(header: dict) -> None:
     """Raise UsageError unless PyTorch and the processor are those that wrote the archive."""
     machine = reference_machine()
-    packages = ("deepspeed", "numpy", "python", *sorted(header["machine"].keys() - machine.keys() - {DECLARED}))
+    others = sorted(header["machine"].keys() - machine.keys() - {DECLARED, TOKENIZER})
+    packages = ("deepspeed", "numpy", "python", *others)
     for name in ("torch", "system", "processor", *packages):
         value, found = header["machine"].get(name, "unknown"), machine.get(name) or installed_version(name)
         if value != found and name in ("torch", "system", "processor"):

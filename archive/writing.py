@@ -2,12 +2,14 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from archive.encoding import coded_frames, coded_header
 from archive.format import end_content, open_archive, stored_frames, write_archive
 from archive.info import info
 from archive.machine import machine_packages
+from archive.reference_tokenizer import declared_tokenizer
 from data.documents import Source
 from data.lanes import Lanes
 from data.names import pack_names
@@ -41,10 +43,14 @@ def write_coded(archive: Path, session: Session, corpus: PreparedCorpus, code: C
     }
     lanes = Lanes(manifest.tokens, config.train.lanes, config.train.segment_tokens)
     packages = machine_packages(code, config.run.reference_packages)
-    header = coded_header(about, lanes, corpus.tokenizer, session.place.world_size, config.engine.threads, packages)
+    tokenizer = corpus.tokenizer
+    if config.run.reference_tokenizer:
+        packages |= declared_tokenizer(manifest.tokenizer)
+        tokenizer = replace(tokenizer, encoding=b"")
+    header = coded_header(about, lanes, tokenizer, session.place.world_size, config.engine.threads, packages)
     end = end_content(manifest.sha256, outcome.data_bits)
     blocks = Path(config.run.dir) / BLOCKS
-    write_archive(archive, coded_frames(header, corpus.tokenizer, code.packed, blocks, names, end))
+    write_archive(archive, coded_frames(header, tokenizer, code.packed, blocks, names, end))
     if archive.stat().st_size > manifest.bytes + len(names):
         archive.unlink()
         store(corpus.source, archive)

@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 from data.errors import UsageError
 from data.tokenizer import Tokenizer, grow_pieces, load_tokenizer
 
-MAX_VOCABULARY = 1 << 17
+MAX_VOCABULARY = 1 << 18
 # Printable ASCII stands for itself, every other byte becomes a Latin letter.
 CHARACTERS = [chr(byte if 32 <= byte < 127 else byte + 0x100) for byte in range(256)]
 UNKNOWN = "\ufffd"

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from data.errors import UsageError
 
 LONGEST_SEGMENT = 1 << 20
+# Beyond this, costs are computed in parts (model/parts.py).
+WHOLE_LOGITS = 1 << 26
 
 
 def read_stages(segment_tokens: int | str) -> list[tuple[int, float]]:
@@ -27,6 +30,11 @@ def read_stages(segment_tokens: int | str) -> list[tuple[int, float]]:
 def longest_segment(segment_tokens: int | str) -> int:
     """The largest T of all stages."""
     return max(length for length, _ in read_stages(segment_tokens))
+
+
+def step_logits(train: Any, vocabulary: int) -> int:
+    """Logits of the largest micro-batch of all ranks, by what a TrainConfig says."""
+    return train.lanes // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
 
 
 def read_segment_tokens(value: object) -> int | str:

@@ -90,7 +90,7 @@ def prepare(
     fingerprint = documents.fingerprint()
     file = None if tokenizer in KINDS else read_tokenizer_file(tokenizer)
     kind = "file" if file else tokenizer
-    made_of = [file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
+    made_of = ["sha256", file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
     directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
@@ -135,7 +135,8 @@ def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progr
         sizes = f"{model.vocabulary:,} tokens, described in {len(model.encoding):,} bytes; xz makes {file_xz_bytes:,}"
         tqdm.write(f"onepass: {file.path}: {segmenter.format}: {sizes} of the file", file=sys.stderr)
     about = {"file": file.path.name, "format": segmenter.format, "file_xz_bytes": file_xz_bytes}
-    return describe_tokenizer(model) | about | {"pieces_sha256": hashlib.sha256(content).hexdigest()}
+    about |= {"file_sha256": file.sha256, "pieces_sha256": hashlib.sha256(content).hexdigest()}
+    return describe_tokenizer(model) | about
 
 
 def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -> Chunks:

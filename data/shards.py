@@ -53,7 +53,7 @@ class Manifest:
     """When the reading of the source began, as time.time_ns gives it."""
     tokenizer: dict[str, Any]
     """kind, vocabulary, encoding (base64) and sha256 (of the encoding). Of somebody else's tokenizer also the SHA-256
-    of PIECES, and of its file: name, format and bytes as xz."""
+    of PIECES, and of its file: name, format, SHA-256 and bytes as xz."""
     shards: list[Shard]
     batches: NonNegativeInt = 0
     """How many batches (data/batches.py) the shards hold."""

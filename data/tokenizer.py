@@ -68,9 +68,9 @@ def grow_pieces(draw: Callable[[np.ndarray], int]) -> list[bytes]:
     """
     pieces = [bytes([byte]) for byte in range(256)]
     # First and last byte of each piece; how often it was the partner on a side; how often two bytes met at a join.
-    ends = np.zeros((2, 1 << 17), int)
+    ends = np.zeros((2, 1 << 18), int)
     ends[:, :256] = range(256)
-    partners = np.ones((2, 1 << 17), int)
+    partners = np.ones((2, 1 << 18), int)
     meetings = np.ones((256, 256), int)
     rows = np.ones((2, 2, 32, 8, 2), int)
     for number, piece in enumerate(pieces):

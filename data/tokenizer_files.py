@@ -56,6 +56,7 @@ class TokenizerFile:
 
     path: Path
     content: bytes
+    option: str = "data.tokenizer"
 
     @property
     def sha256(self) -> str:
@@ -75,22 +76,22 @@ class TokenizerFile:
         return found
 
     def error(self, problem: str, remedy: str = WANTED) -> UsageError:
-        return UsageError(f"data.tokenizer {self.path}: {' '.join(problem.split())[:300]}; {remedy}")
+        return UsageError(f"{self.option} {self.path}: {' '.join(problem.split())[:300]}; {remedy}")
 
 
-def read_tokenizer_file(name: str) -> TokenizerFile:
-    """Raises UsageError if it cannot be read."""
+def read_tokenizer_file(name: str, option: str = "data.tokenizer") -> TokenizerFile:
+    """The file that an option names. Raises UsageError if it cannot be read."""
     path = Path(name).expanduser()
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        remedy = f"take bytes or bpe, or {WANTED}"
-        raise UsageError(f"data.tokenizer {name} cannot be read ({error.strerror}): {remedy}") from None
+        remedy = f"take bytes or bpe, or {WANTED}" if option == "data.tokenizer" else "name another"
+        raise UsageError(f"{option} {name} cannot be read ({error.strerror}): {remedy}") from None
     if not content or len(content) > MAX_FILE_BYTES:
         size = f"more than {MAX_FILE_BYTES:,} bytes" if content else "no bytes"
-        raise TokenizerFile(path, b"").error(f"it has {size}")
-    return TokenizerFile(path, content)
+        raise TokenizerFile(path, b"", option).error(f"it has {size}")
+    return TokenizerFile(path, content, option)
 
 
 def _types(part: Any) -> Iterator[str]:

@@ -91,6 +91,12 @@ class Books:
         """Write what does not change: the terms beside data_bits, and what a resumed run must find."""
         config, place, tokenizer = self.config, self.session.place, self.corpus.tokenizer
         self.run, self.machine = run, reference_machine()
+        charged_bytes = len(tokenizer.encoding)
+        self.uncharged: dict[str, Any] = {}
+        if config.run.reference_tokenizer:
+            entry = self.manifest.tokenizer
+            self.machine["tokenizer"] = f"{escape_text(entry['file'])} (SHA-256 {entry['file_sha256']})"
+            charged_bytes, self.uncharged = 0, {"uncharged_bytes": charged_bytes}
         self.run_as = describe_run(config, self.session.extra, place.device.type, place.world_size)
         write_file(self.run_dir / "environment.json", json.dumps(self.machine, indent=1).encode())
         write_file(self.run_dir / TOKENIZER_FILE, tokenizer.encoding)
@@ -105,12 +111,12 @@ class Books:
         save_config(config, self.run_dir / CONFIG_FILE)
         names_bytes = len(pack_names(self.corpus.source.names))
         side = side_bits(self.manifest.tokens, place.world_size, 1, len(warm_start), names_bytes)
-        self.fixed_bits = {"code": self.code.code_bits, "tokenizer": 8.0 * len(tokenizer.encoding), "side": side}
+        self.fixed_bits = {"code": self.code.code_bits, "tokenizer": 8.0 * charged_bytes, "side": side}
         self.warm_start = {"warm_start_bits": 8.0 * len(warm_start)} if warm_start else {}
         self.metrics = Metrics(self.run_dir, run.resumed_bytes, self.monitors)
         sizes = self.baselines.sizes if self.baselines else {}
         hparams = {section: self.values[section] for section in ("data", "model", "train", "engine")}
-        self.metrics.begin(self.fixed_bits, sizes, hparams)
+        self.metrics.begin(self.fixed_bits, sizes, hparams, **self.uncharged)
 
     def close(self, outcome: Outcome) -> Report:
         """Write the report, and print it."""
@@ -124,9 +130,8 @@ class Books:
         entry = self.manifest.tokenizer
         if entry["kind"] == "file":
             about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
-            measured["tokenizer"] = OwnTokenizer(
-                file=escape_text(entry["file"]), escaped_bytes=self.manifest.escaped, **about
-            )
+            about |= {"file": escape_text(entry["file"]), "sha256": entry["file_sha256"]}
+            measured["tokenizer"] = OwnTokenizer(escaped_bytes=self.manifest.escaped, **about, **self.uncharged)
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

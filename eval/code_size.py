@@ -32,6 +32,7 @@ DECODER = "archive.decoding"
 # They make one thing in one of two ways: the model, of blocks or as a whole network, and the tokenizer.
 CHOOSERS = ("train.loop", "data.tokenizer")
 NETWORK_PACKAGES = ("transformers",)
+PARTS = "model/parts.py"
 MISSING = "missing"
 
 
@@ -165,7 +166,9 @@ def decoder_values(config: Config, tokenizer: Tokenizer | None, extra: dict[str,
     values["model"] = without_empty_network(values["model"])
     if tokenizer is None:
         del values["data"]["tokenizer"]
-    elif tokenizer.vocabulary == BYTE_SYMBOLS:
+        return values
+    values["data"]["vocabulary"] = tokenizer.vocabulary
+    if tokenizer.vocabulary == BYTE_SYMBOLS:
         # Also where a corpus gives no piece: a model of bytes has contexts of words, which its decoder needs.
         values["data"]["tokenizer"] = "bytes"
     else:
@@ -194,6 +197,9 @@ def canonical_text(config: dict[str, Any], canonical: dict[str, str]) -> str:
     NUL, which neither JSON nor Python source can hold, stands between them.
     """
     charged = charged_config(config)
+    if PARTS in canonical:
+        # With another vocabulary the decoder may be another one.
+        charged["data"]["vocabulary"] = config["data"]["vocabulary"]
     parts = [json.dumps(charged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)]
     for name, source in canonical.items():
         parts += [name, source]

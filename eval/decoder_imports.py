@@ -175,7 +175,7 @@ def build_decoder(config: dict[str, Any], device: str) -> None:
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
     if config["data"]["tokenizer"] == "file":
         importlib.import_module("data.joins")
-    vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else PIECES
+    vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else config["data"].get("vocabulary", PIECES)
     with torch.device(device):
         train.loop.Learner(tree, vocabulary, 0, Place(0, 1, torch.device(device)))
 

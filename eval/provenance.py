@@ -76,6 +76,8 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     symbols = f"bytes, {BYTE_SYMBOLS}" if of_bytes else f"{data['tokenizer']}, vocabulary {data['vocabulary']:,}"
     if own := report.tokenizer:
         described = f"described in {report.description_length.tokenizer_bits / 8:,.0f} bytes"
+        if own.uncharged_bytes is not None:
+            described = f"reference machine; described in {own.uncharged_bytes:,} bytes that are not charged"
         symbols = f"{own.file} ({own.format}), vocabulary {own.vocabulary:,}, {described}"
         symbols += f" (xz of the file: {own.file_xz_bytes:,}), {own.escaped_bytes:,} bytes of the corpus escaped"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))

@@ -10,7 +10,7 @@ from eval.pages import render
 from eval.plots import description_length_figure, picture, rate_figure
 from eval.provenance import not_default, setting_text, settings_rows
 from eval.schema import Report, finished_report
-from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms
+from eval.tables import extrapolation_note, known_codes, markdown, sizes, terms, uncharged
 from train.config import Config, flatten
 
 MARKDOWN_FIGURE = """<picture>
@@ -34,6 +34,7 @@ def write_report(run_dir: Path, report: Report, module_bytes: dict[str, int]) ->
         report=report,
         module_bytes=module_bytes,
         terms=terms(report),
+        uncharged=uncharged(report),
         sizes=rows,
         references=known_codes(report),
         most_bytes=rows[-1].bytes,

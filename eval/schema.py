@@ -148,13 +148,17 @@ class Device(Section):
 
 class OwnTokenizer(Section):
     """A tokenizer of the user's, from a file: its name, its format in words, the tokens that it has here, the bytes
-    that it would have lost, each of which is a token, and the bytes of the file as xz."""
+    that it would have lost, each of which is a token, and the bytes of the file as xz. `uncharged_bytes` is what its
+    description would cost, where the run declared it part of the reference machine."""
 
     file: str
+    # Reports from before 2026-11-29 have no SHA-256.
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     format: str
     vocabulary: Count
     escaped_bytes: Count
     file_xz_bytes: Count
+    uncharged_bytes: Count | None = None
 
 
 class Commit(Section):
@@ -230,6 +234,8 @@ class Report(Section):
             raise UsageError("description_length.total_bits must be above 0")
         if length.warm_start_bits > length.side_bits:
             raise UsageError("description_length.warm_start_bits exceed side_bits, of which they are a part")
+        if self.tokenizer and self.tokenizer.uncharged_bytes is not None and length.tokenizer_bits:
+            raise UsageError("tokenizer.uncharged_bytes and description_length.tokenizer_bits exclude each other")
         for name, value in written.items():
             expected = getattr(length, name)
             if type(value) not in (int, float) or not math.isclose(value, expected, rel_tol=1e-9):

@@ -68,6 +68,16 @@ def terms(report: Report) -> list[Term]:
     return [Term(name, b / 8, b / length.total_bits, b / length.corpus_bytes) for name, b in bits.items()]
 
 
+def uncharged(report: Report) -> list[Term]:
+    """What the tokenizer would cost where it is declared part of the reference machine, and the total with it."""
+    length = report.description_length
+    if report.tokenizer is None or report.tokenizer.uncharged_bytes is None:
+        return []
+    bits = {"tokenizer, not charged": 8.0 * report.tokenizer.uncharged_bytes}
+    bits["total with it"] = length.total_bits + bits["tokenizer, not charged"]
+    return [Term(name, b / 8, b / length.total_bits, b / length.corpus_bytes) for name, b in bits.items()]
+
+
 def sizes(report: Report) -> list[Size]:
     """Ours and the baselines, smallest first."""
     rows = [_size(report, name, size_bytes) for name, size_bytes in report.baselines.items()]
@@ -150,8 +160,8 @@ def terminal_table(report: Report) -> str:
     ]
     for name, words in settings:
         lines += textwrap.wrap(f"{name:<{column}}{words}", 100, subsequent_indent=" " * column)
-    lines += ["", *lay_out([("description length", "bytes", "share", "bits/byte")], "<20", ">17", ">10", ">12")]
-    lines += lay_out([term.cells for term in [*terms(report), total]], "<20", ">17", ">9", ">12")
+    lines += ["", *lay_out([("description length", "bytes", "share", "bits/byte")], "<22", ">15", ">10", ">12")]
+    lines += lay_out([term.cells for term in [*terms(report), total, *uncharged(report)]], "<22", ">15", ">9", ">12")
     compared = []
     for row in rows:
         bar = stroke * max(1, round(BAR_COLUMNS * row.bytes / rows[-1].bytes))
@@ -202,7 +212,8 @@ def markdown(report: Report, figure: str) -> str:
         f"{length.compression_ratio:.2f} times smaller, by one epoch of training.",
         figure,
         markdown_table(
-            ("description length", "bytes", "share", "bits per byte"), [*(t.cells for t in terms(report)), total]
+            ("description length", "bytes", "share", "bits per byte"),
+            [*(term.cells for term in terms(report)), total, *(term.cells for term in uncharged(report))],
         ),
         markdown_table(("compared", "bytes", "ratio", "onepass is"), compared),
         markdown_table(("reference codes", "bytes", "bits per byte", "onepass is", "which"), known) if known else "",

@@ -2,6 +2,7 @@
 
 python launch/decompress.py ARCHIVE FILE                    as many ranks as wrote it: deepspeed --num_accelerators N
 python launch/decompress.py ARCHIVE FILE --resume           go on after a kill
+python launch/decompress.py ARCHIVE FILE --tokenizer T      where the archive needs a tokenizer of yours
 python launch/decompress.py ARCHIVE --info                  what the archive holds, and what its size is made of
 
 The archive is verified from its first byte to its last before any work. A folder or glob comes back as the folder FILE,
@@ -48,13 +49,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in FILE.partial")
     parser.add_argument("--embedded", action="store_true", help="run the code that is in the archive, in a fresh "
                         "interpreter, instead of the installed project; only for archives that you trust")  # fmt: skip
+    parser.add_argument(
+        "--tokenizer", help="the tokenizer's file, of a run with run.reference_tokenizer; --info shows which"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads a rank; must be what the archive was written with")
     parser.add_argument(
         "--checkpoint_secs", type=float, help=f"seconds between checkpoints (default: {CHECKPOINT_SECS:g})"
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    names = ("joined", "resume", "embedded", "threads", "checkpoint_secs")
+    names = ("joined", "resume", "embedded", "threads", "checkpoint_secs", "tokenizer")
     given = [name for name in names if getattr(options, name) is not parser.get_default(name)]
     if options.info:
         if options.file or given:
@@ -89,6 +93,8 @@ def decompress(options: argparse.Namespace) -> int:
         status = 0
         if archive.header["method"] != "stored":
             status = rerun(archive, options)
+        elif options.tokenizer is not None:
+            raise UsageError(f"{archive.path} needs no tokenizer, so --tokenizer has no effect: leave it out")
         elif is_rank_0():
             with open_output(options.file, () if options.joined else archive.names) as output:
                 alone = options.joined or archive.header["corpus"]["documents"] == 1
@@ -110,15 +116,17 @@ def rerun(archive: Archive, options: argparse.Namespace) -> int:
     # Before PyTorch is loaded, which looks at them just then.
     os.environ.update(header["pins"])
     from archive.machine import declared_packages, refuse_other_machine
+    from archive.reference_tokenizer import supply_tokenizer, whole_archive
     from archive.rerun import rerun_installed, run_embedded
     from eval.code_size import foreign_modules, unpack
     from train.own_blocks import refuse_own_blocks
 
     refuse_other_machine(header)
+    archive = supply_tokenizer(archive, options.tokenizer)
     values, sources = unpack(archive.program)
     if options.embedded:
-        with open_output(options.file, archive.names) as output:
-            return run_embedded(sources, archive.path, output)
+        with open_output(options.file, archive.names) as output, whole_archive(archive) as whole:
+            return run_embedded(sources, whole, output)
     refuse_own_blocks(values, archive.path)
     if foreign := foreign_modules(archive.program, declared_packages(header["machine"])):
         raise UsageError(

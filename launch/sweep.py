@@ -1,10 +1,10 @@
-"""Train every cell of a grid, blocks x widths x seeds x vocabularies, each in a run directory of its own.
+"""Train every cell of a grid, blocks x widths x seeds x tokenizers, each in a run directory of its own.
 
 python launch/sweep.py --dir runs/sweep --blocks attention,ssd,"ssd ssd ssd attention" --widths 64,128,256
 python launch/sweep.py --dir runs/sweep ... --emit slurm > sweep.sbatch     print a Slurm array instead
 
 Finished cells are skipped, broken ones go on: start the same command again after anything, or one with more blocks,
-widths, seeds or vocabularies. Every block gets the MLP that gives it the parameters of the first block at the same
+widths, seeds or tokenizers. Every block gets the MLP that gives it the parameters of the first block at the same
 width (--match). Further options are launch/train.py's, for all cells; context mixing is left out unless
 --model.ngram_orders asks for it. At the end the runs are compared, as by launch/report.py.
 """
@@ -72,6 +72,12 @@ def make_parser() -> entry.Parser:
         "--vocabularies", type=read_vocabularies, default=[], help="values of data.vocabulary, or `bytes`, by commas"
     )
     parser.add_argument(
+        "--tokenizers",
+        type=split_different,
+        default=[],
+        help="`bytes`, `bpe:PIECES`, and files as data.tokenizer takes them, by commas, in place of --vocabularies",
+    )
+    parser.add_argument(
         "--match",
         choices=["parameters", "flops", "none"],
         default="parameters",
@@ -112,7 +118,7 @@ OWNED = {
     "run.resume": "start the same command again, and broken cells go on",
     "run.stop_after_steps": "cells run to their end; stop the sweep with Ctrl-C",
 }
-OWNED_BY_VOCABULARIES = {"data.vocabulary": "--vocabularies sets it", "data.tokenizer": "--vocabularies sets it"}
+OWNED_BY_TOKENIZERS = ("data.vocabulary", "data.tokenizer")
 
 
 def main(arguments: list[str]) -> int:
@@ -130,7 +136,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if name.startswith("--") and "." not in name and not known and name[2:] not in Config().to_dict():
             raise UsageError(f"unknown option {name}. {entry.meant(name, parser.options())}")
     options, given = parser.parse_known_args(arguments)
-    entry.refuse_owned(given, OWNED | (OWNED_BY_VOCABULARIES if options.vocabularies else {}), "a sweep")
+    axis = "--tokenizers" if options.tokenizers else "--vocabularies" if options.vocabularies else ""
+    entry.refuse_owned(
+        given, OWNED | (dict.fromkeys(OWNED_BY_TOKENIZERS, f"{axis} sets it") if axis else {}), "a sweep"
+    )
+    if options.tokenizers and options.vocabularies:
+        raise UsageError("--tokenizers takes bpe:PIECES, so --vocabularies has no effect beside it: leave it out")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
     if options.emit and options.cell is not None:
@@ -156,7 +167,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
             "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
         )
     axes = options.blocks, options.widths, options.seeds, options.vocabularies
-    cells = make_cells(Grid(options.dir, given, *axes, options.match))
+    cells = make_cells(Grid(options.dir, given, *axes, options.match, options.tokenizers))
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:

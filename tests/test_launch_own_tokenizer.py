@@ -81,10 +81,3 @@ def test_what_cannot_be_is_refused_before_any_work(corpus, cache, tmp_path, file
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "config.yaml").exists()
-
-
-def test_a_sweep_refuses_a_file(corpus, cache, tmp_path, file):
-    options = [f"--data.tokenizer={file}", f"--data.source={corpus}", f"--data.cache_dir={cache}"]
-    done = run("launch/sweep.py", f"--dir={tmp_path / 'sweep'}", "--widths=32", "--blocks=gru", *options)
-    assert done.returncode == 2
-    assert "is a file, and cells of a sweep learn their own pieces: take bpe or bytes" in done.stderr

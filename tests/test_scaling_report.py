@@ -167,6 +167,7 @@ def test_tensorboard_has_figures_and_lengths_by_width(made: tuple[Path, str]) ->
         "figures/behind",
         "figures/scaling",
         "figures/scaling-vocabulary",
+        "figures/tokenizers",
     }
 
 

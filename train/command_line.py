@@ -32,7 +32,7 @@ MAX_CONFIG_BYTES = 1 << 20
 # What may change when a run is resumed: neither bits nor code depend on it.
 MAY_CHANGE = ("data.cache_dir", "data.workers", "engine.timeout_secs")
 # What may not change of section run.
-BEGUN_WITH = ("run.warm_start", "run.reference_packages")
+BEGUN_WITH = ("run.warm_start", "run.reference_packages", "run.reference_tokenizer")
 
 OWNED_KEYS = {
     "train_batch_size": "train.lanes",
@@ -184,6 +184,8 @@ def recorded_config(values: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
     """
     try:
         extra = values["engine"].pop("deepspeed_config")
+        # It is that of the tokenizer, which the archive holds.
+        values["data"].pop("vocabulary", None)
         # Nothing in an archive may say where modules are imported from.
         config = read_tree({section: values[section] for section in SECTIONS if section in values and section != "run"})
     except (ArithmeticError, LookupError, TypeError, AttributeError, UsageError) as error:
@@ -301,6 +303,9 @@ def contradictions(config: Config) -> Iterator[str]:
             if (value := getattr(config.data, name)) != getattr(DataConfig, name):
                 file = f"and data.tokenizer {own} has its own pieces"
                 yield f"data.{name} {value} is for pieces that are learned, {file}: leave it out"
+    elif config.run.reference_tokenizer:
+        learned = "its pieces come from the corpus" if own == "bpe" else "it costs nothing"
+        yield f"run.reference_tokenizer declares a file, and data.tokenizer is {own} ({learned}): leave it out"
     orders = model.ngram_orders
     if model.ngram_lags and not orders:
         yield "model.ngram_lags need context mixing: give model.ngram_orders, too"

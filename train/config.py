@@ -100,7 +100,7 @@ class DataConfig:
     """`bytes`: 256 symbols and an end-of-document, at no cost. `bpe`: sentencepiece pieces, which are charged. Or a
     file of yours: a tokenizer.json of the package tokenizers, ranks of tiktoken, or a .model of sentencepiece. Its
     pieces are charged; write ./bpe for a file of that name."""
-    vocabulary: Annotated[int, Field(ge=258, le=1 << 17), WHOLE] = 2048
+    vocabulary: Annotated[int, Field(ge=258, le=1 << 18), WHOLE] = 2048
     """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
     257."""
     tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000
@@ -258,6 +258,9 @@ class RunConfig:
     reference_packages: Annotated[list[Text], from_text(split_names, list)] = field(default_factory=list)
     """Packages, or modules outside of packages, that a decoder may assume besides Python, torch, deepspeed, numpy and
     what these require. Their code is not charged; the report and an archive name them with their versions."""
+    reference_tokenizer: Flag = False
+    """Declare the file in data.tokenizer part of what a decoder has anyway. Its pieces are not charged; the report
+    shows what they would cost, and names the file with its SHA-256. Decompressing an archive then needs the file."""
     import_dir: Text = ""
     """Folder that modules in model.block are imported from, besides the installed ones. A file in model.block sets
     it."""

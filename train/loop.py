@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.lanes import Lanes
+from data.lanes import WHOLE_LOGITS, Lanes, step_logits
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, deepspeed_config
 from train.ledger import Ledger
@@ -34,6 +34,10 @@ class Learner:
             from model.network import Network
 
             model: Any = Network(config.model, vocabulary)
+        elif config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
+            from model.parts import LanguageModelInParts
+
+            model = LanguageModelInParts(config.model, vocabulary)
         else:
             model = LanguageModel(config.model, vocabulary)
         muon: Any = Muon

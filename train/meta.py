@@ -7,7 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from data.errors import UsageError
-from data.lanes import longest_segment
+from data.lanes import WHOLE_LOGITS, longest_segment
 from model.lm import LanguageModel
 from train.config import ModelConfig, TrainConfig
 
@@ -54,7 +54,8 @@ def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world
     with shape_device(config, vocabulary):
         state_bytes = sum(tensor.nbytes for tensor in tree_leaves(model.init_state(1)))
     needed_bytes = rows * state_bytes + sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    needed_bytes += 4 * rows // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
+    logits = rows // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
+    needed_bytes += 4 * (logits if config.network else min(logits, WHOLE_LOGITS))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:
         raise UsageError(

@@ -26,7 +26,7 @@ LAYOUT = {
     "Description length": {
         "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "other_codes/.*"]],
         "bits per byte": ["Multiline", ["rate/bits_per_byte_now", "description_length/bits_per_byte"]],
-        "terms, bytes so far": ["Multiline", ["description_length/(data|code|tokenizer)_bytes"]],
+        "terms, bytes so far": ["Multiline", ["description_length/(data|code|(reference_)?tokenizer)_bytes"]],
         "compression ratio so far": ["Multiline", ["description_length/ratio"]],
     }
 }
@@ -54,11 +54,19 @@ class Metrics:
         purge_step = None if resume_from_bytes is None else resume_from_bytes + 1
         self.writer = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=10)
 
-    def begin(self, fixed_bits: dict[str, float], baselines: dict[str, Any], hparams: dict[str, Any]) -> None:
+    def begin(
+        self,
+        fixed_bits: dict[str, float],
+        baselines: dict[str, Any],
+        hparams: dict[str, Any],
+        uncharged_bytes: int | None = None,
+    ) -> None:
         """Record what does not change: the terms "code", "tokenizer" and "side", the baselines in bytes, and the
-        configuration, nested or flat."""
+        configuration, nested or flat. `uncharged_bytes` is what a tokenizer would cost that is not charged."""
         self.fixed_bits = fixed_bits
         self.baselines = {f"other_codes/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
+        if uncharged_bytes is not None:
+            self.baselines["description_length/reference_tokenizer_bytes"] = uncharged_bytes
         self.writer.add_custom_scalars(LAYOUT)
         # TensorBoard shows plain values only: others become text.
         shown = {

@@ -142,7 +142,7 @@ def analyse(lines: list[Line]) -> Scaling | None:
     pairs = [
         pair
         for one, other in itertools.combinations(results, 2)
-        if one.line.block != other.line.block and one.line.vocabulary == other.line.vocabulary
+        if one.line.block != other.line.block and one.line.symbols == other.line.symbols
         for pair in _pairs(one.line, other.line)
     ]
     compared = {family: _beside_best(group) for family, group in families.items() if len(group) > 1}

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UsageError
-from data.tokenizer_files import KINDS
 from model.registry import display_names
+from studies.scaling.symbols import tokenizer_axis
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
-from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, DataConfig, ModelConfig
+from train.config import LEFT_TO_MACHINE, ModelConfig
 from train.flops import forward_flops
 from train.meta import build_model, meta_model
 from train.networks import PREFIX, resolve_network
@@ -77,6 +77,8 @@ class Grid:
     seeds: Sequence[int]
     vocabularies: Sequence[Vocabulary]
     measure: str
+    # `bytes`, `bpe:PIECES` and files, in place of vocabularies.
+    tokenizers: Sequence[str] = ()
 
 
 def make_cells(grid: Grid) -> list[Cell]:
@@ -95,36 +97,27 @@ def make_cells(grid: Grid) -> list[Cell]:
         raise UsageError(f"blocks come from {' and '.join(sorted(folders))}: keep a sweep's own blocks in one folder")
     shown, import_dir = display_names(blocks), "".join(folders)
     given = (*grid.given, f"--run.import_dir={import_dir}") if folders else grid.given
-    if config.data.tokenizer not in KINDS:
-        raise UsageError(
-            f"data.tokenizer {config.data.tokenizer} is a file, and cells of a sweep learn their own pieces: take bpe "
-            "or bytes, or start a run of launch/train.py for each file; launch/report.py compares them"
-        )
-    own: Vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else "bytes"
+    wanted = grid.tokenizers or [f"bpe:{one}" if isinstance(one, int) else one for one in grid.vocabularies]
     cells = []
-    vocabularies = grid.vocabularies or [own]
-    for vocabulary, width, block in itertools.product(vocabularies, grid.widths, blocks):
-        if vocabulary == "bytes":
-            symbols, data = BYTE_SYMBOLS, replace(config.data, tokenizer="bytes", vocabulary=DataConfig.vocabulary)
-        else:
-            symbols, data = vocabulary, replace(config.data, tokenizer="bpe", vocabulary=vocabulary)
+    for symbols, width, block in itertools.product(tokenizer_axis(config, wanted), grid.widths, blocks):
         # These come from the cell, not from the options.
         model = replace(choose_block(config.model, networks.get(block, block)), width=width)
         for seed in grid.seeds:
             resolved = resolve_network(model)
-            check(replace(config, data=data, model=resolved, train=replace(config.train, seed=seed)))
+            train = replace(config.train, seed=seed)
+            check(replace(config, data=symbols.data, model=resolved, train=train, run=symbols.run))
         if grid.measure != "none" and block != blocks[0]:
             first = replace(choose_block(config.model, networks.get(blocks[0], blocks[0])), width=width)
-            model = match(model, first, symbols, grid.measure)
+            model = match(model, first, symbols.vocabulary, grid.measure)
         # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
-        count_parameters(model, symbols)
+        count_parameters(model, symbols.vocabulary)
         for seed in grid.seeds:
             name = f"{shown[block].replace(' ', '+').replace(':', '.')}-{width}"
-            name += f"-{vocabulary}" if grid.vocabularies else ""
+            name += f"-{symbols.name}" if wanted else ""
             name += f"-seed{seed}" if seed else ""
             chosen = {"model.network": model.network} if model.network else {"model.block": block}
             varied = chosen | {"model.width": width, "model.expansion": model.expansion}
-            varied |= {"data.tokenizer": data.tokenizer, "data.vocabulary": data.vocabulary, "train.seed": seed}
+            varied |= symbols.varied | {"train.seed": seed}
             options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
             cells.append(Cell(name, grid.folder / name, options))
             refuse_other_run(cells[-1])

@@ -45,6 +45,14 @@ class Line:
         return self.runs[0].vocabulary
 
     @property
+    def tokenizer(self) -> str:
+        return self.runs[0].tokenizer
+
+    @property
+    def symbols(self) -> str:
+        return self.runs[0].symbols
+
+    @property
     def widths(self) -> list[int]:
         return sorted({run.width for run in self.runs})
 

@@ -17,11 +17,12 @@ from eval.tables import extrapolation_note
 from studies.scaling.analysis import Scaling, size_text
 from studies.scaling.plots import behind_figure, overlay_figure, scaling_figure, vocabulary_figure
 from studies.scaling.tables import Comparison, comparison_csv, scaling_csv, scaling_json, verdict_texts, without_law
+from studies.scaling.tokenizers import tokenizer_figure
 from studies.scaling.verdicts import Standing
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of the files of a picture, where that is not its name.
-STEMS = {"curves": "comparison", "behind": "comparison-behind"}
+STEMS = {"curves": "comparison", "behind": "comparison-behind", "tokenizers": "comparison-tokenizers"}
 EVENTS_SUFFIX = ".scaling"
 LAYOUT = {
     "Scaling": {
@@ -77,6 +78,8 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
     pictures = {"curves": picture(overlay_figure, curves, baselines, comparison.lines)}
     if len(comparison.runs) > 1:
         pictures["behind"] = picture(behind_figure, curves, comparison.lines)
+    if comparison.several_tokenizers:
+        pictures["tokenizers"] = picture(tokenizer_figure, comparison.runs)
     if scaling := comparison.scaling:
         laws = {result.line.label: result.data.fit.law for result in scaling.results if result.data.fit}
         predictions = {r.line.label: r.data.prediction for r in scaling.results if r.data.prediction}

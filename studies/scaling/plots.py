@@ -11,12 +11,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, Formatter, MaxNLocator, NullLocator, ScalarFormatter
 
+from data.tokenizer_files import KINDS
 from eval.curve import Curve
 from eval.plots import (
     DOTS_PER_INCH,
     LABEL_INCHES,
     LEFT_INCHES,
     LETTER_INCHES,
+    LONGEST_LABEL,
     WIDTH_INCHES,
     Theme,
     baseline_lines,
@@ -41,6 +43,8 @@ MOST_DATA_TERMS = 3
 # Of lines that differ in a size: how strong the color of the smallest is, and in figures that name them in it.
 PALEST, PALEST_NAMED = 0.3, 0.5
 # Sizes that totals are drawn against.
+# Letters of a vocabulary's name beside its line, inside of a panel.
+LONGEST_INSIDE = 7
 AXES = ("width", "parameters_non_embedding", "flops")
 BYTES, COUNTS = EngFormatter("B", sep=" "), EngFormatter(sep=" ")
 
@@ -219,18 +223,20 @@ def vocabulary_figure(families: dict[str, list[Line]], theme: Theme) -> Figure:
             alpha = strength(rank, len(lines), PALEST_NAMED)
             style = Stroke(color, "solid", MARKERS[rank % len(MARKERS)]).style()
             _draw_line(axes, line, "width", style | {"alpha": alpha})
-            ends.append((float(line.means("total_bits")[-1]) / 8, line.vocabulary, alpha))
-        _width_axis(axes, lines, room=1.45)
+            name = f"{line.vocabulary:,}" if line.tokenizer in KINDS else line.tokenizer
+            ends.append((float(line.means("total_bits")[-1]) / 8, name, alpha))
+        # Names of files are longer than numbers, and stand outside.
+        outside = max(len(name) for _, name, _ in ends) > LONGEST_INSIDE
+        _width_axis(axes, lines, room=1.12 if outside else 1.45)
         _log_axis(axes.yaxis, BYTES, 6)
         # The vocabulary of each line beside its last point, moved apart where they would overlap.
         ends.sort()
         low, high = np.log(axes.get_ylim())
         wanted = np.array([(np.log(end) - low) / (high - low) for end, _, _ in ends])
-        for (_, vocabulary, alpha), height in zip(ends, spread(wanted, LABEL_INCHES / PANEL_INCHES), strict=True):
-            text = f"{vocabulary:,}"
+        for (_, name, alpha), height in zip(ends, spread(wanted, LABEL_INCHES / PANEL_INCHES), strict=True):
             axes.text(
-                0.88, height, text, color=color, alpha=alpha, weight="bold", size=8.5, va="center",
-                transform=axes.transAxes,
+                1.02 if outside else 0.88, height, name[:LONGEST_LABEL], color=color, alpha=alpha, weight="bold",
+                size=8.5, va="center", transform=axes.transAxes,
             )  # fmt: skip
     return figure
 

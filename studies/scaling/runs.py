@@ -35,7 +35,8 @@ FOLLOWS_WIDTH = "model.expansion"
 class ComparedRun:
     """A finished run. `name` is its directory, relative to the one that is compared; `flops` are those of its epoch.
 
-    `block` is as people read it (model.registry.display_names).
+    `block` is as people read it (model.registry.display_names), and `tokenizer`: "bytes", "bpe" or a file's
+    name.
     `settings` is all of its configuration that could explain a difference to another run, beside block, width and seed.
     `commit` is that of its code, empty if it is not known.
     """
@@ -45,6 +46,7 @@ class ComparedRun:
     width: int
     seed: int
     vocabulary: int
+    tokenizer: str
     parameters: int
     parameters_non_embedding: int
     flops: float
@@ -61,10 +63,24 @@ class ComparedRun:
     curve: Curve = field(repr=False, compare=False)
 
     @property
+    def symbols(self) -> str:
+        """ "bytes, 257", "bpe, 2,048", "gpt2.json, 50,513, not charged": the tokenizer and its vocabulary."""
+        return symbols_text(self.tokenizer, self.vocabulary, self.report)
+
+    @property
+    def bytes_per_sec(self) -> float:
+        return self.report.corpus.bytes / max(self.report.cost.elapsed_secs, 1e-9)
+
+    @property
     def corpus_text(self) -> str:
         """ "text (1,000 bytes, SHA-256 aaaaaaaa…)"."""
         corpus = self.report.corpus
         return f"{corpus.name} ({corpus.bytes:,} bytes, SHA-256 {corpus.sha256[:8]}…)"
+
+
+def symbols_text(tokenizer: str, vocabulary: int, report: Report) -> str:
+    free = report.tokenizer and report.tokenizer.uncharged_bytes is not None
+    return f"{tokenizer}, {vocabulary:,}{', not charged' if free else ''}"
 
 
 class Sweep(BaseModel):
@@ -106,7 +122,26 @@ def load_runs(runs_dir: Path) -> list[ComparedRun]:
     names = [folder.relative_to(runs_dir) if folder != runs_dir else folder.resolve().name for folder in directories]
     runs = [load_run(folder, make_printable(str(name))) for folder, name in zip(directories, names, strict=True)]
     shown = display_names(run.block for run in runs)
-    return sorted((replace(run, block=shown[run.block]) for run in runs), key=lambda run: run.total_bits)
+    runs = [replace(run, block=shown[run.block]) for run in name_tokenizers(runs)]
+    return sorted(runs, key=lambda run: run.total_bits)
+
+
+def name_tokenizers(runs: list[ComparedRun]) -> list[ComparedRun]:
+    """The same. Tokenizers of one file name have the beginning of their file's SHA-256 as well: many are called
+    tokenizer.json."""
+    contents: dict[str, set[str | None]] = {}
+    for run in runs:
+        if own := run.report.tokenizer:
+            contents.setdefault(own.file, set()).add(own.sha256)
+    named = []
+    for run in runs:
+        own = run.report.tokenizer
+        if own and len(contents[own.file]) > 1:
+            name = f"{own.file} {(own.sha256 or 'unknown')[:8]}"
+            symbols = symbols_text(name, run.vocabulary, run.report)
+            run = replace(run, tokenizer=name, settings=run.settings | {"data.vocabulary": symbols})
+        named.append(run)
+    return named
 
 
 def load_run(directory: Path, name: str) -> ComparedRun:
@@ -122,13 +157,15 @@ def load_run(directory: Path, name: str) -> ComparedRun:
     compared["model.depth"] = report.model.depth
     compared["model.network"] = describe_network(str(settings["model.network"]))
     vocabulary = settings["data.vocabulary"]
+    tokenizer = "bpe"
     # The vocabulary says which tokenizer it was. That of bytes ignores the other fields, so they must not tell apart.
     if report.tokenizer:
         del compared["data.tokenizer"]
         vocabulary = report.tokenizer.vocabulary
-        compared["data.vocabulary"] = f"{report.tokenizer.file}, {vocabulary:,}"
+        tokenizer = report.tokenizer.file
+        compared["data.vocabulary"] = symbols_text(tokenizer, vocabulary, report)
     elif compared.pop("data.tokenizer") == "bytes":
-        vocabulary = BYTE_SYMBOLS
+        vocabulary, tokenizer = BYTE_SYMBOLS, "bytes"
         sample_bytes = Config().data.tokenizer_sample_bytes
         compared |= {"data.vocabulary": "bytes", "data.tokenizer_sample_bytes": sample_bytes}
     terms = ("data_bits", "code_bits", "tokenizer_bits", "side_bits", "total_bits", "bits_per_byte")
@@ -138,6 +175,7 @@ def load_run(directory: Path, name: str) -> ComparedRun:
         **{term: getattr(report.description_length, term) for term in terms},
         seed=settings["train.seed"],
         vocabulary=vocabulary,
+        tokenizer=tokenizer,
         flops=report.cost.model_flops,
         commit=commit_text(report.commit),
         settings=compared,

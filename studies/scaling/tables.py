@@ -36,6 +36,10 @@ class Comparison:
         return self.runs[0].report.corpus
 
     @property
+    def several_tokenizers(self) -> bool:
+        return len({run.symbols for run in self.runs}) > 1
+
+    @property
     def baselines(self) -> list[Size]:
         return [row for row in sizes(self.measured) if not row.ours]
 
@@ -55,17 +59,21 @@ def comparison_text(comparison: Comparison) -> str:
     """The runs as a table for a terminal of 100 columns, or wider if their names are long."""
     runs, corpus, standing = comparison.runs, comparison.corpus, comparison.standing
     widest = max(len("baseline"), *(len(run.name) for run in runs))
-    rows: list[tuple[str, ...]] = [
-        ("run", "total bytes", "data", "code", "bits/byte", "ratio", "parameters", "tokens/s", "time")
-    ]
+    # Tokens of different tokenizers are not compared, and their bytes and charges are.
+    several = comparison.several_tokenizers
+    terms = ("data", "code", *(["tokenizer"] if several else []))
+    speeds = ("bytes/s", "time", "   symbols") if several else ("tokens/s", "time")
+    rows: list[tuple[str, ...]] = [("run", "total bytes", *terms, "bits/byte", "ratio", "parameters", *speeds)]
     for run in runs:
         length, cost = run.report.description_length, run.report.cost
-        sizes_bytes = (f"{bits / 8:,.0f}" for bits in (run.total_bits, run.data_bits, run.code_bits))
+        sizes_bytes = (f"{getattr(run, f'{term}_bits') / 8:,.0f}" for term in ("total", *terms))
         rates = f"{run.bits_per_byte:.4f}", f"{length.compression_ratio:.2f}"
-        speed = f"{cost.tokens_per_sec:,.0f}", duration(cost.elapsed_secs)
-        rows.append((run.name, *sizes_bytes, *rates, f"{run.parameters:,}", *speed))
+        speed = f"{run.bytes_per_sec if several else cost.tokens_per_sec:,.0f}", duration(cost.elapsed_secs)
+        symbols = [f"   {run.symbols}"] if several else []
+        rows.append((run.name, *sizes_bytes, *rates, f"{run.parameters:,}", *speed, *symbols))
     lines = [f"\n{corpus.name}: {corpus.bytes:,} bytes, {len(runs)} finished runs\n"]
-    lines += lay_out(rows, f"<{widest}", ">13", ">13", ">9", ">10", ">7", ">13", ">10", ">13")
+    term_columns = [">13", ">9", ">11"][: len(terms)]
+    lines += lay_out(rows, f"<{widest}", ">13", *term_columns, ">10", ">7", ">13", ">10", ">13", "")
     if standing.others:
         beside = [("bytes beside", "", f"  {standing.shortest.name}", "")]
         for group, *verdicts in standing.others:
@@ -182,7 +190,7 @@ def scaling_csv(lines: list[Line]) -> str:
 def _settings_columns(run: ComparedRun) -> dict[str, Any]:
     """The settings of a run that a table of runs should not leave out, and the commit of its code."""
     chosen = {name.split(".")[1]: run.settings[name] for name in SETTINGS}
-    return {"seed": run.seed, "vocabulary": run.vocabulary, **chosen, "commit": run.commit}
+    return {"seed": run.seed, "vocabulary": run.vocabulary, "tokenizer": run.tokenizer, **chosen, "commit": run.commit}
 
 
 def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
@@ -205,6 +213,7 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
             family: [
                 {
                     "vocabulary": result.line.vocabulary,
+                    "tokenizer": result.line.tokenizer,
                     "width": result.shortest.size,
                     "total_bits": result.shortest.bits,
                     "beside_shortest": verdict,
@@ -225,7 +234,7 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
 
 def _line_values(result: LineResult) -> dict[str, Any]:
     line = result.line
-    about = {"label": line.label, "block": line.block, "vocabulary": line.vocabulary, "widths": line.widths}
+    about = {name: getattr(line, name) for name in ("label", "block", "vocabulary", "tokenizer", "widths")}
     found = {name: value for name, value in vars(result).items() if name != "line"}
     return about | {"runs": [run.name for run in line.runs]} | found
 

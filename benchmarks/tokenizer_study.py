@@ -1,0 +1,215 @@
+"""Which tokenizer gives the shortest description of a corpus: bytes, pieces of several sizes, and files. docs/ has a
+page on it.
+
+    python benchmarks/tokenizer_study.py --tokenizers bytes,bpe:512,bpe:2048,bpe:8192,FILE,FILE [--enwik8 FILE]
+    python benchmarks/tokenizer_study.py --show                     the table and the figure of the rows that are there
+
+The corpora are the first bytes of the King James Bible and of enwik8. Every tokenizer has two runs over each. With
+equal parameters the network is the same, tables of symbols aside. With equal FLOPs every epoch takes the arithmetic
+that is the least that all tokenizers can have: the most expensive one, with a network of the width of one head, sets
+it, and the others have wider networks. A row that is there is not measured again. Further options are those of
+launch/train.py.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+from launch import entry
+
+entry.begin(__name__)
+
+import csv
+import datetime
+import math
+import subprocess
+import tempfile
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.ladder import first_bytes
+from benchmarks.result_rows import appended, commit
+from data.documents import open_source
+from eval.plots import DOTS_PER_INCH, THEMES, Theme, use_style
+from eval.schema import load_report
+from eval.tables import markdown_table
+from studies.scaling.cells import count_flops
+from studies.scaling.symbols import Symbols, tokenizer_axis
+from studies.scaling.tokenizers import TERMS, draw_terms
+from train.command_line import parse_config
+from train.config import ModelConfig
+
+RESULTS = ROOT / "benchmarks" / "results" / "tokenizer_study.csv"
+COLUMNS = [
+    "date", "commit", "corpus", "bytes", "options", "equal", "tokenizer", "vocabulary", "tokens", "width", "expansion",
+    "parameters", "parameters_non_embedding", "flops", "elapsed_secs", "total_bytes",
+    *(f"{term}_bytes" for term in TERMS), "file_xz_bytes",
+]  # fmt: skip
+EQUAL = ("parameters", "flops")
+TITLES = {"parameters": "the same network", "flops": "the same FLOPs"}
+NAMES = {"kjv": "King James Bible", "enwik8": "enwik8"}
+HEAD_WIDTH = 16
+WIDEST = 512
+Row = dict[str, Any]
+
+
+def network_for(model: ModelConfig, vocabulary: int, flops_a_forward: float) -> ModelConfig:
+    """`model` with the width, and then the MLP, that bring a forward pass over 128 tokens closest to this arithmetic:
+    of the widths that can, the one whose MLP is closest to that of `model`."""
+    found: list[tuple[float, ModelConfig]] = []
+    for width in range(HEAD_WIDTH, WIDEST + 1, HEAD_WIDTH):
+
+        def at(hidden: int, width: int = width) -> ModelConfig:
+            return replace(model, width=width, expansion=hidden / width)
+
+        if count_flops(at(width), vocabulary) > flops_a_forward:
+            break
+        key = lambda hidden, at=at: count_flops(at(hidden), vocabulary)  # noqa: E731
+        hidden = width + bisect_left(range(width, 16 * width), flops_a_forward, key=key)
+        if hidden < 16 * width:
+            found.append((abs(math.log(hidden / width / model.expansion)), at(hidden)))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def run(corpus: Path, symbols: Symbols, model: ModelConfig, rest: Sequence[str]) -> Row:
+    """One epoch, as a row of the table without the names of what it was."""
+    sizes = {"model.width": model.width, "model.expansion": model.expansion, "model.head_width": HEAD_WIDTH}
+    with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
+        options = [f"--{name}={value}" for name, value in (symbols.varied | sizes).items()]
+        given = [f"--data.source=raw:{corpus}", f"--run.dir={folder}/run", "--run.baselines=false", *rest, *options]
+        subprocess.run([sys.executable, str(ROOT / "launch/train.py"), *given], check=True, stdout=subprocess.DEVNULL)
+        report = load_report(Path(folder, "run", "report.json"))
+    length, cost = report.description_length, report.cost
+    return {
+        "vocabulary": report.tokenizer.vocabulary if report.tokenizer else symbols.vocabulary,
+        "tokens": report.corpus.tokens,
+        "width": model.width,
+        "expansion": model.expansion,
+        "parameters": report.model.parameters,
+        "parameters_non_embedding": report.model.parameters_non_embedding,
+        "flops": int(cost.model_flops),
+        "elapsed_secs": round(cost.elapsed_secs),
+        "total_bytes": round(length.total_bits / 8),
+        **{f"{term}_bytes": round(getattr(length, f"{term}_bits") / 8) for term in TERMS},
+        "file_xz_bytes": report.tokenizer.file_xz_bytes if report.tokenizer else "",
+    }
+
+
+def read_rows() -> list[Row]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def study(corpus: Path, name: str, axis: Sequence[tuple[str, Symbols]], rest: Sequence[str]) -> None:
+    """Measure what has no row yet."""
+    common = {"corpus": name, "bytes": str(corpus.stat().st_size), "options": " ".join(rest)}
+    model = replace(parse_config("", list(rest)).model, head_width=HEAD_WIDTH)
+
+    def row(equal: str, tokenizer: str, symbols: Symbols, chosen: ModelConfig) -> Row:
+        key = common | {"equal": equal, "tokenizer": tokenizer}
+        for known in read_rows():
+            if key.items() <= known.items():
+                return known
+        made = key | run(corpus, symbols, chosen, rest)
+        made |= {"date": datetime.date.today().isoformat(), "commit": commit()}
+        with appended(RESULTS, COLUMNS) as write:
+            write(made)
+        entry.publish(f"{name}, equal {equal}, {tokenizer}: {made['total_bytes']:,} in {made['elapsed_secs']:,} s")
+        return made
+
+    first = {tokenizer: row("parameters", tokenizer, symbols, model) for tokenizer, symbols in axis}
+    # FLOPs of an epoch, for each of a forward pass over so many tokens.
+    epochs = {
+        tokenizer: float(one["flops"]) / count_flops(model, int(one["vocabulary"])) for tokenizer, one in first.items()
+    }
+    narrow = replace(model, width=HEAD_WIDTH)
+    target = max(epochs[name] * count_flops(narrow, int(one["vocabulary"])) for name, one in first.items())
+    for tokenizer, symbols in axis:
+        vocabulary = int(first[tokenizer]["vocabulary"])
+        row("flops", tokenizer, symbols, network_for(model, vocabulary, target / epochs[tokenizer]))
+
+
+def selected() -> dict[tuple[str, str], list[Row]]:
+    """The rows by corpus and by what is equal."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in read_rows():
+        groups.setdefault((row["corpus"], row["equal"]), []).append(row)
+    return groups
+
+
+def table() -> str:
+    head = ("corpus", "equal", "tokenizer", "vocabulary", "tokens", "width", *TERMS[:3], "total", "seconds")
+    lines = []
+    for (corpus, equal), rows in selected().items():
+        for row in rows:
+            numbers = [row[f"{term}_bytes"] for term in TERMS[:3]]
+            cells = [row["vocabulary"], row["tokens"], row["width"], *numbers, row["total_bytes"], row["elapsed_secs"]]
+            lines.append((corpus, equal, row["tokenizer"], *(f"{int(cell):,}" for cell in cells)))
+    return markdown_table(head, lines) + "\n"
+
+
+def draw(theme: Theme) -> Figure:
+    """A column a corpus, a row for each of what is equal; a bar of terms for each tokenizer."""
+    groups = selected()
+    corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
+    figure = Figure((4.75 * len(corpora), 5.6), DOTS_PER_INCH, facecolor=theme.page)
+    panels = figure.subplots(len(EQUAL), len(corpora), squeeze=False, sharex="col")
+    for across, corpus in enumerate(corpora):
+        for down, equal in enumerate(EQUAL):
+            axes, rows = panels[down][across], groups.get((corpus, equal), [])
+            bars = [(row["tokenizer"], [float(row[f"{term}_bytes"]) for term in TERMS]) for row in rows]
+            draw_terms(axes, bars, theme)
+            axes.set_facecolor(theme.page)
+            length = f"first {int(rows[0]['bytes']):,} bytes of {NAMES.get(corpus, corpus)}" if rows else corpus
+            axes.set_title(f"{length}, {TITLES[equal]}", loc="left", size=9)
+            if across:
+                axes.set_yticklabels([])
+            if down + 1 < len(EQUAL):
+                axes.set_xlabel("")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower left", ncols=len(TERMS), bbox_to_anchor=(0.1, 0.0), handlelength=1.2)
+    figure.subplots_adjust(0.115, 0.135, 0.965, 0.945, 0.1, 0.24)
+    return figure
+
+
+def main() -> None:
+    parser = entry.Parser(alone=False, description=__doc__)
+    parser.add_argument("--tokenizers", default="bytes,bpe:512,bpe:2048,bpe:8192")
+    parser.add_argument("--bytes", type=int, default=300_000, help="length of each corpus (default: %(default)s)")
+    parser.add_argument("--enwik8", type=Path, help="the file, also as .xz")
+    parser.add_argument("--svg", default=str(ROOT / "docs" / "tokenizer-study"), help="name of the figure's two files")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
+    options, rest = parser.parse_known_args()
+    if not options.show:
+        rest = ["--model.ngram_orders=[]", *rest]
+        texts = options.tokenizers.split(",")
+        axis = list(
+            zip([Path(text).name for text in texts], tokenizer_axis(parse_config("", rest), texts), strict=True)
+        )
+        kjv = b"".join(chunk for chunk, _ in open_source("kjv").chunks())
+        corpora = {"kjv": kjv[: options.bytes]}
+        if options.enwik8:
+            corpora["enwik8"] = first_bytes(options.enwik8, options.bytes)
+        # In a place of their own, so that prepared tokens are found again after an interruption.
+        folder = Path(parse_config("", rest).data.cache_dir).expanduser() / "tokenizer-study"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in corpora.items():
+            path = folder / name
+            if not path.exists() or path.read_bytes() != content:
+                path.write_bytes(content)
+            study(path, name, axis, rest)
+    entry.publish(table())
+    for name, theme in THEMES.items():
+        with use_style(theme):
+            draw(theme).savefig(f"{options.svg}-{name}.svg", facecolor=theme.page, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    sys.exit(entry.exit_status(main))

@@ -1,0 +1,28 @@
+"""The cost of tokens in parts, for vocabularies whose logits for all tokens of a step would take too much memory.
+
+The gradients of a part come right after its logits, which are computed a second time for that. So PART_LOGITS, in a few
+copies, are all that is there at once, and an output layer of any vocabulary takes the memory of its parameters. Sums
+run in another order than those of the whole, so bits differ in rounding. Shapes: as in model/lm.py; `N` tokens.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.lm import LanguageModel
+
+PART_LOGITS = 1 << 24
+
+
+class LanguageModelInParts(LanguageModel):
+    """LanguageModel, with `cost` in parts."""
+
+    def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
+        most = max(1, PART_LOGITS // self.vocabulary)
+        nats = []
+        for start in range(0, targets.numel(), most):
+            taken = slice(start, start + most)
+            part, wanted = x.flatten(0, 1)[None, taken], targets.flatten()[None, taken]  # [1, N, D], [1, N]
+            known = None if hashes is None else hashes.flatten(1)[:, None, taken]  # [K, 1, N]
+            nats.append(checkpoint(super().cost, part, wanted, known, use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(nats, 1).view_as(targets)
