@@ -21,6 +21,7 @@ from data.compression import BUFFER_BYTES, KINDS, decompress
 from data.errors import UsageError
 from data.http import RemoteFile, file_name, open_urls
 from data.listing import WILDCARD, Listing
+from data.token_files import TokenFiles, open_token_files, with_partners
 
 CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
@@ -54,6 +55,8 @@ class Source:
     """The path of each document, if a folder or a glob is read as bare files (raw:); otherwise empty."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the source was read, a line each."""
+    tokens: TokenFiles | None = None
+    """Where the documents are token files (tokens:), the ids in them."""
 
     def chunks(self) -> Chunks:
         """Yield (chunk of at most 1 MiB, whether it ends its document). Raises UsageError on unreadable input."""
@@ -78,13 +81,15 @@ class Source:
 def open_source(source: str, field: str = "text", split: str = "train") -> Source:
     """Open a corpus by name (see `data.source` in train/config.py). Raises UsageError when there is nothing to read.
 
-    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. The
-    server of a URL is asked on reading, not here; {000..099} in it counts shards.
+    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix,
+    `tokens:PATH` ids. The server of a URL is asked on reading, not here; {000..099} in it counts shards.
     """
     if source == "kjv":
         return _open_kjv()
     if source.startswith("hf:"):
         return _open_hugging_face(source, field, split)
+    if source.startswith("tokens:"):
+        return _open_tokens(source.removeprefix("tokens:"))
     raw, place = source.startswith("raw:"), source.removeprefix("raw:")
     if not place:
         raise UsageError(f"data.source {source!r} names nothing: give a file, a folder (. is this one) or a glob")
@@ -111,6 +116,26 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
         names=tuple(names) if raw else (),
         notes=tuple(notes),
+    )
+
+
+def _open_tokens(place: str) -> Source:
+    """tokens:PATH. The documents are the files; Megatron-LM's pair also has the name of both without their suffixes."""
+    if re.match("https?://", place):
+        raise UsageError(f"data.source 'tokens:{place}': token files are not read from servers; fetch them first")
+    pair = Path(f"{place}.idx").expanduser().is_file() and not Path(place).expanduser().exists()
+    found, name, names, notes = _list_files(f"{place}.bin" if pair else place)
+    files = with_partners(found)
+    root = found[0].parents[len(PurePath(names[0]).parts) - 1] if names else files[0].parent
+    return Source(
+        name=make_printable(name),
+        expected_bytes=sum(file.stat().st_size for file in files),
+        _read=lambda: itertools.chain.from_iterable(map(_read_raw, files)),
+        _identify=lambda: ["tokens", *map(_identity, files)],
+        _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
+        names=tuple(str(file.relative_to(root)) for file in files) if names or len(files) > 1 else (),
+        notes=tuple(notes),
+        tokens=open_token_files(files),
     )
 
 

@@ -38,6 +38,7 @@ from data.shards import (
     restore_tokenizer,
     write_manifest,
 )
+from data.token_files import Block, TokenFiles
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import KINDS, Segmenter, TokenizerFile, read_tokenizer_file
 
@@ -72,6 +73,7 @@ def prepare(
     tokenizer: str = "bytes",
     vocabulary: int = 257,
     tokenizer_sample_bytes: int = 100_000_000,
+    token_ids: int = 0,
     cache_dir: str | Path = "~/.cache/onepass",
     workers: int = 0,
     progress: bool = False,
@@ -89,8 +91,9 @@ def prepare(
         tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
     file = None if tokenizer in KINDS else read_tokenizer_file(tokenizer)
-    kind = "file" if file else tokenizer
+    kind = "tokens" if documents.tokens else "file" if file else tokenizer
     made_of = [file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
+    made_of = [token_ids] if documents.tokens else made_of
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
     directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
@@ -107,6 +110,9 @@ def prepare(
             journal = _read_journal(directory, fingerprint)
             if journal is None and file:
                 entry, empty = _take_file(file, segmenter or file.open(), directory, progress), Position().sha256
+                journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
+            elif journal is None and documents.tokens:
+                entry, empty = _take_ids(documents, documents.tokens, token_ids, progress), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
             elif journal is None:
                 total_bytes = min(tokenizer_sample_bytes, documents.expected_bytes or tokenizer_sample_bytes)
@@ -138,6 +144,25 @@ def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progr
     return describe_tokenizer(model) | about | {"pieces_sha256": hashlib.sha256(content).hexdigest()}
 
 
+def _take_ids(source: Source, files: TokenFiles, token_ids: int, progress: bool) -> dict[str, Any]:
+    """Describe the ids in token files: with the largest of them, unless `token_ids` says how many there may be. Returns
+    the manifest's entry."""
+    with tqdm(
+        total=source.expected_bytes, unit="B", unit_scale=True, desc="largest id", disable=not progress or token_ids > 0
+    ) as bar:
+
+        def shown() -> Iterator[Block]:
+            for block in files.blocks():
+                yield block
+                bar.update(len(block.content))
+
+        model = files.tokenizer(token_ids, shown())
+    if progress:
+        ends = model.vocabulary - files.ids(model)
+        tqdm.write(f"onepass: {source.name}: {files.kind}, {files.ids(model):,} ids and {ends} ends", file=sys.stderr)
+    return describe_tokenizer(model)
+
+
 def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -> Chunks:
     """Yield the chunks, with a progress bar."""
     with tqdm(total=total_bytes, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
@@ -156,6 +181,9 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
 
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
     """Whether the source still yields the documents that the tokens spell: for a source that cannot prove it."""
+    if corpus.source.tokens:
+        # The lengths of the files are in its fingerprint.
+        return _digest(_show(corpus.source.chunks(), "", None, False))[0] == corpus.manifest.sha256
     stops = [*range(CHUNK_TOKENS, len(corpus.tokens), CHUNK_TOKENS), len(corpus.tokens)]
     parts = (corpus.tokens.read(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
     prepared = (chunk for part in parts for chunk in token_chunks(part, corpus.tokenizer))

@@ -29,6 +29,7 @@ from eval.schema import (
     OwnTokenizer,
     Report,
     RunCost,
+    TokenFilesRead,
 )
 from eval.tables import terminal_table
 from train.command_line import CONFIG_FILE, save_config
@@ -112,6 +113,13 @@ class Books:
             about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
             measured["tokenizer"] = OwnTokenizer(
                 file=escape_text(entry["file"]), escaped_bytes=self.manifest.escaped, **about
+            )
+        if files := self.corpus.source.tokens:
+            measured["token_files"] = TokenFilesRead(
+                format=str(files.kind),
+                vocabulary=files.ids(self.corpus.tokenizer),
+                ids=files.count,
+                documents=files.documents,
             )
         report = Report(
             format=FORMAT,

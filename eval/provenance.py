@@ -78,6 +78,11 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         described = f"described in {report.description_length.tokenizer_bits / 8:,.0f} bytes"
         symbols = f"{own.file} ({own.format}), vocabulary {own.vocabulary:,}, {described}"
         symbols += f" (xz of the file: {own.file_xz_bytes:,}), {own.escaped_bytes:,} bytes of the corpus escaped"
+    if read := report.token_files:
+        documents = f", {_count(read.documents, 'document')}" if read.documents else ""
+        symbols = f"ids of token files ({read.format}), vocabulary {read.vocabulary:,}; bytes are those of the files"
+        total = report.description_length.total_bits / read.ids
+        token_bits = f"{report.description_length.data_bits / read.ids:.4f}, {total:.4f} with code and all"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
@@ -87,6 +92,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     return [
         ("context mixing", mixing_words(model, of_bytes)),
         ("symbols", symbols),
+        *([("bits per token", f"{token_bits}: {_count(read.ids, 'token')}{documents}")] if read else []),
         ("optimiser", f"{train['optimizer']}, learning rates {rates} (matrices, tables, vectors)"),
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
         ("machine", f"{ranks}, {device.precision}, {device.name}"),

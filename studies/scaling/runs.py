@@ -127,6 +127,8 @@ def load_run(directory: Path, name: str) -> ComparedRun:
         del compared["data.tokenizer"]
         vocabulary = report.tokenizer.vocabulary
         compared["data.vocabulary"] = f"{report.tokenizer.file}, {vocabulary:,}"
+    elif report.token_files:
+        vocabulary = report.token_files.vocabulary
     elif compared.pop("data.tokenizer") == "bytes":
         vocabulary = BYTE_SYMBOLS
         sample_bytes = Config().data.tokenizer_sample_bytes
