@@ -159,7 +159,7 @@ def _take_ids(source: Source, files: TokenFiles, token_ids: int, progress: bool)
         model = files.tokenizer(token_ids, shown())
     if progress:
         ends = model.vocabulary - files.ids(model)
-        tqdm.write(f"onepass: {source.name}: {files.kind}, {files.ids(model):,} ids and {ends} ends", file=sys.stderr)
+        tqdm.write(f"onepass: {source.name}: {files.format}, {files.ids(model):,} ids and {ends} ends", file=sys.stderr)
     return describe_tokenizer(model)
 
 

@@ -27,6 +27,8 @@ from data.token_pieces import (
 from data.tokenizer import Tokenizer, load_tokenizer
 
 BLOCK_BYTES = 1 << 20
+# Symbols of the `bytes` tokenizer, in which a model recognises letters. A vocabulary of ids never has as many.
+BYTE_SYMBOLS = 257
 FORMATS = {
     BARE: "bare ids, as nanoGPT writes them",
     LLM_C: "llm.c, GPT-2",
@@ -44,13 +46,21 @@ REMEDY = "write its ids as .npy, which has no room for doubt"
 @dataclass(frozen=True)
 class Block:
     """Some bytes of a corpus, and the ids in them, from the byte `offset` of the file `path` on. Negative numbers among
-    the `ids` are the ends above. `documents` counts the files that end here."""
+    the `ids` are the ends above. `documents` counts those that end here: files, or records from `first_record` on."""
 
-    path: Path
+    path: Path | str
     offset: int
     content: bytes
     ids: np.ndarray
     documents: int
+    first_record: int = 0
+
+    def place(self, index: int, itemsize: int) -> str:
+        """Where the id at an index is, for a person."""
+        ends = int((self.ids[:index] < 0).sum())
+        if self.first_record:
+            return f"{self.path}: record {self.first_record + ends:,}"
+        return f"{self.path}: byte {self.offset + itemsize * (index - ends):,}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,22 @@ class TokenFiles:
     documents: int
     """Documents by Megatron-LM's index; elsewhere 0."""
     blocks: Callable[[], Iterator[Block]]
+    records: bool = False
+    """Whether the documents are records of files that do not follow from the ids: then neither number is known."""
+
+    @property
+    def format(self) -> str:
+        """In words."""
+        return f"records, {self.kind.dtype.name}" if self.records else str(self.kind)
+
+    def chunks(self) -> Iterator[tuple[bytes, bool]]:
+        """Bytes of records, each of which ends a document."""
+        for block in self.blocks():
+            ends = np.flatnonzero(block.ids < 0)
+            start = 0
+            for stop in ((ends - np.arange(len(ends))) * self.kind.dtype.itemsize).tolist():
+                yield block.content[start:stop], True
+                start = stop
 
     def tokenizer(self, ids: int, blocks: Iterator[Block]) -> Tokenizer:
         """The vocabulary of a corpus that may hold the ids below `ids`, or, if that is 0, of those up to its largest.
@@ -86,12 +112,13 @@ class TokenFiles:
         most = min(MAX_IDS, np.iinfo(self.kind.dtype).max + 1)
         if ids > most:
             raise UsageError(f"data.token_ids {ids:,}: files of {self.kind.dtype.name} take {most:,} at most")
+        if ids and ids + len(END_BYTES[self.kind.form]) == BYTE_SYMBOLS:
+            raise UsageError(f"data.token_ids {ids} makes {BYTE_SYMBOLS} symbols, as bytes have: give {ids + 1}")
         if not ids:
             for block in blocks:
                 refuse_beyond(block, most, self.kind.dtype, f"{most:,} ids are the most")
                 ids = max(ids, int(block.ids.max(initial=0)) + 1)
-        # A vocabulary of 257 is that of bytes, in whose tokens a model recognises letters.
-        ids += ids + len(END_BYTES[self.kind.form]) == 257
+        ids += ids + len(END_BYTES[self.kind.form]) == BYTE_SYMBOLS
         return load_tokenizer("tokens", bytes([self.kind.form, self.kind.code]) + ids.to_bytes(3, "big"))
 
     def ids(self, tokenizer: Tokenizer) -> int:
@@ -109,17 +136,21 @@ class TokenFiles:
 def refuse_beyond(block: Block, limit: int, dtype: np.dtype, reason: str) -> None:
     """Raise UsageError for an id of `limit` or more."""
     if block.ids.max(initial=-1) >= limit:
-        place = int((block.ids >= limit).argmax())
-        offset = block.offset + dtype.itemsize * int((block.ids[:place] >= 0).sum())
-        raise UsageError(f"{block.path}: byte {offset:,} has the id {block.ids[place]:,}, and {reason}")
+        index = int((block.ids >= limit).argmax())
+        place = block.place(index, dtype.itemsize)
+        raise UsageError(f"{place} has the id {block.ids[index]:,}, and {reason}")
 
 
-def refuse_negative(path: Path, offset: int, ids: np.ndarray) -> None:
-    """Raise UsageError for an id below 0."""
+def refuse_negative(ids: np.ndarray, place: Callable[[int], str]) -> None:
+    """Raise UsageError for an id below 0 in the file; `place` says where the id at an index is."""
     if ids.min(initial=0) < 0:
-        place = int((ids < 0).argmax())
-        where = f"{path}: byte {offset + place * ids.itemsize:,}"
-        raise UsageError(f"{where} has the id {ids[place]:,}, and no id is below 0: write the file again")
+        index = int((ids < 0).argmax())
+        raise UsageError(f"{place(index)} has the id {ids[index]:,}, and no id is below 0: write the file again")
+
+
+def byte_place(path: Path, offset: int, dtype: np.dtype) -> Callable[[int], str]:
+    """Names the byte of an id among those from `offset` on."""
+    return lambda index: f"{path}: byte {offset + index * dtype.itemsize:,}"
 
 
 def with_partners(paths: Sequence[Path]) -> list[Path]:
@@ -227,7 +258,7 @@ def plain_blocks(path: Path, kind: Kind) -> Iterator[Block]:
             part = file.read(BLOCK_BYTES)
             content += part
             ids = np.frombuffer(part[: len(part) // dtype.itemsize * dtype.itemsize], dtype)
-            refuse_negative(path, offset, ids)
+            refuse_negative(ids, byte_place(path, offset, dtype))
             last = not part or offset + len(part) >= size
             yield Block(path, offset, content, np.append(ids.astype(np.int64), [END_OF_FILE] * last), int(last))
             if last:
@@ -292,7 +323,7 @@ class Index:
             while True:
                 content = file.read(BLOCK_BYTES)
                 ids = np.frombuffer(content, kind.dtype)
-                refuse_negative(self.path, offset, ids)
+                refuse_negative(ids, byte_place(self.path, offset, kind.dtype))
                 before = offset // kind.dtype.itemsize
                 stop = int(np.searchsorted(self.stops, before + len(ids), "right"))
                 places, marks = self.ends(sequence, stop, kind)

@@ -116,10 +116,10 @@ class Books:
             )
         if files := self.corpus.source.tokens:
             measured["token_files"] = TokenFilesRead(
-                format=str(files.kind),
+                format=files.format,
                 vocabulary=files.ids(self.corpus.tokenizer),
-                ids=files.count,
-                documents=files.documents,
+                ids=self.manifest.tokens - self.manifest.documents if files.records else files.count,
+                documents=self.manifest.documents if files.records else files.documents,
             )
         report = Report(
             format=FORMAT,

@@ -145,6 +145,8 @@ def test_a_declared_vocabulary_is_kept_and_that_of_bytes_avoided(tmp_path):
     assert prepare(source, cache_dir=tmp_path / "cache", token_ids=50_304).tokenizer.vocabulary == 50_305
     small = token_formats.nano_gpt(tmp_path / "small.bin", [255, 0])
     assert prepare(f"tokens:{small}", cache_dir=tmp_path / "cache").tokenizer.vocabulary == 258
+    with pytest.raises(UsageError, match=r"data.token_ids 256 makes 257 symbols, as bytes have: give 257"):
+        prepare(f"tokens:{small}", cache_dir=tmp_path / "cache", token_ids=256)
 
 
 def test_the_description_of_a_vocabulary_takes_five_bytes_and_damage_is_an_error():
