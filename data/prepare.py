@@ -90,7 +90,7 @@ def prepare(
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
-    file = None if tokenizer in KINDS else read_tokenizer_file(tokenizer)
+    file = None if documents.tokens or tokenizer in KINDS else read_tokenizer_file(tokenizer)
     kind = "tokens" if documents.tokens else "file" if file else tokenizer
     made_of = [file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
     made_of = [token_ids] if documents.tokens else made_of

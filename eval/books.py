@@ -29,9 +29,9 @@ from eval.schema import (
     OwnTokenizer,
     Report,
     RunCost,
-    TokenFilesRead,
 )
 from eval.tables import terminal_table
+from eval.token_text import describe_token_files
 from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
 from train.ranks import after_rank_0
@@ -68,7 +68,9 @@ class Books:
         corpus, manifest = self.corpus, self.manifest
         measured = CorpusBytes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
         self.references = reference_codes(cached_codes(measured), manifest.tokens, corpus.tokenizer.vocabulary)
-        self.baselines = cached_baselines(measured, progress=True) if self.config.run.baselines else None
+        compare, files = self.config.run.baselines, corpus.source.tokens
+        self.token_files = describe_token_files(corpus, files, self.config.data, compare) if files else None
+        self.baselines = cached_baselines(measured, progress=True) if compare else None
 
     def follow(self, run: Run, warm_start: bytes = b"") -> Outcome:
         """Run the epoch, and keep its live curve. `warm_start` is what the run begins with, packed."""
@@ -114,13 +116,8 @@ class Books:
             measured["tokenizer"] = OwnTokenizer(
                 file=escape_text(entry["file"]), escaped_bytes=self.manifest.escaped, **about
             )
-        if files := self.corpus.source.tokens:
-            measured["token_files"] = TokenFilesRead(
-                format=files.format,
-                vocabulary=files.ids(self.corpus.tokenizer),
-                ids=self.manifest.tokens - self.manifest.documents if files.records else files.count,
-                documents=self.manifest.documents if files.records else files.documents,
-            )
+        if self.token_files:
+            measured["token_files"] = self.token_files
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

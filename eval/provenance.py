@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.lanes import read_stages
-from eval.schema import Commit, NetworkCode, Report
+from eval.schema import Commit, DescriptionLength, NetworkCode, Report, TokenText
 from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, Config
 from train.cost import processor_name
 
@@ -93,6 +93,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         ("context mixing", mixing_words(model, of_bytes)),
         ("symbols", symbols),
         *([("bits per token", f"{token_bits}: {_count(read.ids, 'token')}{documents}")] if read else []),
+        *([("as text", text_words(read.text, report.description_length))] if read and read.text else []),
         ("optimiser", f"{train['optimizer']}, learning rates {rates} (matrices, tables, vectors)"),
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
         ("machine", f"{ranks}, {device.precision}, {device.name}"),
@@ -100,6 +101,13 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         *([("code of the network", network_code_words(report.network_code))] if report.network_code else []),
         ("differs from defaults", "; ".join(differing) or "nothing"),
     ]
+
+
+def text_words(text: TokenText, length: DescriptionLength) -> str:
+    rates = f"{length.data_bits / text.bytes:.4f} bits a byte, {length.total_bits / text.bytes:.4f} with code and all"
+    sizes = ", ".join(f"{name} {size:,}" for name, size in sorted(text.baselines.items(), key=lambda entry: entry[1]))
+    part = f", extrapolated from the first {text.baselines_measured_bytes:,}" if text.baselines_measured_bytes else ""
+    return f"{text.bytes:,} bytes by {text.tokenizer}: {rates}" + (f"; {sizes}{part}" if sizes else "")
 
 
 def network_code_words(code: NetworkCode) -> str:

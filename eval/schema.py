@@ -157,14 +157,24 @@ class OwnTokenizer(Section):
     file_xz_bytes: Count
 
 
+class TokenText(Section):
+    """The text of token files: the tokenizer that it was made by, and what the baselines make of it, in bytes."""
+
+    tokenizer: str
+    bytes: Count
+    baselines: dict[Baseline, Count] = Field(default_factory=dict)
+    baselines_measured_bytes: Count | None = None
+
+
 class TokenFilesRead(Section):
     """A corpus of token files: their format in words, the ids of the vocabulary, how many ids they hold, and documents
-    by their index, or 0 where their format has none."""
+    by their index or by data.end_token, or 0 where neither says."""
 
     format: str
     vocabulary: Count
     ids: Count
     documents: Count
+    text: TokenText | None = None
 
 
 class Commit(Section):

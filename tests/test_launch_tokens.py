@@ -1,8 +1,10 @@
 """Runs and archives over token files: the same bits on ranks, files byte for byte, and what cannot be is refused."""
 
+import gzip
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -131,6 +133,7 @@ def test_other_decoders_pay_nothing_for_token_files():
         (["--data.tokenizer_sample_bytes=9"], "data.tokenizer_sample_bytes 9 has no effect on data.source tokens:"),
         (["--data.token_ids=499"], "text_train_000001.bin: byte "),
         (["--data.source=kjv", "--data.token_ids=499"], "data.token_ids 499 is for token files: name them as"),
+        (["--data.source=kjv", "--data.end_token=0"], "data.end_token 0 is for token files: name them as"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(cache, tmp_path, shards, more, message):
@@ -161,7 +164,7 @@ def test_instruments_that_need_text_say_so_and_the_others_work(cache, tmp_path, 
     more = options(cache, tmp_path / "run")
     succeeded(run(TRAIN, f"--data.source=tokens:{shards}", *more))
     text = tmp_path / "text"
-    text.write_bytes(b"some text that nobody saw\n")
+    text.write_bytes(b"some text that nobody saw\n" * 9)
     for command in (
         ["sample", str(tmp_path / "run"), "--tokens=5"],
         ["held-out", str(tmp_path / "run"), str(text)],
@@ -170,3 +173,42 @@ def test_instruments_that_need_text_say_so_and_the_others_work(cache, tmp_path, 
         done = run("launch/evaluate.py", *command)
         assert "ids of token files" in complaint(done, 2)
     succeeded(run("launch/evaluate.py", "two-part", str(tmp_path / "run")))
+
+
+def test_a_tokenizer_beside_the_ids_measures_the_text(cache, tmp_path, ids):
+    model, text = byte_level(), (ROOT / "LICENSE").read_bytes().replace(b"\n\n", b"") * 6
+    (tmp_path / "mine.json").write_text(model.to_str())
+    path, end = nano_gpt(tmp_path / "train.bin", flat(ids)), model.token_to_id("<|endoftext|>")
+    source = [f"--data.source=tokens:{path}", f"--data.tokenizer={tmp_path / 'mine.json'}"]
+    done = run(TRAIN, *source, f"--data.end_token={end}", *options(cache, tmp_path / "run"), "--run.baselines=true")
+    succeeded(done)
+    found, plain = report(tmp_path / "run"), report_without_text(cache, tmp_path, path)
+    files = found["token_files"]
+    assert files["documents"] == len(ids) and files["text"]["bytes"] == len(text)
+    assert files["text"]["tokenizer"] == "mine.json"
+    # gzip and xz are those of the text; nothing else changes, and nothing is charged.
+    assert files["text"]["baselines"]["gzip-9"] == len(gzip.compress(text, 9, mtime=0))
+    assert found["description_length"] == plain["description_length"]
+    shown = " ".join(done.stdout.split())
+    bits = found["description_length"]["data_bits"] / len(text)
+    assert f"as text {len(text):,} bytes by mine.json: {bits:.4f} bits a byte, " in shown
+    assert f"{len(ids):,} documents" in shown
+
+
+def report_without_text(cache: Path, folder: Path, path: Path) -> dict[str, Any]:
+    succeeded(run(TRAIN, f"--data.source=tokens:{path}", *options(cache, folder / "plain")))
+    return report(folder / "plain")
+
+
+def test_the_tokenizer_of_other_ids_is_refused(cache, tmp_path, ids):
+    model = byte_level()
+    (tmp_path / "mine.json").write_text(model.to_str())
+    path = nano_gpt(tmp_path / "train.bin", [*flat(ids), 700])
+    source = [f"--data.source=tokens:{path}", f"--data.tokenizer={tmp_path / 'mine.json'}"]
+    for more, message in (
+        ([], "it has no text for the id 700 of data.source tokens:"),
+        (["--data.end_token=650"], "data.end_token 650 is no id in data.source tokens:"),
+    ):
+        done = run(TRAIN, *source, *more, *options(cache, tmp_path / "run"))
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+        assert not (tmp_path / "run" / "config.yaml").exists()

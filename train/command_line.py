@@ -343,8 +343,10 @@ def contradictions(config: Config) -> Iterator[str]:
 def token_problems(data: DataConfig) -> Iterator[str]:
     """What is wrong with the options of data for its source, in a line each."""
     of_ids = data.source.startswith("tokens:")
-    if data.token_ids and not of_ids:
-        yield f"data.token_ids {data.token_ids} is for token files: name them as --data.source tokens:SOURCE"
-    for name in ("tokenizer", "vocabulary", "tokenizer_sample_bytes") if of_ids else ():
+    for name in ("vocabulary", "tokenizer_sample_bytes") if of_ids else ("token_ids", "end_token"):
         if (value := getattr(data, name)) != getattr(DataConfig, name):
-            yield f"data.{name} {value} has no effect on data.source {data.source}, whose ids are given: leave it out"
+            problem = f"has no effect on data.source {data.source}, whose ids are given: leave it out"
+            remedy = "is for token files: name them as --data.source tokens:SOURCE"
+            yield f"data.{name} {value} {problem if of_ids else remedy}"
+    if of_ids and data.tokenizer == "bytes":
+        yield f"data.tokenizer bytes has no effect on data.source {data.source}, whose ids are given: leave it out"

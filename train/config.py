@@ -101,7 +101,8 @@ class DataConfig:
     tokenizer: Name = "bpe"
     """`bytes`: 256 symbols and an end-of-document, at no cost. `bpe`: sentencepiece pieces, which are charged. Or a
     file of yours: a tokenizer.json of the package tokenizers, ranks of tiktoken, or a .model of sentencepiece. Its
-    pieces are charged; write ./bpe for a file of that name."""
+    pieces are charged; write ./bpe for a file of that name. Beside tokens:, a file is the tokenizer of the ids, and the
+    report also measures their text."""
     vocabulary: Annotated[int, Field(ge=258, le=1 << 17), WHOLE] = 2048
     """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
     257."""
@@ -110,6 +111,9 @@ class DataConfig:
     token_ids: Annotated[int, Field(ge=0, le=MAX_IDS), WHOLE] = 0
     """Ids that the files of tokens: may hold, from 0 on; an id beyond them is an error. 0 takes those up to the largest
     in the files, which are then read twice."""
+    end_token: Annotated[int, Field(ge=-1, lt=MAX_IDS), WHOLE] = -1
+    """Id that ends a document in the files of tokens:, such as 50256 of GPT-2. The report counts documents by it, and
+    it stands for no text. -1 names none."""
     cache_dir: Name = "~/.cache/onepass"
     """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
