@@ -30,8 +30,10 @@ from data.shards import (
     MANIFEST,
     PIECES,
     Manifest,
+    MappedFiles,
     Shard,
     TokenShards,
+    TokenStream,
     describe_tokenizer,
     pieces_content,
     read_manifest,
@@ -53,7 +55,7 @@ class PreparedCorpus:
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
-    tokens: TokenShards
+    tokens: TokenStream
     source: Source
 
     def read(self) -> Iterator[bytes]:
@@ -175,8 +177,13 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
     manifest = read_manifest(directory)
     if manifest.fingerprint != fingerprint:
         raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
-    tokens = TokenShards(directory, manifest)
-    return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer, directory), tokens, documents)
+    tokenizer = restore_tokenizer(manifest.tokenizer, directory)
+    tokens: TokenStream
+    if documents.tokens and documents.tokens.mappable:
+        tokens = MappedFiles(documents.tokens, tokenizer.end_of_document)
+    else:
+        tokens = TokenShards(directory, manifest)
+    return PreparedCorpus(directory, manifest, tokenizer, tokens, documents)
 
 
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
@@ -218,7 +225,8 @@ def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
 def _write_shards(
     directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, tokenizer: str
 ) -> None:
-    """Tokenise everything after the journal's position into shards, then write the manifest."""
+    """Tokenise everything after the journal's position into shards, then write the manifest. Token files that can be
+    mapped are only checked."""
     directory.mkdir(exist_ok=True)
     for leftover in directory.glob(".*.tmp"):
         leftover.unlink()
@@ -230,6 +238,10 @@ def _write_shards(
     )
     encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, tokenizer)
     with bar, contextlib.closing(encoded):
+        if source.tokens and source.tokens.mappable:
+            for position, array in encoded:
+                bar.update(position.bytes - bar.n)
+                journal = replace(journal, tokens=journal.tokens + len(array), **asdict(position))
         for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
             digest, tokens = hashlib.sha256(), 0
@@ -253,4 +265,4 @@ def _write_shards(
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
     write_manifest(directory / MANIFEST, journal)
-    (directory / JOURNAL).unlink()
+    (directory / JOURNAL).unlink(missing_ok=True)

@@ -93,6 +93,17 @@ class TokenFiles:
     """Whether the documents are records of files that do not follow from the ids: then neither number is known."""
 
     @property
+    def mappable(self) -> bool:
+        """Whether the ids are in the files as a run reads them, with no ends in between."""
+        return not self.records and self.kind.form < DOCUMENTS
+
+    def map(self, path: Path) -> np.ndarray:
+        """The ids [N] of a file, where they are. Only if they are mappable."""
+        offset = END_BYTES[self.kind.form][0]
+        empty = path.stat().st_size == offset
+        return np.empty(0, self.kind.dtype) if empty else np.memmap(path, self.kind.dtype, "r", offset)
+
+    @property
     def format(self) -> str:
         """In words."""
         return f"records, {self.kind.dtype.name}" if self.records else str(self.kind)
@@ -226,6 +237,12 @@ def inspect_bin(path: Path) -> tuple[Kind, int]:
         raise UsageError(f"{path} begins with a header of magic {magic}, and llm.c has {known_ones}: {REMEDY}")
     if size % 2:
         raise UsageError(f"{path} has {size:,} bytes, no whole number of uint16 ids: it was cut off, or {REMEDY}")
+    first, second = np.frombuffer(head[: len(head) // 4 * 4], "<u2").reshape(-1, 2).T
+    # The upper halves of ids of 32 bits.
+    if len(second) >= 64 and second.max() < MAX_IDS >> 16 < first.max():
+        raise UsageError(
+            f"{path} seems to hold ids of 32 bits, and bare ids have 16; {REMEDY}, or put its .idx beside it"
+        )
     return Kind(BARE, TYPES.index("u2")), size // 2
 
 

@@ -32,7 +32,7 @@ def file_chunks(tokens: np.ndarray, encoding: bytes) -> Iterator[tuple[bytes, bo
     """Yield (some bytes of a file, whether they end it) for the tokens [N] of a corpus."""
     form, kind, ids = encoding[0], np.dtype(f"<{TYPES[encoding[1]]}"), int.from_bytes(encoding[2:], "big")
     start = 0
-    for stop in np.flatnonzero(tokens == ids + len(END_BYTES[form]) - 1):
+    for stop in np.flatnonzero(tokens == ids + len(END_BYTES[form]) - 1).tolist():
         part, start = tokens[start:stop], stop + 1
         ends = np.flatnonzero(part >= ids)
         yield file_header(form, kind, len(part) - len(ends)), False

@@ -32,7 +32,10 @@ def describe_token_files(
     if files.records:
         documents = manifest.documents
     if data.end_token >= 0 or data.tokenizer not in KINDS:
-        counts = sum(np.bincount(part, minlength=corpus.tokenizer.vocabulary) for part in _parts(corpus))[:vocabulary]
+        counts = np.zeros(corpus.tokenizer.vocabulary, np.int64)
+        for part in _parts(corpus):
+            counts += np.bincount(part, minlength=len(counts))
+        counts = counts[:vocabulary]
         if data.end_token >= 0:
             if data.end_token >= vocabulary or not counts[data.end_token]:
                 raise UsageError(f"data.end_token {data.end_token} is no id in data.source {data.source}: leave it out")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import data.prepare
 import data.token_files
 from data.documents import open_source
-from data.errors import UsageError
+from data.errors import RunFailed, UsageError
 from data.output import token_chunks
 from data.prepare import PreparedCorpus, prepare
 from data.token_pieces import END_BYTES, read_pieces
@@ -67,7 +67,11 @@ def test_every_format_comes_back_byte_for_byte(tmp_path, name, monkeypatch):
     paths = [path for path in sorted(tmp_path.iterdir()) if path.is_file()]
     check(prepared, paths, [*IDS, *extra])
     files = prepared.source.tokens
-    assert files.count == len(IDS) + len(extra) and len(prepared.manifest.shards) > 5
+    assert files.count == len(IDS) + len(extra)
+    # Only Megatron-LM's have ends between the ids. The others stay where they are.
+    mapped = len(paths) == 1
+    assert not prepared.manifest.shards if mapped else len(prepared.manifest.shards) > 5
+    assert ({path.name for path in prepared.directory.iterdir()} == {"manifest.json"}) == mapped
     assert prepared.source.names == (() if len(paths) == 1 else ("mega.bin", "mega.idx")[:2] if name == "mega.bin" else
                                      ("sentences.bin", "sentences.idx"))  # fmt: skip
     assert files.documents == {"mega.bin": 4, "sentences.bin": 4}.get(name, 0)
@@ -120,8 +124,8 @@ def test_what_was_prepared_is_used_again_until_a_file_changes(tmp_path):
 
 def test_a_killed_preparation_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(data.token_files, "BLOCK_BYTES", 100)
-    path, number = token_formats.llm_c(tmp_path / "a.bin", IDS), data.token_files.TokenFiles.number
-    calls = []
+    paths, number = token_formats.megatron(tmp_path / "a", [[IDS]]), data.token_files.TokenFiles.number
+    path, calls = paths[0], []
 
     def fail(self, block, tokenizer):
         calls.append(block.offset)
@@ -135,7 +139,23 @@ def test_a_killed_preparation_goes_on(tmp_path, monkeypatch):
     prepared = prepare(f"tokens:{path}", cache_dir=tmp_path / "cache", shard_tokens=50)
     # The shard that was being written is written again, and those before it are not.
     assert calls[4] == calls[3] > calls[0]
-    check(prepared, [path], IDS)
+    check(prepared, paths, IDS)
+
+
+def test_files_are_read_where_they_are_and_a_change_is_an_error(tmp_path):
+    paths = [token_formats.llm_c(tmp_path / f"{count}.bin", IDS[:count]) for count in (0, 7, 9)]
+    prepared = prepare(f"tokens:{tmp_path}/*.bin", cache_dir=tmp_path / "cache")
+    end, stream = prepared.tokenizer.end_of_document, prepared.tokens
+    whole = [end, *IDS[:7], end, *IDS[:9], end]
+    assert stream.read(0, 19).dtype == np.int64
+    for start in range(20):
+        for stop in range(start, 20):
+            assert stream.read(start, stop).tolist() == whole[start:stop]
+    with pytest.raises(IndexError):
+        stream.read(3, 20)
+    paths[1].write_bytes(paths[1].read_bytes() + b"x")
+    with pytest.raises(RunFailed, match=r"7.bin was changed while its ids were read: leave it alone, and start a new"):
+        stream.read(2, 4)
 
 
 def test_a_declared_vocabulary_is_kept_and_that_of_bytes_avoided(tmp_path):
@@ -196,6 +216,8 @@ MADE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "more in the header": (lambda f: patched(token_formats.llm_c(f / "a.bin", IDS), 999, b"x"),
                            "more in its header than llm.c writes, so it could not come back"),
     "odd": (lambda f: patched(token_formats.nano_gpt(f / "a.bin", IDS), 640, b"x"), "641 bytes, no whole number of"),
+    "bare ids of 32 bits": (lambda f: (f / "a.bin").write_bytes(np.array([*IDS, 70_000], np.uint32)) and f / "a.bin",
+                            "a.bin seems to hold ids of 32 bits, and bare ids have 16; write its ids as .npy"),
     "cut .npy": (lambda f: cut(token_formats.npy(f / "a.npy", IDS), 300), "is no whole .npy file (mmap length is"),
     "no .npy": (lambda f: patched(token_formats.npy(f / "a.npy", IDS), 0, b"x"), "is no whole .npy file"),
     "long .npy": (lambda f: patched(token_formats.npy(f / "a.npy", IDS), 128 + 4 * 320, b"x"), "is not as numpy.save"),
@@ -245,6 +267,11 @@ def test_an_id_beyond_the_vocabulary_is_named_with_file_and_offset(tmp_path, mak
     assert not [found for found in tmp_path.glob("cache/*") if found.is_dir()]
     with pytest.raises(UsageError, match=r"data.token_ids 70,000: files of uint16 take 65,536 at most"):
         prepare(f"tokens:{token_formats.nano_gpt(tmp_path / 'b.bin', IDS)}", cache_dir=tmp_path, token_ids=70_000)
+
+
+def test_bare_ids_of_small_alphabets_are_taken_as_they_are(tmp_path):
+    path = token_formats.nano_gpt(tmp_path / "dna.bin", [0, 3, 1, 2] * 200)
+    check(prepare(f"tokens:{path}", cache_dir=tmp_path / "cache"), [path], [0, 3, 1, 2] * 200)
 
 
 def test_an_id_beyond_the_vocabulary_in_a_pair_counts_no_ends(tmp_path):

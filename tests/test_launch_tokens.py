@@ -72,6 +72,17 @@ def test_one_and_two_ranks_code_the_same_bits_and_the_report_says_what_bytes_are
     assert one["references"]["uniform"] == one["corpus"]["bytes"]
 
 
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(cache, tmp_path, shards):
+    found = []
+    for name, more in ("whole", []), ("parts", ["--run.stop_after_steps=7"]):
+        source = f"--data.source=tokens:{shards}/*.bin"
+        succeeded(run(TRAIN, source, *options(cache, tmp_path / name), *more))
+        if more:
+            succeeded(run(TRAIN, f"--run.dir={tmp_path / name}", "--run.resume", "--run.stop_after_steps=0"))
+        found.append(report(tmp_path / name)["description_length"])
+    assert found[0] == found[1]
+
+
 MAKE: dict[str, Callable[[Path, list[list[int]]], object]] = {
     "bare.bin": lambda path, ids: nano_gpt(path, flat(ids)),
     "ids.npy": lambda path, ids: npy(path, flat(ids)),
