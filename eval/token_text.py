@@ -49,13 +49,14 @@ def describe_token_files(
 
 def _measure_text(corpus: PreparedCorpus, data: DataConfig, counts: np.ndarray, baselines: bool) -> TokenText:
     file = read_tokenizer_file(data.tokenizer)
+    own = file.open().pieces
     # By id; what the tokenizer has beyond the vocabulary would stand where the ends are.
-    pieces = [*file.open().pieces, *[b""] * len(counts)][: len(counts)]
+    pieces = [*own, *[b""] * len(counts)][: len(counts)]
     if data.end_token >= 0:
         pieces[data.end_token] = b""
-    beyond = [number for number in np.flatnonzero(counts).tolist() if not pieces[number] and number != data.end_token]
+    beyond = [number for number in np.flatnonzero(counts).tolist() if number >= len(own) and number != data.end_token]
     if beyond:
-        problem = f"it has no text for the id {beyond[0]:,} of data.source {data.source}"
+        problem = f"it has {len(own):,} tokens, and data.source {data.source} has the id {beyond[0]:,}"
         raise file.error(problem, "name the tokenizer of these ids, and an id that ends documents as --data.end_token")
     lengths = np.array([len(piece) for piece in pieces])
     text_bytes = int((counts * lengths).sum())

@@ -217,7 +217,7 @@ def test_the_tokenizer_of_other_ids_is_refused(cache, tmp_path, ids):
     path = nano_gpt(tmp_path / "train.bin", [*flat(ids), 700])
     source = [f"--data.source=tokens:{path}", f"--data.tokenizer={tmp_path / 'mine.json'}"]
     for more, message in (
-        ([], "it has no text for the id 700 of data.source tokens:"),
+        ([], "mine.json: it has 500 tokens, and data.source tokens:"),
         (["--data.end_token=650"], "data.end_token 650 is no id in data.source tokens:"),
     ):
         done = run(TRAIN, *source, *more, *options(cache, tmp_path / "run"))
