@@ -123,6 +123,8 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
 def _open_tokens(place: str, field: str, split: str) -> Source:
     """tokens:PATH. The documents are the files, or the records of parquet and hf:; Megatron-LM's pair also has the name
     of both without their suffixes."""
+    if not place:
+        raise UsageError("data.source 'tokens:' names nothing: give a file, a folder (. is this one) or a glob")
     if place.startswith("hf:"):
         return _open_hugging_face(place, field, split, tokens=True)
     if re.match("https?://", place):
@@ -344,8 +346,8 @@ def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False
         except UsageError:
             raise
         except Exception as error:
-            after = f"after {number} {'batches' if tokens else 'records'}"
-            reason = f"failed {after} ({_one_line(error)}); run again if the connection was cut"
+            after = f"{'batch' if tokens else 'record'} {number}"
+            reason = f"failed after {after} ({_one_line(error)}); run again if the connection was cut"
             raise UsageError(f"data.source {source!r}: reading {reason}") from error
 
     def read() -> Chunks:

@@ -188,12 +188,16 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
 
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
     """Whether the source still yields the documents that the tokens spell: for a source that cannot prove it."""
-    if corpus.source.tokens:
-        # The lengths of the files are in its fingerprint.
-        return _digest(_show(corpus.source.chunks(), "", None, False))[0] == corpus.manifest.sha256
+    tokenizer, files = corpus.tokenizer, corpus.source.tokens
+    if files and not files.records:
+        # Their lengths are in the fingerprint.
+        return _digest(corpus.source.chunks())[0] == corpus.manifest.sha256
+    if files:
+        # A record is its ids and nothing else, which can be cut anywhere.
+        tokenizer = replace(tokenizer, kind="bytes")
     stops = [*range(CHUNK_TOKENS, len(corpus.tokens), CHUNK_TOKENS), len(corpus.tokens)]
     parts = (corpus.tokens.read(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
-    prepared = (chunk for part in parts for chunk in token_chunks(part, corpus.tokenizer))
+    prepared = (chunk for part in parts for chunk in token_chunks(part, tokenizer))
     title = f"reading {corpus.source.name} again"
     return _digest(_show(corpus.source.chunks(), title, corpus.manifest.bytes, progress)) == _digest(prepared)
 

@@ -283,6 +283,8 @@ def test_an_id_beyond_the_vocabulary_in_a_pair_counts_no_ends(tmp_path):
 def test_servers_are_refused():
     with pytest.raises(UsageError, match="token files are not read from servers"):
         open_source("tokens:https://host/a.bin")
+    with pytest.raises(UsageError, match="'tokens:' names nothing"):
+        open_source("tokens:")
 
 
 def test_a_header_says_what_numpy_writes(tmp_path):

@@ -52,7 +52,10 @@ def test_rows_of_parquet_files_are_documents(tmp_path, kind, dtype, monkeypatch)
     prepared = open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_tokens=10)
     check(prepared, [*ROWS, *ROWS[:3]], dtype)
     assert prepared.tokenizer.vocabulary == 501
+    # The files are too young to be taken for the same unread.
+    begun = (prepared.directory / "manifest.json").stat().st_mtime_ns
     check(open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_tokens=10), [*ROWS, *ROWS[:3]], dtype)
+    assert (prepared.directory / "manifest.json").stat().st_mtime_ns == begun
 
 
 def test_rows_of_one_length(tmp_path):
