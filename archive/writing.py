@@ -25,7 +25,7 @@ BLOCKS = "blocks"
 def byte_source(file: str) -> str:
     """The data.source of what is to come back byte for byte: files as they are, whatever their names say."""
     path = Path(file).expanduser()
-    if not file or (not path.exists() and (file == "kjv" or file.startswith(("hf:", "raw:")))):
+    if not file or (not path.exists() and (file == "kjv" or file.startswith(("hf:", "raw:", "tokens:")))):
         return file
     return f"raw:{file if re.match('https?://', file) else path.absolute()}"
 

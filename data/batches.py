@@ -20,6 +20,7 @@ from data.bpe import Encoder
 from data.documents import CHUNK_BYTES, Chunks, Source
 from data.errors import UsageError
 from data.file_encoder import FileEncoder, open_encoder
+from data.token_files import TokenFiles
 from data.tokenizer import Tokenizer
 
 # Below this, processes take longer to start than they save: one encodes 8 to 10 MB/s.
@@ -49,14 +50,34 @@ def encode_source(
 
     This process encodes small corpora, and the beginning of those of unknown size; `workers` processes (0: one a core)
     encode larger ones. `file` is what data.tokenizer says. Raises UsageError if the bytes before `start` have changed,
-    or if the file's tokenizer loses most of the bytes.
+    or if the file's tokenizer loses most of the bytes, or for an id that is no token.
     """
+    if source.tokens:
+        yield from _number_tokens(source, source.tokens, tokenizer, start)
+        return
     work, escaped = _read(source, start), start.escaped
     for position, (tokens, lost) in _encode_work(work, source, tokenizer, workers, file):
         escaped += lost
         if position.bytes >= CHUNK_BYTES:
             refuse_lossy(file, escaped, position.bytes)
         yield replace(position, escaped=escaped), tokens
+
+
+def _number_tokens(
+    source: Source, files: TokenFiles, tokenizer: Tokenizer, start: Position
+) -> Iterator[tuple[Position, np.ndarray]]:
+    """encode_source, of token files."""
+    digest, position = hashlib.sha256(), Position()
+    for block in files.blocks():
+        digest.update(block.content)
+        done, documents = position.bytes + len(block.content), position.documents + block.documents
+        position = Position(position.batches + 1, done, documents, digest.hexdigest())
+        if position.batches > start.batches:
+            yield position, files.number(block, tokenizer)
+        elif position.batches == start.batches and position != start:
+            break
+    if position.batches <= start.batches and position != start:
+        raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
 
 
 def refuse_lossy(file: str, escaped: int, total_bytes: int) -> None:

@@ -21,6 +21,8 @@ from data.compression import BUFFER_BYTES, KINDS, decompress
 from data.errors import UsageError
 from data.http import RemoteFile, file_name, open_urls
 from data.listing import WILDCARD, Listing
+from data.token_files import TokenFiles, open_token_files, with_partners
+from data.token_records import BATCH_ROWS, parquet_files, streamed_records
 
 CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
@@ -54,6 +56,8 @@ class Source:
     """The path of each document, if a folder or a glob is read as bare files (raw:); otherwise empty."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the source was read, a line each."""
+    tokens: TokenFiles | None = None
+    """Where the documents are token files (tokens:), the ids in them."""
 
     def chunks(self) -> Chunks:
         """Yield (chunk of at most 1 MiB, whether it ends its document). Raises UsageError on unreadable input."""
@@ -78,13 +82,15 @@ class Source:
 def open_source(source: str, field: str = "text", split: str = "train") -> Source:
     """Open a corpus by name (see `data.source` in train/config.py). Raises UsageError when there is nothing to read.
 
-    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix. The
-    server of a URL is asked on reading, not here; {000..099} in it counts shards.
+    In a folder or glob, each file is read as its suffix says. `raw:PATH` reads bare bytes whatever the suffix,
+    `tokens:PATH` ids. The server of a URL is asked on reading, not here; {000..099} in it counts shards.
     """
     if source == "kjv":
         return _open_kjv()
     if source.startswith("hf:"):
         return _open_hugging_face(source, field, split)
+    if source.startswith("tokens:"):
+        return _open_tokens(source.removeprefix("tokens:"), field, split)
     raw, place = source.startswith("raw:"), source.removeprefix("raw:")
     if not place:
         raise UsageError(f"data.source {source!r} names nothing: give a file, a folder (. is this one) or a glob")
@@ -111,6 +117,36 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
         names=tuple(names) if raw else (),
         notes=tuple(notes),
+    )
+
+
+def _open_tokens(place: str, field: str, split: str) -> Source:
+    """tokens:PATH. The documents are the files, or the records of parquet and hf:; Megatron-LM's pair also has the name
+    of both without their suffixes."""
+    if not place:
+        raise UsageError("data.source 'tokens:' names nothing: give a file, a folder (. is this one) or a glob")
+    if place.startswith("hf:"):
+        return _open_hugging_face(place, field, split, tokens=True)
+    if re.match("https?://", place):
+        raise UsageError(f"data.source 'tokens:{place}': token files are not read from servers; fetch them first")
+    pair = Path(f"{place}.idx").expanduser().is_file() and not Path(place).expanduser().exists()
+    found, name, names, notes = _list_files(f"{place}.bin" if pair else place)
+    proof = lambda begun_ns: all(_proves(file, begun_ns) for file in found)  # noqa: E731
+    if found[0].suffix == ".parquet":
+        records = parquet_files(found, field)
+        identify = lambda: ["tokens", field, *map(_identity, found)]  # noqa: E731
+        return Source(make_printable(name), None, records.chunks, identify, proof, (), tuple(notes), records)
+    files = with_partners(found)
+    root = found[0].parents[len(PurePath(names[0]).parts) - 1] if names else files[0].parent
+    return Source(
+        name=make_printable(name),
+        expected_bytes=sum(file.stat().st_size for file in files),
+        _read=lambda: itertools.chain.from_iterable(map(_read_raw, files)),
+        _identify=lambda: ["tokens", *map(_identity, files)],
+        _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
+        names=tuple(str(file.relative_to(root)) for file in files) if names or len(files) > 1 else (),
+        notes=tuple(notes),
+        tokens=open_token_files(files),
     )
 
 
@@ -142,7 +178,7 @@ def make_printable(name: str) -> str:
 
 def folder_name(source: str) -> str:
     """A short name for folders of what `source` names, of letters, digits, dots, _ and - alone."""
-    path = Path(source.removeprefix("raw:"))
+    path = Path(source.removeprefix("raw:").removeprefix("tokens:"))
     stem = path.stem if path.name not in ("", "..") else path.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:48] or "corpus"
 
@@ -276,8 +312,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _open_hugging_face(source: str, field: str, split: str) -> Source:
-    """hf:NAME_OR_PATH[:CONFIG], streamed. The documents are what `datasets` yields for the field."""
+def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False) -> Source:
+    """hf:NAME_OR_PATH[:CONFIG], streamed. The documents are what `datasets` yields for the field, texts or `tokens`."""
     import datasets
     import fsspec.compression
 
@@ -293,30 +329,43 @@ def _open_hugging_face(source: str, field: str, split: str) -> Source:
         stream = builder.as_streaming_dataset(split=split)
     except Exception as error:  # whatever the hub, a file system or a builder raises
         raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({_one_line(error)})") from error
-    if field in (stream.features or ()):
+    features = stream.features or datasets.Features()
+    if field in features:
         stream = stream.select_columns([field])
     files = [str(path) for paths in (builder.config.data_files or {}).values() for path in paths]
     local = [Path(file) for file in files if Path(file).exists()]
     # On the hub, a file's address names its version.
     pinned = all(file.startswith("hf://") or Path(file) in local for file in files) and bool(files)
 
-    def read() -> Chunks:
+    def read_records(records: Any) -> Iterator[Any]:
         number = 0
         try:
-            for number, record in enumerate(stream, 1):
-                yield from _cut(_document(record, field, f"{source}: record {number}"))
+            for record in records:
+                number += 1
+                yield record
         except UsageError:
             raise
         except Exception as error:
-            reason = f"failed after record {number} ({_one_line(error)}); run again if the connection was cut"
+            after = f"{'batch' if tokens else 'record'} {number}"
+            reason = f"failed after {after} ({_one_line(error)}); run again if the connection was cut"
             raise UsageError(f"data.source {source!r}: reading {reason}") from error
 
+    def read() -> Chunks:
+        for number, record in enumerate(read_records(stream), 1):
+            yield from _cut(_document(record, field, f"{source}: record {number}"))
+
+    ids = None
+    if tokens:
+        types = {column.name: column.type for column in features.arrow_schema}
+        tables = lambda: read_records(stream.with_format("arrow").iter(BATCH_ROWS))  # noqa: E731
+        ids = streamed_records(source, types, field, tables)
     return Source(
         name=make_printable(Path(name).name or Path(name).resolve().name),
         expected_bytes=None,
-        _read=read,
+        _read=ids.chunks if ids else read,
         _identify=lambda: ["hf", builder.hash, config, field, split, *map(_identity, local)],
         _is_proof=lambda begun_ns: pinned and all(_proves(path, begun_ns) for path in local),
+        tokens=ids,
     )
 
 

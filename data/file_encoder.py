@@ -26,7 +26,9 @@ def usable_pieces(file: TokenizerFile, segmenter: Segmenter) -> set[bytes]:
 
 def open_encoder(tokenizer: Tokenizer, name: str = "") -> "Encoder | FileEncoder":
     """The encoder of a tokenizer. `name` is what data.tokenizer says. Raises UsageError if a file that it names is not
-    that of the tokenizer."""
+    that of the tokenizer, and for ids of token files, which have none."""
+    if tokenizer.kind == "tokens":
+        raise UsageError("the run's tokens are ids of token files, and no text turns into those: take a run over text")
     if tokenizer.kind != "file":
         return Encoder(tokenizer)
     if name in KINDS:

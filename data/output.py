@@ -16,6 +16,11 @@ CHUNK_TOKENS = 1 << 18
 
 def token_chunks(tokens: np.ndarray, tokenizer: Tokenizer) -> Iterator[tuple[bytes, bool]]:
     """Yield (some bytes of a document, whether they end it) for the tokens [N] of a corpus."""
+    if tokenizer.kind == "tokens":
+        from data.token_pieces import file_chunks
+
+        yield from file_chunks(tokens, tokenizer.encoding)
+        return
     for start in range(0, len(tokens), CHUNK_TOKENS):
         part, first = tokens[start : start + CHUNK_TOKENS], 0
         for end in np.flatnonzero(part == tokenizer.end_of_document):

@@ -30,14 +30,17 @@ from data.shards import (
     MANIFEST,
     PIECES,
     Manifest,
+    MappedFiles,
     Shard,
     TokenShards,
+    TokenStream,
     describe_tokenizer,
     pieces_content,
     read_manifest,
     restore_tokenizer,
     write_manifest,
 )
+from data.token_files import Block, TokenFiles
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import KINDS, Segmenter, TokenizerFile, read_tokenizer_file
 
@@ -52,7 +55,7 @@ class PreparedCorpus:
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
-    tokens: TokenShards
+    tokens: TokenStream
     source: Source
 
     def read(self) -> Iterator[bytes]:
@@ -72,6 +75,7 @@ def prepare(
     tokenizer: str = "bytes",
     vocabulary: int = 257,
     tokenizer_sample_bytes: int = 100_000_000,
+    token_ids: int = 0,
     cache_dir: str | Path = "~/.cache/onepass",
     workers: int = 0,
     progress: bool = False,
@@ -88,9 +92,10 @@ def prepare(
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
     fingerprint = documents.fingerprint()
-    file = None if tokenizer in KINDS else read_tokenizer_file(tokenizer)
-    kind = "file" if file else tokenizer
+    file = None if documents.tokens or tokenizer in KINDS else read_tokenizer_file(tokenizer)
+    kind = "tokens" if documents.tokens else "file" if file else tokenizer
     made_of = ["sha256", file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
+    made_of = [token_ids] if documents.tokens else made_of
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of, shard_tokens]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
     directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
@@ -107,6 +112,9 @@ def prepare(
             journal = _read_journal(directory, fingerprint)
             if journal is None and file:
                 entry, empty = _take_file(file, segmenter or file.open(), directory, progress), Position().sha256
+                journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
+            elif journal is None and documents.tokens:
+                entry, empty = _take_ids(documents, documents.tokens, token_ids, progress), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
             elif journal is None:
                 total_bytes = min(tokenizer_sample_bytes, documents.expected_bytes or tokenizer_sample_bytes)
@@ -139,6 +147,25 @@ def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progr
     return describe_tokenizer(model) | about
 
 
+def _take_ids(source: Source, files: TokenFiles, token_ids: int, progress: bool) -> dict[str, Any]:
+    """Describe the ids in token files: with the largest of them, unless `token_ids` says how many there may be. Returns
+    the manifest's entry."""
+    with tqdm(
+        total=source.expected_bytes, unit="B", unit_scale=True, desc="largest id", disable=not progress or token_ids > 0
+    ) as bar:
+
+        def shown() -> Iterator[Block]:
+            for block in files.blocks():
+                yield block
+                bar.update(len(block.content))
+
+        model = files.tokenizer(token_ids, shown())
+    if progress:
+        ends = model.vocabulary - files.ids(model)
+        tqdm.write(f"onepass: {source.name}: {files.format}, {files.ids(model):,} ids and {ends} ends", file=sys.stderr)
+    return describe_tokenizer(model)
+
+
 def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -> Chunks:
     """Yield the chunks, with a progress bar."""
     with tqdm(total=total_bytes, unit="B", unit_scale=True, desc=title, disable=not progress) as bar:
@@ -151,15 +178,27 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
     manifest = read_manifest(directory)
     if manifest.fingerprint != fingerprint:
         raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
-    tokens = TokenShards(directory, manifest)
-    return PreparedCorpus(directory, manifest, restore_tokenizer(manifest.tokenizer, directory), tokens, documents)
+    tokenizer = restore_tokenizer(manifest.tokenizer, directory)
+    tokens: TokenStream
+    if documents.tokens and documents.tokens.mappable:
+        tokens = MappedFiles(documents.tokens, tokenizer.end_of_document)
+    else:
+        tokens = TokenShards(directory, manifest)
+    return PreparedCorpus(directory, manifest, tokenizer, tokens, documents)
 
 
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
     """Whether the source still yields the documents that the tokens spell: for a source that cannot prove it."""
+    tokenizer, files = corpus.tokenizer, corpus.source.tokens
+    if files and not files.records:
+        # Their lengths are in the fingerprint.
+        return _digest(corpus.source.chunks())[0] == corpus.manifest.sha256
+    if files:
+        # A record is its ids and nothing else, which can be cut anywhere.
+        tokenizer = replace(tokenizer, kind="bytes")
     stops = [*range(CHUNK_TOKENS, len(corpus.tokens), CHUNK_TOKENS), len(corpus.tokens)]
     parts = (corpus.tokens.read(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
-    prepared = (chunk for part in parts for chunk in token_chunks(part, corpus.tokenizer))
+    prepared = (chunk for part in parts for chunk in token_chunks(part, tokenizer))
     title = f"reading {corpus.source.name} again"
     return _digest(_show(corpus.source.chunks(), title, corpus.manifest.bytes, progress)) == _digest(prepared)
 
@@ -191,7 +230,8 @@ def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
 def _write_shards(
     directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, tokenizer: str
 ) -> None:
-    """Tokenise everything after the journal's position into shards, then write the manifest."""
+    """Tokenise everything after the journal's position into shards, then write the manifest. Token files that can be
+    mapped are only checked."""
     directory.mkdir(exist_ok=True)
     for leftover in directory.glob(".*.tmp"):
         leftover.unlink()
@@ -203,6 +243,10 @@ def _write_shards(
     )
     encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, tokenizer)
     with bar, contextlib.closing(encoded):
+        if source.tokens and source.tokens.mappable:
+            for position, array in encoded:
+                bar.update(position.bytes - bar.n)
+                journal = replace(journal, tokens=journal.tokens + len(array), **asdict(position))
         for first in encoded:
             path = directory / f"tokens-{len(journal.shards):05d}.bin"
             digest, tokens = hashlib.sha256(), 0
@@ -226,4 +270,4 @@ def _write_shards(
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
     write_manifest(directory / MANIFEST, journal)
-    (directory / JOURNAL).unlink()
+    (directory / JOURNAL).unlink(missing_ok=True)

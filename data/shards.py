@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from data.errors import UsageError
+from data.errors import RunFailed, UsageError
 from data.files import file_sha256, read_json, write_file
+from data.token_files import TokenFiles
 from data.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 2
@@ -121,25 +122,12 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
     return manifest
 
 
-class TokenShards:
-    """The corpus as one stream of tokens, memory-mapped."""
+class TokenStream:
+    """Parts of a corpus as one stream of tokens."""
 
-    def __init__(self, directory: Path, manifest: Manifest):
-        """Map and check every shard. Raises UsageError naming a file that is missing, cut, foreign or altered."""
-        dtype = np.dtype("<u2" if manifest.tokenizer["vocabulary"] <= 1 << 16 else "<u4")
-        remedy = f"delete {directory} and run again"
-        self._shards: list[np.ndarray] = []
-        for shard in manifest.shards:
-            path = directory / Path(shard.file).name
-            if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
-                raise UsageError(f"{path} is missing or has the wrong size; {remedy}")
-            if file_sha256(path) != shard.sha256:
-                raise UsageError(f"{path} does not match its SHA-256; {remedy}")
-            self._shards.append(np.memmap(path, dtype, mode="r"))
-        self._starts = [0, *accumulate(map(len, self._shards))]
-        if len(self) != manifest.tokens:
-            found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
-            raise UsageError(f"{directory / MANIFEST}: {found}; {remedy}")
+    def __init__(self, parts: list[np.ndarray]):
+        self._parts = parts
+        self._starts = [0, *accumulate(map(len, parts))]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -150,7 +138,51 @@ class TokenShards:
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
         first, last = (bisect_right(self._starts, place) for place in (start, stop))
         parts = [
-            self._shards[number][max(0, start - self._starts[number]) : stop - self._starts[number]]
-            for number in range(min(first, len(self._shards)) - 1, min(last, len(self._shards)))
+            self._parts[number][max(0, start - self._starts[number]) : stop - self._starts[number]]
+            for number in range(min(first, len(self._parts)) - 1, min(last, len(self._parts)))
         ]
         return np.concatenate(parts, dtype=np.int64, casting="safe")
+
+
+class TokenShards(TokenStream):
+    """The corpus as one stream of tokens, memory-mapped."""
+
+    def __init__(self, directory: Path, manifest: Manifest):
+        """Map and check every shard. Raises UsageError naming a file that is missing, cut, foreign or altered."""
+        dtype = np.dtype("<u2" if manifest.tokenizer["vocabulary"] <= 1 << 16 else "<u4")
+        remedy = f"delete {directory} and run again"
+        parts: list[np.ndarray] = []
+        for shard in manifest.shards:
+            path = directory / Path(shard.file).name
+            if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
+                raise UsageError(f"{path} is missing or has the wrong size; {remedy}")
+            if file_sha256(path) != shard.sha256:
+                raise UsageError(f"{path} does not match its SHA-256; {remedy}")
+            parts.append(np.memmap(path, dtype, mode="r"))
+        super().__init__(parts)
+        if len(self) != manifest.tokens:
+            found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"
+            raise UsageError(f"{directory / MANIFEST}: {found}; {remedy}")
+
+
+class MappedFiles(TokenStream):
+    """Token files (data/token_files.py) as one stream of tokens, memory-mapped where they are."""
+
+    def __init__(self, files: TokenFiles, end: int):
+        """`end` is the token that ends a file."""
+        super().__init__([part for path in files.paths for part in (files.map(path), np.array([end]))])
+        self._files = [(path, status_of(path)) for path in files.paths]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The same. Raises RunFailed if a file has been changed since it was mapped."""
+        found = super().read(start, stop)
+        path, status = self._files[min(bisect_right(self._starts, start) - 1, len(self._parts) - 1) // 2]
+        if status_of(path) != status:
+            raise RunFailed(f"{path} was changed while its ids were read: leave it alone, and start a new run")
+        return found
+
+
+def status_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    status = path.stat()
+    return status.st_size, status.st_ctime_ns, status.st_ino

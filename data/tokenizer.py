@@ -19,7 +19,7 @@ class Tokenizer:
     encoding: bytes
     """What rebuilds `pieces`; its length is the charge for the tokenizer, in bytes."""
     pieces: list[bytes]
-    """Bytes of each token; empty for the end of a document."""
+    """Bytes of each token; empty for the end of a document. Of token files, see data/token_pieces.py."""
 
     @property
     def vocabulary(self) -> int:
@@ -45,6 +45,10 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
         from data.joins import read_joins
 
         return Tokenizer(kind, encoding, [*read_joins(encoding), b""])
+    if kind == "tokens":
+        from data.token_pieces import read_pieces
+
+        return Tokenizer(kind, encoding, read_pieces(encoding))
     state = int.from_bytes(encoding, "big")
 
     def draw(weights: np.ndarray) -> int:

@@ -33,6 +33,7 @@ from eval.schema import (
     RunCost,
 )
 from eval.tables import terminal_table
+from eval.token_text import describe_token_files
 from train.command_line import CONFIG_FILE, save_config
 from train.metrics import Metrics
 from train.monitors import read_monitors
@@ -75,7 +76,9 @@ class Books:
         corpus, manifest = self.corpus, self.manifest
         measured = CorpusBytes(corpus.directory, manifest.sha256, corpus.read, manifest.bytes)
         self.references = reference_codes(cached_codes(measured), manifest.tokens, corpus.tokenizer.vocabulary)
-        self.baselines = cached_baselines(measured, progress=True) if self.config.run.baselines else None
+        compare, files = self.config.run.baselines, corpus.source.tokens
+        self.token_files = describe_token_files(corpus, files, self.config.data, compare) if files else None
+        self.baselines = cached_baselines(measured, progress=True) if compare else None
 
     def follow(self, run: Run, warm_start: bytes = b"") -> Outcome:
         """Run the epoch, and keep its live curve. `warm_start` is what the run begins with, packed."""
@@ -132,6 +135,8 @@ class Books:
             about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
             about |= {"file": escape_text(entry["file"]), "sha256": entry["file_sha256"]}
             measured["tokenizer"] = OwnTokenizer(escaped_bytes=self.manifest.escaped, **about, **self.uncharged)
+        if self.token_files:
+            measured["token_files"] = self.token_files
         report = Report(
             format=FORMAT,
             corpus=Corpus.model_validate(self.manifest, from_attributes=True),

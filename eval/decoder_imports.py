@@ -34,6 +34,8 @@ REFERENCE = ("torch", "deepspeed", "numpy")
 REFERENCE_MODULES = {"functorch", "torchgen", "triton", "_distutils_hack", "pkg_resources", "setuptools"}
 PIECES = 512
 INTERPRETER = [sys.executable, "-P", "-m", "eval.decoder_imports"]
+# By kind of tokenizer, the module that rebuilds its pieces, where that is not data/tokenizer.py.
+PIECE_READERS = {"file": "data.joins", "tokens": "data.token_pieces"}
 UNKNOWN = "of unknown version"
 
 
@@ -173,8 +175,8 @@ def build_decoder(config: dict[str, Any], device: str) -> None:
     train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
     config["model"].setdefault("network", "")
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
-    if config["data"]["tokenizer"] == "file":
-        importlib.import_module("data.joins")
+    if reader := PIECE_READERS.get(config["data"]["tokenizer"]):
+        importlib.import_module(reader)
     vocabulary = 257 if config["data"]["tokenizer"] == "bytes" else config["data"].get("vocabulary", PIECES)
     with torch.device(device):
         train.loop.Learner(tree, vocabulary, 0, Place(0, 1, torch.device(device)))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.lanes import read_stages
-from eval.schema import Commit, NetworkCode, Report
+from eval.schema import Commit, DescriptionLength, NetworkCode, Report, TokenText
 from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, Config
 from train.cost import processor_name
 
@@ -80,6 +80,11 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
             described = f"reference machine; described in {own.uncharged_bytes:,} bytes that are not charged"
         symbols = f"{own.file} ({own.format}), vocabulary {own.vocabulary:,}, {described}"
         symbols += f" (xz of the file: {own.file_xz_bytes:,}), {own.escaped_bytes:,} bytes of the corpus escaped"
+    if read := report.token_files:
+        documents = f", {_count(read.documents, 'document')}" if read.documents else ""
+        symbols = f"ids of token files ({read.format}), vocabulary {read.vocabulary:,}; bytes are those of the files"
+        total = report.description_length.total_bits / read.ids
+        token_bits = f"{report.description_length.data_bits / read.ids:.4f}, {total:.4f} with code and all"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
@@ -89,6 +94,8 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     return [
         ("context mixing", mixing_words(model, of_bytes)),
         ("symbols", symbols),
+        *([("bits per token", f"{token_bits}: {_count(read.ids, 'token')}{documents}")] if read else []),
+        *([("as text", text_words(read.text, report.description_length))] if read and read.text else []),
         ("optimiser", f"{train['optimizer']}, learning rates {rates} (matrices, tables, vectors)"),
         ("batch and seed", f"{batch}{replay}, seed {train['seed']}"),
         ("machine", f"{ranks}, {device.precision}, {device.name}"),
@@ -96,6 +103,13 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         *([("code of the network", network_code_words(report.network_code))] if report.network_code else []),
         ("differs from defaults", "; ".join(differing) or "nothing"),
     ]
+
+
+def text_words(text: TokenText, length: DescriptionLength) -> str:
+    rates = f"{length.data_bits / text.bytes:.4f} bits a byte, {length.total_bits / text.bytes:.4f} with code and all"
+    sizes = ", ".join(f"{name} {size:,}" for name, size in sorted(text.baselines.items(), key=lambda entry: entry[1]))
+    part = f", extrapolated from the first {text.baselines_measured_bytes:,}" if text.baselines_measured_bytes else ""
+    return f"{text.bytes:,} bytes by {text.tokenizer}: {rates}" + (f"; {sizes}{part}" if sizes else "")
 
 
 def network_code_words(code: NetworkCode) -> str:

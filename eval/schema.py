@@ -161,6 +161,26 @@ class OwnTokenizer(Section):
     uncharged_bytes: Count | None = None
 
 
+class TokenText(Section):
+    """The text of token files: the tokenizer that it was made by, and what the baselines make of it, in bytes."""
+
+    tokenizer: str
+    bytes: Count
+    baselines: dict[Baseline, Count] = Field(default_factory=dict)
+    baselines_measured_bytes: Count | None = None
+
+
+class TokenFilesRead(Section):
+    """A corpus of token files: their format in words, the ids of the vocabulary, how many ids they hold, and documents
+    by their index or by data.end_token, or 0 where neither says."""
+
+    format: str
+    vocabulary: Count
+    ids: Count
+    documents: Count
+    text: TokenText | None = None
+
+
 class Commit(Section):
     """Of the code; `changed` says whether tracked files differed from it."""
 
@@ -193,6 +213,8 @@ class Report(Section):
     network_code: NetworkCode | None = None
     # Only where data.tokenizer names a file.
     tokenizer: OwnTokenizer | None = None
+    # Only where data.source names token files.
+    token_files: TokenFilesRead | None = None
     # What was run. Reports from before 2026-11-28 do not say. `deepspeed` are the user's keys, if there were any, and
     # `commit` is null where the code is not in a git checkout.
     config: dict[str, dict[str, Any]] | None = None

@@ -96,6 +96,11 @@ def compress(config: Config, named: dict[str, str]) -> None:
         # Compilers choose kernels by measuring them, so the two directions could differ.
         config.engine.compile = "off"
     documents = open_source(data_source, config.data.field, config.data.split)
+    if documents.tokens and documents.tokens.records:
+        raise UsageError(
+            f"{named['file']} has its ids in records, and its files do not follow from those: save the ids with "
+            "numpy.save and compress tokens:FILE.npy, or compress the files themselves without tokens:"
+        )
     pack_names(documents.names)
     if documents.expected_bytes is not None and documents.expected_bytes <= SURELY_STORED_BYTES:
         if is_rank_0():

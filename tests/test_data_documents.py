@@ -238,7 +238,8 @@ def test_folders_are_named_after_sources(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "a b")
     found = {
         "kjv": "kjv", ".": "a_b", "raw:.": "a_b", "..": re.sub(r"[^\w.-]", "_", tmp_path.name)[:48],
-        "enwik8.txt": "enwik8", "texts/**/*.txt": "_", "hf:org/name": "name", "caf\udce9.txt": "caf_",
+        "enwik8.txt": "enwik8", "texts/**/*.txt": "_", "tokens:a/b_0.bin": "b_0",
+        "hf:org/name": "name", "caf\udce9.txt": "caf_",
         "x" * 250 + ".txt": "x" * 48, "/": "corpus",
     }  # fmt: skip
     assert {source: folder_name(source) for source in found} == found

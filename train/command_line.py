@@ -294,9 +294,10 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"{size} is no channel: take a larger one, or 0 for no MLP"
     if config.data.tokenizer == "bytes" and config.data.vocabulary != DataConfig.vocabulary:
         yield f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe"
+    yield from token_problems(config.data)
     own = config.data.tokenizer
     # An archive says that its tokenizer came from a file, not from which.
-    if own not in (*KINDS, "file") and not Path(own).expanduser().exists():
+    if own not in (*KINDS, "file", "tokens") and not Path(own).expanduser().exists():
         yield f"data.tokenizer is {own!r}: it must be bytes, bpe or the name of a file{did_you_mean(own, KINDS)}"
     if own not in KINDS:
         for name in ("vocabulary", "tokenizer_sample_bytes"):
@@ -324,3 +325,15 @@ def contradictions(config: Config) -> Iterator[str]:
     if train.optimizer == "muon" and stage and config.engine.gradient_clipping:
         late = f"engine.zero_stage {stage} would clip what train.optimizer muon has orthogonalised"
         yield f"{late}: take --engine.gradient_clipping 0, --train.optimizer adamw or --engine.zero_stage 0"
+
+
+def token_problems(data: DataConfig) -> Iterator[str]:
+    """What is wrong with the options of data for its source, in a line each."""
+    of_ids = data.source.startswith("tokens:")
+    for name in ("vocabulary", "tokenizer_sample_bytes") if of_ids else ("token_ids", "end_token"):
+        if (value := getattr(data, name)) != getattr(DataConfig, name):
+            problem = f"has no effect on data.source {data.source}, whose ids are given: leave it out"
+            remedy = "is for token files: name them as --data.source tokens:SOURCE"
+            yield f"data.{name} {value} {problem if of_ids else remedy}"
+    if of_ids and data.tokenizer == "bytes":
+        yield f"data.tokenizer bytes has no effect on data.source {data.source}, whose ids are given: leave it out"

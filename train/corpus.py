@@ -55,6 +55,7 @@ def prepare_data(data: DataConfig, progress: bool) -> PreparedCorpus:
         tokenizer=data.tokenizer,
         vocabulary=data.vocabulary,
         tokenizer_sample_bytes=data.tokenizer_sample_bytes,
+        token_ids=data.token_ids,
         cache_dir=data.cache_dir,
         workers=data.workers,
         progress=progress,

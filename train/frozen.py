@@ -69,6 +69,7 @@ def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
     config = load_config(run_dir / CONFIG_FILE)
     try:
         kind = config.data.tokenizer if config.data.tokenizer in KINDS else "file"
+        kind = "tokens" if config.data.source.startswith("tokens:") else kind
         tokenizer = load_tokenizer(kind, path.read_bytes())
     except (IndexError, ValueError, lzma.LZMAError):
         raise UsageError(f"{path} is damaged: it is no encoding of a tokenizer") from None

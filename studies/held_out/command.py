@@ -189,6 +189,11 @@ def open_corpus(trained: Corpus, data: DataConfig, given: str | None) -> tuple[s
 
     Raises UsageError where there is nothing to read. Whether it is the corpus has to be seen from its bytes.
     """
+    if data.source.startswith("tokens:"):
+        raise UsageError(
+            f"the run's corpus {trained.name} is ids of token files, and no file of text can be compared with it or "
+            "scored: take a run over the text"
+        )
     if given is not None:
         return given, open_source(given, data.field, data.split).chunks()
     for path in sorted(Path(data.cache_dir).expanduser().glob(f"*/{MANIFEST}")):

@@ -164,6 +164,8 @@ def load_run(directory: Path, name: str) -> ComparedRun:
         vocabulary = report.tokenizer.vocabulary
         tokenizer = report.tokenizer.file
         compared["data.vocabulary"] = symbols_text(tokenizer, vocabulary, report)
+    elif report.token_files:
+        vocabulary, tokenizer = report.token_files.vocabulary, "ids"
     elif compared.pop("data.tokenizer") == "bytes":
         vocabulary, tokenizer = BYTE_SYMBOLS, "bytes"
         sample_bytes = Config().data.tokenizer_sample_bytes
