@@ -140,6 +140,7 @@ def test_other_decoders_pay_nothing_for_token_files():
     ("more", "message"),
     [
         (["--data.tokenizer=bytes"], "data.tokenizer bytes has no effect on data.source tokens:"),
+        (["--run.reference_tokenizer"], "run.reference_tokenizer has no effect on token files"),
         (["--data.vocabulary=512"], "data.vocabulary 512 has no effect on data.source tokens:"),
         (["--data.tokenizer_sample_bytes=9"], "data.tokenizer_sample_bytes 9 has no effect on data.source tokens:"),
         (["--data.token_ids=499"], "text_train_000001.bin: byte "),

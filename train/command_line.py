@@ -295,6 +295,8 @@ def contradictions(config: Config) -> Iterator[str]:
     if config.data.tokenizer == "bytes" and config.data.vocabulary != DataConfig.vocabulary:
         yield f"data.vocabulary {config.data.vocabulary} is for pieces: add --data.tokenizer bpe"
     yield from token_problems(config.data)
+    if config.run.reference_tokenizer and config.data.source.startswith("tokens:"):
+        yield "run.reference_tokenizer has no effect on token files, which need no tokenizer: leave it out"
     own = config.data.tokenizer
     # An archive says that its tokenizer came from a file, not from which.
     if own not in (*KINDS, "file", "tokens") and not Path(own).expanduser().exists():
