@@ -83,6 +83,7 @@ def make_parser() -> entry.Parser:
         type=int,
         help="cells at once, a GPU each if there are any (default: as many as there are GPUs, or 1)",
     )
+    parser.add_argument("--gpus_per_cell", type=int, default=1, help="GPUs of each cell (default: %(default)s)")
     parser.add_argument("--emit", choices=["slurm"], help="print a job script of all cells, and stop")
     parser.add_argument("--cell", type=int, help="run this cell alone, by its number from 0, as tasks of an array do")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
@@ -95,6 +96,7 @@ import os
 
 import torch
 
+from archive.pins import PINS
 from data.streams import publish, publish_help
 from launch.report import report
 from studies.scaling.cells import Grid, make_cells
@@ -133,6 +135,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     entry.refuse_owned(given, OWNED | (OWNED_BY_VOCABULARIES if options.vocabularies else {}), "a sweep")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
+    if options.gpus_per_cell < 1:
+        raise UsageError(f"--gpus_per_cell is {options.gpus_per_cell}: it must be 1 or more")
     if options.emit and options.cell is not None:
         raise UsageError(f"--emit prints a script of all cells, so --cell {options.cell} has no effect: leave it out")
     if options.emit and options.jobs is not None:
@@ -144,13 +148,17 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -> int:
     """Returns the exit status. `given` are the options of all cells, `arguments` what the command line said."""
-    jobs = options.jobs or torch.cuda.device_count() or 1
+    gpus, devices = options.gpus_per_cell, torch.cuda.device_count()
+    jobs = options.jobs or max(1, devices // gpus)
+    if not options.emit and gpus > 1 and gpus * jobs > devices:
+        raise UsageError(f"--gpus_per_cell is {gpus} for {jobs} cells at once, and this machine has {devices} GPUs")
     # Comparisons of architectures leave context mixing out, unless they are asked not to.
     given = ["--model.ngram_orders=[]", *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
     with publish_help():
-        run = parse_config("", given).run
+        config = parse_config("", given)
+    run, environment = config.run, PINS if config.engine.portable else {}
     if run.resume or run.stop_after_steps:
         raise UsageError(
             "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
@@ -160,13 +168,13 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:
-        publish(slurm_script(arguments, len(cells)))
+        publish(slurm_script(arguments, len(cells), gpus))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
     record_cells(options.dir, [cell.name for cell in cells])
     if options.cell is not None:
-        return run_cells([cells[options.cell]], 1)
-    status = run_cells(cells, jobs)
+        return run_cells([cells[options.cell]], 1, gpus)
+    status = run_cells(cells, jobs, gpus, environment)
     if any(cell.finished for cell in cells) and status in (0, 1):
         entry.exit_status(lambda: report(options.dir, options.dir, ""))
     return status
