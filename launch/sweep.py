@@ -7,6 +7,8 @@ Finished cells are skipped, broken ones go on: start the same command again afte
 widths, seeds or vocabularies. Every block gets the MLP that gives it the parameters of the first block at the same
 width (--match). Further options are launch/train.py's, for all cells; context mixing is left out unless
 --model.ngram_orders asks for it. At the end the runs are compared, as by launch/report.py.
+
+--depths 4,8 and --learning_rates 0.5,1,2 multiply the grid: by depths, and by factors on the three learning rates.
 """
 
 import sys
@@ -34,6 +36,19 @@ def read_numbers(text: str) -> list[int]:
         return [int(part) for part in parts]
     except ValueError:
         raise UsageError("give whole numbers, by commas") from None
+
+
+def read_factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in split_different(text)]
+    except ValueError:
+        raise UsageError("give numbers, by commas") from None
+    # Six digits are what names of cells tell apart.
+    if not all(1e-3 <= factor <= 1e3 for factor in factors) or len({f"{factor:g}" for factor in factors}) < len(
+        factors
+    ):
+        raise UsageError("give different factors from 0.001 to 1000")
+    return factors
 
 
 def read_vocabularies(text: str) -> list[int | Literal["bytes"]]:
@@ -67,6 +82,10 @@ def make_parser() -> entry.Parser:
         help="names as --model.block takes them, patterns of them, or networks as --model.network does, by commas",
     )
     parser.add_argument("--widths", type=read_numbers, required=True, help="values of model.width, by commas")
+    parser.add_argument("--depths", type=read_numbers, default=[], help="values of model.depth, by commas")
+    parser.add_argument(
+        "--learning_rates", type=read_factors, default=[], help="factors on all three learning rates, by commas"
+    )
     parser.add_argument("--seeds", type=read_numbers, default=[0], help="values of train.seed, by commas (default: 0)")
     parser.add_argument(
         "--vocabularies", type=read_vocabularies, default=[], help="values of data.vocabulary, or `bytes`, by commas"
@@ -99,7 +118,8 @@ import torch
 from archive.pins import PINS
 from data.streams import publish, publish_help
 from launch.report import report
-from studies.scaling.cells import Grid, make_cells
+from studies.scaling.axes import multiply
+from studies.scaling.cells import Grid
 from studies.scaling.sweep import record_cells, run_cells, slurm_script
 from train.command_line import parse_config
 from train.config import Config
@@ -133,6 +153,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UsageError(f"unknown option {name}. {entry.meant(name, parser.options())}")
     options, given = parser.parse_known_args(arguments)
     entry.refuse_owned(given, OWNED | (OWNED_BY_VOCABULARIES if options.vocabularies else {}), "a sweep")
+    if options.depths:
+        entry.refuse_owned(given, {"model.depth": "--depths sets it"}, "a sweep")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
     if options.gpus_per_cell < 1:
@@ -164,7 +186,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
             "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
         )
     axes = options.blocks, options.widths, options.seeds, options.vocabularies
-    cells = make_cells(Grid(options.dir, given, *axes, options.match))
+    cells = multiply(Grid(options.dir, given, *axes, options.match), options.depths, options.learning_rates)
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:

@@ -127,6 +127,7 @@ def test_bad_sweeps_are_refused_before_any_work(tmp_path: Path) -> None:
     given = [f"--dir={tmp_path / 'sweep'}", "--widths=32"]
     bad = {"--blocks=nosuch": "nosuch", "--blocks=attention,nosuch": "nosuch"}
     bad |= {"--model.widht=3": "widht", "--cell=1": "--cell is 1"}
+    bad |= {"--depths=2,x": "whole numbers", "--learning_rates=1,1.0": "different factors", "--depths=0": "depth is 0"}
     bad |= {"--gpus_per_cell=0": "must be 1 or more", "--gpus_per_cell=3": "this machine has 0 GPUs"}
     for option, named in bad.items():
         more = [option] if "blocks" in option else ["--blocks=attention", option]

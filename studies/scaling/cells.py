@@ -77,6 +77,8 @@ class Grid:
     seeds: Sequence[int]
     vocabularies: Sequence[Vocabulary]
     measure: str
+    # Ends the names of all cells.
+    suffix: str = ""
 
 
 def make_cells(grid: Grid) -> list[Cell]:
@@ -126,6 +128,7 @@ def make_cells(grid: Grid) -> list[Cell]:
             varied = chosen | {"model.width": width, "model.expansion": model.expansion}
             varied |= {"data.tokenizer": data.tokenizer, "data.vocabulary": data.vocabulary, "train.seed": seed}
             options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
+            name += grid.suffix
             cells.append(Cell(name, grid.folder / name, options))
             refuse_other_run(cells[-1])
     return cells

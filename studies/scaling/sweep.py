@@ -138,6 +138,7 @@ def run_cells(cells: list[Cell], jobs: int, gpus: int = 1, environment: Mapping[
                     continue
                 del running[slot]
                 bar.update()
+                bar.set_postfix_str("")
                 # The launcher's exit status says little; the report, which is written last, says all.
                 if not cell.finished:
                     failed = True
