@@ -6,15 +6,18 @@ Without arguments it imports what all decoders have in common, and answers reque
 """
 
 import ast
+import fcntl
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -106,18 +109,30 @@ class Ahead:
             INTERPRETER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=same_path(os.environ),
         )  # fmt: skip
+        # Forks of this process share the pipes: one asks at a time.
+        self.turn = tempfile.TemporaryFile()  # noqa: SIM115
+        self.requests = itertools.count()
 
     def ask(self, config: dict[str, Any], device: str, declared: list[str]) -> tuple[int, str, str]:
         """Its exit status for a request, the imports as JSON, and what is wrong where the status is not 0."""
         assert self.process.stdin and self.process.stdout
+        # A fork that was killed may have left its answer, or a part of it.
+        number = f"{os.getpid()}-{next(self.requests)}"
+        fcntl.lockf(self.turn, fcntl.LOCK_EX)
         try:
-            self.process.stdin.write(json.dumps([config, device, declared, search_path()]) + "\n")
+            self.process.stdin.write(json.dumps([number, config, device, declared, search_path()]) + "\n")
             self.process.stdin.flush()
-            status, found, reason = json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):
-            AHEAD.remove(self)
-            return 1, "", f"its interpreter ended with status {self.process.wait()}"
-        return status, found, reason
+            while line := self.process.stdout.readline():
+                with suppress(ValueError):
+                    answered, status, found, reason = json.loads(line)
+                    if answered == number:
+                        return status, found, reason
+        except OSError:
+            pass
+        finally:
+            fcntl.lockf(self.turn, fcntl.LOCK_UN)
+        AHEAD.remove(self)
+        return 1, "", f"its interpreter ended with status {self.process.wait()}"
 
 
 AHEAD: list[Ahead] = []
@@ -339,27 +354,28 @@ def not_installed(error: LookupError) -> str:
 
 
 def serve(watch: ImportWatch, before: Collection[str], result: TextIO) -> None:
-    """Answer requests, a line of JSON each, [config, device, declared, search path], by [status, imports, reason]."""
+    """Answer requests, a line of JSON each, [number, config, device, declared, search path], by [number, status,
+    imports, reason]."""
     # Ctrl-C is for the program that asks, whose end is the end of the requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import_decoder()
     packages, path = importlib.metadata.packages_distributions(), list(sys.path)
     for line in sys.stdin:
-        config, device, declared, sys.path[:] = json.loads(line)
+        number, config, device, declared, sys.path[:] = json.loads(line)
         pid = os.fork()
         if pid == 0:
             importlib.invalidate_caches()
             try:
                 sorter = Sorter(declared, packages if sys.path == path else None)
-                answer = [0, json.dumps(find_imports(config, device, sorter, watch, before)), ""]
+                answer = [number, 0, json.dumps(find_imports(config, device, sorter, watch, before)), ""]
             except LookupError as error:
-                answer = [2, "", not_installed(error)]
+                answer = [number, 2, "", not_installed(error)]
             except BaseException as error:
-                answer = [1, "", traceback.format_exception_only(error)[-1].strip().splitlines()[-1]]
+                answer = [number, 1, "", traceback.format_exception_only(error)[-1].strip().splitlines()[-1]]
             print(json.dumps(answer), file=result, flush=True)
             os._exit(0)
         if status := os.waitpid(pid, 0)[1]:
-            print(json.dumps([1, "", f"its interpreter ended with status {status}"]), file=result, flush=True)
+            print(json.dumps([number, 1, "", f"its interpreter ended with status {status}"]), file=result, flush=True)
 
 
 if __name__ == "__main__":

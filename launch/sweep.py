@@ -7,6 +7,8 @@ Finished cells are skipped, broken ones go on: start the same command again afte
 widths, seeds or tokenizers. Every block gets the MLP that gives it the parameters of the first block at the same
 width (--match). Further options are launch/train.py's, for all cells; context mixing is left out unless
 --model.ngram_orders asks for it. At the end the runs are compared, as by launch/report.py.
+
+--depths 4,8 and --learning_rates 0.5,1,2 multiply the grid: by depths, and by factors on the three learning rates.
 """
 
 import sys
@@ -34,6 +36,19 @@ def read_numbers(text: str) -> list[int]:
         return [int(part) for part in parts]
     except ValueError:
         raise UsageError("give whole numbers, by commas") from None
+
+
+def read_factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in split_different(text)]
+    except ValueError:
+        raise UsageError("give numbers, by commas") from None
+    # Six digits are what names of cells tell apart.
+    if not all(1e-3 <= factor <= 1e3 for factor in factors) or len({f"{factor:g}" for factor in factors}) < len(
+        factors
+    ):
+        raise UsageError("give different factors from 0.001 to 1000")
+    return factors
 
 
 def read_vocabularies(text: str) -> list[int | Literal["bytes"]]:
@@ -67,6 +82,10 @@ def make_parser() -> entry.Parser:
         help="names as --model.block takes them, patterns of them, or networks as --model.network does, by commas",
     )
     parser.add_argument("--widths", type=read_numbers, required=True, help="values of model.width, by commas")
+    parser.add_argument("--depths", type=read_numbers, default=[], help="values of model.depth, by commas")
+    parser.add_argument(
+        "--learning_rates", type=read_factors, default=[], help="factors on all three learning rates, by commas"
+    )
     parser.add_argument("--seeds", type=read_numbers, default=[0], help="values of train.seed, by commas (default: 0)")
     parser.add_argument(
         "--vocabularies", type=read_vocabularies, default=[], help="values of data.vocabulary, or `bytes`, by commas"
@@ -89,6 +108,7 @@ def make_parser() -> entry.Parser:
         type=int,
         help="cells at once, a GPU each if there are any (default: as many as there are GPUs, or 1)",
     )
+    parser.add_argument("--gpus_per_cell", type=int, default=1, help="GPUs of each cell (default: %(default)s)")
     parser.add_argument("--emit", choices=["slurm"], help="print a job script of all cells, and stop")
     parser.add_argument("--cell", type=int, help="run this cell alone, by its number from 0, as tasks of an array do")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
@@ -101,9 +121,11 @@ import os
 
 import torch
 
+from archive.pins import PINS
 from data.streams import publish, publish_help
 from launch.report import report
-from studies.scaling.cells import Grid, make_cells
+from studies.scaling.axes import multiply
+from studies.scaling.cells import Grid
 from studies.scaling.sweep import record_cells, run_cells, slurm_script
 from train.command_line import parse_config
 from train.config import Config
@@ -142,8 +164,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     if options.tokenizers and options.vocabularies:
         raise UsageError("--tokenizers takes bpe:PIECES, so --vocabularies has no effect beside it: leave it out")
+    if options.depths:
+        entry.refuse_owned(given, {"model.depth": "--depths sets it"}, "a sweep")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
+    if options.gpus_per_cell < 1:
+        raise UsageError(f"--gpus_per_cell is {options.gpus_per_cell}: it must be 1 or more")
     if options.emit and options.cell is not None:
         raise UsageError(f"--emit prints a script of all cells, so --cell {options.cell} has no effect: leave it out")
     if options.emit and options.jobs is not None:
@@ -155,29 +181,34 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -> int:
     """Returns the exit status. `given` are the options of all cells, `arguments` what the command line said."""
-    jobs = options.jobs or torch.cuda.device_count() or 1
+    gpus, devices = options.gpus_per_cell, torch.cuda.device_count()
+    jobs = options.jobs or max(1, devices // gpus)
+    if not options.emit and gpus > 1 and gpus * jobs > devices:
+        raise UsageError(f"--gpus_per_cell is {gpus} for {jobs} cells at once, and this machine has {devices} GPUs")
     # Comparisons of architectures leave context mixing out, unless they are asked not to.
     given = ["--model.ngram_orders=[]", *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
     with publish_help():
-        run = parse_config("", given).run
+        config = parse_config("", given)
+    run, environment = config.run, PINS if config.engine.portable else {}
     if run.resume or run.stop_after_steps:
         raise UsageError(
             "the file of --config sets run.resume or run.stop_after_steps: cells run to their end; remove it"
         )
     axes = options.blocks, options.widths, options.seeds, options.vocabularies
-    cells = make_cells(Grid(options.dir, given, *axes, options.match, options.tokenizers))
+    grid = Grid(options.dir, given, *axes, options.match, options.tokenizers)
+    cells = multiply(grid, options.depths, options.learning_rates)
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
     if options.emit:
-        publish(slurm_script(arguments, len(cells)))
+        publish(slurm_script(arguments, len(cells), gpus))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
     record_cells(options.dir, [cell.name for cell in cells])
     if options.cell is not None:
-        return run_cells([cells[options.cell]], 1)
-    status = run_cells(cells, jobs)
+        return run_cells([cells[options.cell]], 1, gpus)
+    status = run_cells(cells, jobs, gpus, environment)
     if any(cell.finished for cell in cells) and status in (0, 1):
         entry.exit_status(lambda: report(options.dir, options.dir, ""))
     return status

@@ -1,5 +1,6 @@
 """Whose code is charged: ours and anybody's, however it was installed, but not that of the reference machine."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dist import ROOT
 
 from data.errors import RunFailed, UsageError
 from eval.code_size import CodeSize, measure_code, unpack
-from eval.decoder_imports import Ahead, NotImportable
+from eval.decoder_imports import Ahead, NotImportable, search_path
 from eval.late_imports import refuse_late_imports
 from train.config import Config, DataConfig, ModelConfig
 
@@ -82,6 +83,12 @@ def test_an_interpreter_that_was_started_ahead_finds_what_a_new_one_finds(
         measured("attention", "no_such_package")
     with pytest.raises(NotImportable, match="unknown block 'nosuch'"):
         measured("nosuch")
+    # Somebody asks who is killed before the answer comes, or in the middle of it.
+    assert ahead.process.stdin and ahead.process.stdout
+    asked = json.dumps(["of-a-dead-one", PLAIN, "meta", [], search_path()])
+    ahead.process.stdin.write(f"{asked}\n{asked}\n")
+    ahead.process.stdin.flush()
+    ahead.process.stdout.read(1000)
     # Its answers do not depend on what it was asked before.
     assert measured("attention") == ours
     ahead.process.kill()

@@ -8,6 +8,7 @@ import pytest
 
 from model.lm import LanguageModel
 from model.registry import BLOCKS
+from studies.scaling.axes import multiply
 from studies.scaling.cells import Cell, Grid, count_flops, count_parameters, make_cells, match
 from train.command_line import parse_config, save_config
 from train.config import ModelConfig
@@ -117,3 +118,19 @@ def test_the_charge_for_the_best_of_k_cells_is_its_index() -> None:
     from eval.description_length import side_bits
 
     assert side_bits(1000, 1, sweep_cells=8) - side_bits(1000) == math.log2(8)
+
+
+def test_depths_and_factors_on_rates_multiply_a_grid(tmp_path: Path) -> None:
+    given = ["--model.depth=2", "--train.matrix_lr=0.1", "--model.ngram_orders=[]", "--model.head_width=16"]
+    grid = Grid(tmp_path, given, ["attention", "gru"], [32], [0], [], "parameters")
+    plain, found = make_cells(grid), multiply(grid, [2, 4], [0.5, 1])
+    names = [cell.name for cell in found]
+    assert names[:4] == ["attention-32-rates0.5", "gru-32-rates0.5", "attention-32", "gru-32"]
+    assert names[4:6] == ["attention-32-depth4-rates0.5", "gru-32-depth4-rates0.5"]
+    # Cells of the grid itself keep their names and settings, so an axis can be added to a sweep that has run.
+    assert [parse_config("", list(cell.options)) for cell in found[2:4]] == [
+        parse_config("", list(cell.options)) for cell in plain
+    ]
+    config = parse_config("", list(found[4].options))
+    assert (config.model.depth, config.train.matrix_lr, config.train.table_lr) == (4, 0.05, 0.01)
+    assert multiply(grid, [], []) == plain

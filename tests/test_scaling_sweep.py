@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from dist import ROOT, run, start, wait_until
-from small_run import SMALL
+from small_run import SMALL, curve
 
 SWEEP = "launch/sweep.py"
 pytestmark = pytest.mark.starts
@@ -61,6 +62,54 @@ def test_a_failing_cell_is_named_and_the_others_run(tmp_path: Path) -> None:
     assert (tmp_path / "sweep/attention-32/report.json").exists()
 
 
+def test_a_cell_has_the_bits_of_a_run_of_its_own(tmp_path: Path) -> None:
+    """Cells are forks of one process; the last of several sees most of what others leave behind."""
+    done = run(SWEEP, *arguments(tmp_path), "--jobs=1")
+    assert done.returncode == 0, done.stderr
+    name = "attention+attention-32"
+    cell = json.loads((tmp_path / "sweep" / name / "report.json").read_text())
+    _, *command = shlex.split(cell["command"])
+    alone = run("launch/train.py", *command, f"--run.dir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    report = json.loads((tmp_path / "alone/report.json").read_text())
+    assert report["description_length"] == cell["description_length"]
+    assert report["code"] == cell["code"]
+    assert (tmp_path / "alone/code.lzma").read_bytes() == (tmp_path / "sweep" / name / "code.lzma").read_bytes()
+    assert curve(tmp_path / "alone") == curve(tmp_path / "sweep" / name)
+
+
+MORTAL = """
+import os
+import signal
+
+import torch
+
+from model.blocks.attention import Attention
+
+
+class Mortal(Attention):
+    def __init__(self, config):
+        super().__init__(config)
+        self.width = config.width
+
+    def forward(self, x, state):
+        if self.width == 16 and torch.is_grad_enabled() and x.device.type == "cpu" and len(x) == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x, state)
+"""
+
+
+def test_a_cell_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    done = run(SWEEP, *arguments(tmp_path), f"--blocks={tmp_path}/mortal.py:Mortal", "--widths=16,32,48", "--jobs=1")
+    assert done.returncode == 1, done.stderr
+    assert "Mortal-16 failed; see" in done.stderr
+    assert [path.parent.name for path in sorted((tmp_path / "sweep").glob("*/report.json"))] == [
+        "Mortal-32",
+        "Mortal-48",
+    ]
+
+
 def test_slurm_gets_an_array_whose_tasks_are_cells(tmp_path: Path) -> None:
     given = arguments(tmp_path)
     done = run(SWEEP, *given, "--emit=slurm")
@@ -78,6 +127,8 @@ def test_bad_sweeps_are_refused_before_any_work(tmp_path: Path) -> None:
     given = [f"--dir={tmp_path / 'sweep'}", "--widths=32"]
     bad = {"--blocks=nosuch": "nosuch", "--blocks=attention,nosuch": "nosuch"}
     bad |= {"--model.widht=3": "widht", "--cell=1": "--cell is 1"}
+    bad |= {"--depths=2,x": "whole numbers", "--learning_rates=1,1.0": "different factors", "--depths=0": "depth is 0"}
+    bad |= {"--gpus_per_cell=0": "must be 1 or more", "--gpus_per_cell=3": "this machine has 0 GPUs"}
     for option, named in bad.items():
         more = [option] if "blocks" in option else ["--blocks=attention", option]
         done = run(SWEEP, *given, *more)

@@ -79,6 +79,8 @@ class Grid:
     measure: str
     # `bytes`, `bpe:PIECES` and files, in place of vocabularies.
     tokenizers: Sequence[str] = ()
+    # Ends the names of all cells.
+    suffix: str = ""
 
 
 def make_cells(grid: Grid) -> list[Cell]:
@@ -119,6 +121,7 @@ def make_cells(grid: Grid) -> list[Cell]:
             varied = chosen | {"model.width": width, "model.expansion": model.expansion}
             varied |= symbols.varied | {"train.seed": seed}
             options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
+            name += grid.suffix
             cells.append(Cell(name, grid.folder / name, options))
             refuse_other_run(cells[-1])
     return cells
