@@ -265,6 +265,20 @@ ENTRIES = [
         anew=True,
     ),
     Entry(
+        "tokenizer-study", "hours",
+        (
+            "python benchmarks/tokenizer_study.py --tokenizers "
+            "bytes,bpe:512,bpe:2048,bpe:8192,mistral-v1.model,gpt2.json --enwik8 {enwik8} --engine.threads=1 "
+            "--model.width=48",
+        ),
+        (*TOTALS, "data/describe.py", "data/joins.py"), "tokenizer_study.csv", anew=True,
+    ),
+    Entry(
+        "vocabularies", "minutes",
+        ("python benchmarks/vocabularies.py --steps 4 --engine.threads=1 --model.width=32",),
+        ("model/lm.py", "model/parts.py", "train/loop.py"), "vocabularies.csv", anew=True, scales=(1, 1_000_000),
+    ),
+    Entry(
         "carried-context", "hours", ("python benchmarks/carried_context.py {enwik8:3000000}",), LEARNING,
         "carried_context.csv", anew=True,
     ),

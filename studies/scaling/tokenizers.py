@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval.plots import DOTS_PER_INCH, LETTER_INCHES, LONGEST_LABEL, WIDTH_INCHES, Theme, bytes_formatter, frame
 from studies.scaling.runs import ComparedRun
@@ -42,8 +43,9 @@ def terms_figure(bars: Bars, theme: Theme) -> Figure:
     return figure
 
 
-def draw_terms(axes: Axes, bars: Bars, theme: Theme) -> None:
-    """Stacked bars, from the top: the name of each, its TERMS in bytes, and their sum."""
+def draw_terms(axes: Axes, bars: Bars, theme: Theme, totals: Sequence[float] | None = None) -> None:
+    """Stacked bars, from the top: the name of each, its TERMS in bytes, and their sum. `totals` has the sums
+    where terms are rounded."""
     frame(axes, "x")
     longest = max(sum(terms) for _, terms in bars)
     colors = (theme.data, theme.fixed, theme.series[2], theme.series[3])
@@ -55,13 +57,12 @@ def draw_terms(axes: Axes, bars: Bars, theme: Theme) -> None:
                 text = f"{length:,.0f}"
                 axes.text(start + length / 2, place, text, color=theme.page, size=8, ha="center", va="center")
         starts = [start + length for start, length in zip(starts, lengths, strict=True)]
-    for place, total in enumerate(starts):
-        axes.text(
-            total + 0.008 * longest, place, f"{total:,.0f}", color=theme.ink, size=8.5, weight="bold", va="center"
-        )
+    for place, (end, total) in enumerate(zip(starts, totals or starts, strict=True)):
+        axes.text(end + 0.008 * longest, place, f"{total:,.0f}", color=theme.ink, size=8.5, weight="bold", va="center")
     # Room for the sum beside the longest.
     axes.set_xlim(0, 1.16 * longest)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_yticks(range(len(bars)), [name[:LONGEST_LABEL] for name, _ in bars])
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(bytes_formatter(longest))
     axes.set_xlabel("bytes of description")
