@@ -166,15 +166,14 @@ def byte_place(path: Path, offset: int, dtype: np.dtype) -> Callable[[int], str]
 
 def with_partners(paths: Sequence[Path]) -> list[Path]:
     """Files and, after each .bin, the .idx beside it. Raises UsageError for an .idx without its .bin."""
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for path in paths:
-        data = path.with_suffix(".bin")
+        data, index = path.with_suffix(".bin"), path.with_suffix(".idx")
         if path.suffix == ".idx" and not data.is_file():
             raise UsageError(f"{path} is an index, and there is no {data}: put its .bin beside it")
-        if data not in found if path.suffix in (".bin", ".idx") else True:
-            index = data.with_suffix(".idx")
-            found += [data, index] if path.suffix == ".idx" or (path.suffix == ".bin" and index.is_file()) else [path]
-    return found
+        pair = path.suffix in (".bin", ".idx") and index.is_file()
+        found |= {data: None, index: None} if pair else {path: None}
+    return [*found]
 
 
 def open_token_files(paths: list[Path]) -> TokenFiles:
@@ -183,10 +182,11 @@ def open_token_files(paths: list[Path]) -> TokenFiles:
     first: Kind | None = None
     count = documents = 0
     indexes: dict[Path, Index] = {}
+    given = set(paths)
     for path in paths:
         if path.suffix == ".idx":
             continue
-        if path.suffix == ".bin" and path.with_suffix(".idx") in paths:
+        if path.suffix == ".bin" and path.with_suffix(".idx") in given:
             indexes[path] = Index(path)
             kind, ids = indexes[path].kind, indexes[path].count
             documents += len(indexes[path].documents) - 1
