@@ -192,7 +192,7 @@ BUGS: list[tuple[Any, str, list[str]]] = [
     (launch.train, "join_ranks", ["--model.width=32"]),
     (launch.compress, "open_source", [str(ROOT / "LICENSE"), "/tmp/no-such-archive"]),
     (launch.decompress, "open_archive", [str(ROOT / "LICENSE"), "/tmp/no-such-file"]),
-    (launch.sweep, "make_cells", SWEEP),
+    (launch.sweep, "multiply", SWEEP),
     (launch.report, "load_runs", ["runs"]),
     (launch.evaluate.curve, "read_points", ["curve", "loss.csv"]),
     (launch.evaluate.fixed_model, "load_frozen", ["encode", "a", "b", "--checkpoint=c"]),

@@ -1,11 +1,16 @@
 """What a run prints: itself, not what other libraries say, and numbers of one meaning."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from dist import run
+from dist import ROOT, run
 from small_run import TRAIN, arguments, report
+
+from model.registry import BLOCKS
+from train.help import help_text
 
 pytestmark = pytest.mark.starts
 NOISY = """
@@ -32,6 +37,28 @@ def test_notices_of_other_libraries_go_to_a_file_of_the_run(
         assert found.count(notice) == 1
         assert (notice in done.stderr) == verbose
         assert notice not in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)
+def test_help_comes_before_pytorch_is_imported(path: Path) -> None:
+    if path.stem in ("__init__", "entry", "cells"):
+        return
+    command = [sys.executable, "-X", "importtime", str(path), "--help"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    imported = {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "launch.entry" in imported
+    assert not imported & {"torch", "deepspeed", "matplotlib", "scipy"}
+    # The examples of its docstring, line by line.
+    begins = ("python ", "deepspeed ")
+    examples = [line for line in path.read_text().splitlines()[1:12] if line.lstrip().startswith(begins)]
+    assert examples
+    for line in examples:
+        assert line in done.stdout.splitlines()
+
+
+def test_help_lists_the_blocks() -> None:
+    text = " ".join(help_text("", {}).split())
+    assert f"There are {', '.join(BLOCKS)}." in text
 
 
 def test_an_error_stands_last_and_a_typing_mistake_alone(corpus: Path, cache: Path, tmp_path: Path) -> None:
