@@ -1,8 +1,9 @@
 """The cost of tokens in parts, for vocabularies whose logits for all tokens of a step would take too much memory.
 
-The gradients of a part come right after its logits, which are computed a second time for that. So PART_LOGITS, in a few
-copies, are all that is there at once, and an output layer of any vocabulary takes the memory of its parameters. Sums
-run in another order than those of the whole, so bits differ in rounding. Shapes: as in model/lm.py; `N` tokens.
+The gradients of a part come right after its logits, which are computed a second time for that. So the logits of a part,
+in a few copies, are all that is there at once, and an output layer of any vocabulary takes the memory of its
+parameters. Sums run in another order than those of the whole, so bits differ in rounding. Shapes: as in model/lm.py;
+`N` tokens.
 """
 
 import torch
@@ -11,14 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from model.lm import LanguageModel
 
-PART_LOGITS = 1 << 24
-
 
 class LanguageModelInParts(LanguageModel):
-    """LanguageModel, with `cost` in parts."""
+    """LanguageModel, with `cost` in parts of so many logits."""
+
+    part_logits = 1 << 24
 
     def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
-        most = max(1, PART_LOGITS // self.vocabulary)
+        most = max(1, self.part_logits // self.vocabulary)
         nats = []
         for start in range(0, targets.numel(), most):
             taken = slice(start, start + most)

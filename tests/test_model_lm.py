@@ -167,7 +167,7 @@ def test_large_vocabularies_cost_the_same_in_parts(
         kept[-1] = max(kept[-1], tensor.numel())
         return tensor
 
-    monkeypatch.setattr("model.cuda.lm.MOST_LOGITS", 7 * 300 + 5)
+    monkeypatch.setattr("model.cuda.lm.LanguageModel.part_logits", 7 * 300 + 5)
     for parts in (False, True):
         if parts:
             use_kernels(model)

@@ -16,7 +16,6 @@ from plain_engine import PlainEngine
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import model.parts
 from archive.coder import Decoder, cumulative, encode
 from archive.encoding import EncodingSource, coded_frames, coded_header
 from archive.format import end_content, write_archive
@@ -26,7 +25,7 @@ from data.shards import FORMAT, Manifest, Shard, TokenShards
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import code_identity, decoder_values, measure_code, unpack
 from model.lm import LanguageModel
-from model.parts import PART_LOGITS, LanguageModelInParts
+from model.parts import LanguageModelInParts
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
 from train.engine import Place
@@ -69,7 +68,7 @@ def test_every_symbol_can_be_coded_however_rare() -> None:
 
 @pytest.mark.parametrize("orders", [[], [1, 2, 3]])
 def test_parts_cost_and_teach_what_the_whole_does(orders: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.parts, "PART_LOGITS", 5 * 300)
+    monkeypatch.setattr(LanguageModelInParts, "part_logits", 5 * 300)
     config = ModelConfig(block="gru attention", width=16, head_width=8, depth=2, ngram_orders=orders, ngram_rows_log2=8)
     torch.manual_seed(0)
     whole, parts = LanguageModel(config, 300).double(), LanguageModelInParts(config, 300).double()
@@ -104,14 +103,16 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("kind", "most"), [(LanguageModel, 512 * LARGEST), (LanguageModelInParts, PART_LOGITS)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [(LanguageModel, 512 * LARGEST), (LanguageModelInParts, LanguageModelInParts.part_logits)]
+)
 def test_no_tensor_has_the_logits_of_all_tokens(kind: type[LanguageModel], most: int) -> None:
     with torch.device("meta"):
         made = kind(MODEL, LARGEST)
         x, targets = torch.zeros(16, 32, MODEL.width, requires_grad=True), torch.zeros(16, 32, dtype=torch.long)
         with Largest() as largest:
             made.cost(x, targets, None).sum().backward()
-    assert max(tensor.numel() for tensor in made.parameters()) < PART_LOGITS
+    assert max(tensor.numel() for tensor in made.parameters()) < LanguageModelInParts.part_logits
     assert largest.numbers == most
 
 
