@@ -8,6 +8,7 @@ modules of Python's library, `{deuterocanon}` what benchmarks/deuterocanon.py ma
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,18 @@ def from_report(path: Path) -> Figures:
     figures["bits_per_byte"] = (length["bits_per_byte"], "bits a byte")
     figures["elapsed_secs"] = (report["cost"]["elapsed_secs"], "s")
     return figures | {f"{name}_bytes": (size, "bytes") for name, size in report["baselines"].items()}
+
+
+def study_terms(path: Path) -> Figures:
+    """Terms of the runs with equal parameters in the study of tokenizers: "kjv-bpe-2048-data", in bytes."""
+    figures: Figures = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            figures["corpus"] = float(row["bytes"]), "bytes"
+            for term in ("data", "tokenizer", "total") if row["equal"] == "parameters" else ():
+                tokenizer = re.sub(r"\W", "-", row["tokenizer"])
+                figures[f"{row['corpus']}-{tokenizer}-{term}"] = float(row[f"{term}_bytes"]), "bytes"
+    return figures
 
 
 def last_row(columns: dict[str, str], **wanted: str) -> Callable[[Path], Figures]:
@@ -271,7 +284,7 @@ ENTRIES = [
             "bytes,bpe:512,bpe:2048,bpe:8192,mistral-v1.model,gpt2.json --enwik8 {enwik8} --engine.threads=1 "
             "--model.width=48",
         ),
-        (*TOTALS, "data/describe.py", "data/joins.py"), "tokenizer_study.csv", anew=True,
+        (*TOTALS, "data/describe.py", "data/joins.py"), "tokenizer_study.csv", figures=study_terms, anew=True,
     ),
     Entry(
         "vocabularies", "minutes",
