@@ -104,7 +104,7 @@ MUTANTS = [
     ),
     Mutant(
         "the tokenizer is not charged", "eval/books.py",
-        '"tokenizer": 8.0 * len(tokenizer.encoding)', '"tokenizer": 0.0', TERMS,
+        'charged_bytes = len(tokenizer.encoding)', 'charged_bytes = 0', TERMS,
     ),
     Mutant(
         "a warm start is not charged", "eval/books.py",

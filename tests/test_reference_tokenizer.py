@@ -62,7 +62,7 @@ def test_its_cost_stands_beside_the_total_and_the_report_names_it(corpus, cache,
         assert "tokenizer, not charged" in shown and "total with it" in shown
         assert f"{length['total_bits'] / 8:,.0f}" in shown
     assert f"described in {cost:,} bytes that are not charged" in " ".join(done.stdout.split())
-    events = EventAccumulator(str(declared / "tensorboard"))
+    events = EventAccumulator(str(declared))
     events.Reload()
     values = {scalar.value for scalar in events.Scalars("description_length/reference_tokenizer_bytes")}
     assert values == {cost}
