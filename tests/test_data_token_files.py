@@ -205,6 +205,18 @@ def mixed_formats(folder: Path) -> Path:
     return token_formats.nano_gpt(folder / "b.bin", [1]).parent
 
 
+def wide_ids(folder: Path) -> Path:
+    path = folder / "a.bin"
+    path.write_bytes(np.array([*IDS, 70_000], "<u4").tobytes())
+    return path
+
+
+def lone_index(folder: Path) -> Path:
+    data, index = pair(folder)
+    data.unlink()
+    return index
+
+
 MADE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut shard": (lambda f: cut(token_formats.llm_c(f / "a.bin", IDS), 1100),
                   "a.bin says that it has 320 ids, and has 38: it was cut off; fetch it again"),
@@ -216,7 +228,7 @@ MADE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "more in the header": (lambda f: patched(token_formats.llm_c(f / "a.bin", IDS), 999, b"x"),
                            "more in its header than llm.c writes, so it could not come back"),
     "odd": (lambda f: patched(token_formats.nano_gpt(f / "a.bin", IDS), 640, b"x"), "641 bytes, no whole number of"),
-    "bare ids of 32 bits": (lambda f: (f / "a.bin").write_bytes(np.array([*IDS, 70_000], np.uint32)) and f / "a.bin",
+    "bare ids of 32 bits": (wide_ids,
                             "a.bin seems to hold ids of 32 bits, and bare ids have 16; write its ids as .npy"),
     "cut .npy": (lambda f: cut(token_formats.npy(f / "a.npy", IDS), 300), "is no whole .npy file (mmap length is"),
     "no .npy": (lambda f: patched(token_formats.npy(f / "a.npy", IDS), 0, b"x"), "is no whole .npy file"),
@@ -231,7 +243,7 @@ MADE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut pair": (lambda f: cut(pair(f)[0], 8), "m.idx describes 10 bytes in sequences one after the other, and"),
     "pointers": (lambda f: patched(pair(f)[1], 50, b"\4"), "describes 10 bytes in sequences one after the other, and"),
     "documents": (lambda f: patched(pair(f)[1], 58, b"\1"), "its documents do not begin at 0 and follow each other"),
-    "lone index": (lambda f: (pair(f)[0].unlink(), f / "m.idx")[1], "is an index, and there is no"),
+    "lone index": (lone_index, "is an index, and there is no"),
     "mixed types": (mixed_types, "b.npy has NumPy's .npy, int64, and "),
     "mixed formats": (mixed_formats, "b.bin has bare ids, as nanoGPT writes them, uint16, and "),
     "text": (lambda f: patched(f / "a.txt", 0, b""), "a.txt is no token file: name .bin, .npy"),

@@ -35,6 +35,7 @@ def documents(model: tokenizers.Tokenizer) -> list[list[int]]:
     """Paragraphs of prose as ids, each with an end of text, as data/openwebtext/prepare.py of nanoGPT has them."""
     text = (ROOT / "LICENSE").read_text()
     end = model.token_to_id("<|endoftext|>")
+    assert end is not None
     return [[*model.encode(part, add_special_tokens=False).ids, end] for part in text.split("\n\n")]
 
 
