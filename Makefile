@@ -1,5 +1,5 @@
 # What CI runs, step by step; `make ci` is all of it, from a new virtual environment on.
-.PHONY: install lint types test slow hosts gpu docs figures options ci
+.PHONY: install lint types test coverage slow hosts gpu docs figures options ci
 
 install:
 	pip install -e '.[dev]'
@@ -15,6 +15,12 @@ types:
 
 test:
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# A third longer than `make test`.
+coverage:
+	coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	coverage combine -q
+	coverage report --sort=cover
 
 # Programs are started as a user does, not forked (tests/fork_server.py).
 slow:
