@@ -16,7 +16,7 @@ types:
 test:
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# A third longer than `make test`.
+# Takes longer than `make test`, which checks the same.
 coverage:
 	coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	coverage combine -q
