@@ -111,11 +111,11 @@ def test_the_gradient_norm_is_that_of_the_logged_step() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     zero = SimpleNamespace(get_global_grad_norm=lambda: 7.0, optimizer=None)
     engine: Any = SimpleNamespace(optimizer=optimizer)
-    norm = GradientNorm(SimpleNamespace(engine=engine), 2, 4, recorded=False)
+    norm = GradientNorm(SimpleNamespace(engine=engine), 2, 4, hooks=True)
     assert norm.points() == {}
     for step in range(5, 9):
         model.weight.grad, model.bias.grad = torch.full((2, 3), float(step)), torch.zeros(2)
         optimizer.step()
         if step > 5:
             assert norm.points() == {"optim/gradient_norm": pytest.approx((step - step % 2) * 6**0.5)}
-    assert GradientNorm(SimpleNamespace(engine=zero), 2, 0, recorded=False).points() == {"optim/gradient_norm": 7.0}
+    assert GradientNorm(SimpleNamespace(engine=zero), 2, 0, hooks=True).points() == {"optim/gradient_norm": 7.0}

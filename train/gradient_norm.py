@@ -10,11 +10,12 @@ class GradientNorm:
     """The norm at every `every`-th step of a learner: over all parameters and ranks, of the gradient of nats a token,
     after clipping."""
 
-    def __init__(self, learner: Any, every: int, first_step: int, recorded: bool):
-        """`recorded`: steps are replayed as CUDA graphs, which call no hooks."""
+    def __init__(self, learner: Any, every: int, first_step: int, hooks: bool):
+        """Without `hooks`, it measures nothing: steps that are replayed as CUDA graphs call none, and ranks without
+        charts need none."""
         self.engine, self.every, self.steps = learner.engine, every, first_step
         self.value: torch.Tensor | None = None
-        self.hooked = not recorded and isinstance(self.engine.optimizer, torch.optim.Optimizer)
+        self.hooked = hooks and isinstance(self.engine.optimizer, torch.optim.Optimizer)
         if self.hooked:
             self.engine.optimizer.register_step_pre_hook(self.measure)
 

@@ -198,8 +198,8 @@ class Run:
                 with explain_misfit(self.folder):
                     source.restore(self.first_step, state)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
-        graphs = config.engine.graphs == "on"
-        self.gradient_norm = GradientNorm(self.learner, self.config.log_steps, self.first_step, graphs)
+        hooks = self.place.rank == 0 and config.engine.graphs != "on"
+        self.gradient_norm = GradientNorm(self.learner, self.config.log_steps, self.first_step, hooks)
         self.totals = self.ledger.totals()
 
     def __enter__(self) -> Self:
