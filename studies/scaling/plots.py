@@ -42,9 +42,9 @@ PANEL_INCHES, LEGEND_ROW_INCHES = 3.9, 0.21
 MOST_DATA_TERMS = 3
 # Of lines that differ in a size: how strong the color of the smallest is, and in figures that name them in it.
 PALEST, PALEST_NAMED = 0.3, 0.5
-# Sizes that totals are drawn against.
 # Letters of a vocabulary's name beside its line, inside of a panel.
 LONGEST_INSIDE = 7
+# Sizes that totals are drawn against.
 AXES = ("width", "parameters_non_embedding", "flops")
 BYTES, COUNTS = EngFormatter("B", sep=" "), EngFormatter(sep=" ")
 
