@@ -124,9 +124,18 @@ def without_comments(name: str, text: str) -> str:
         return text
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            # The text under a field, too.
+            node.body = [part for part in node.body if not is_text(part)]
     return ast.dump(tree)
+
+
+def is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def lines_of(names: list[str], rows: dict[str, Row]) -> str:

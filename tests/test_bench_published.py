@@ -164,6 +164,8 @@ def test_comments_and_docstrings_change_nothing() -> None:
     one, two = 'def f():\n    """A."""\n    return 1  # a\n', 'def f():\n    """B."""\n\n    return 1\n'
     assert pages.without_comments("a.py", one) == pages.without_comments("a.py", two)
     assert pages.without_comments("a.py", one) != pages.without_comments("a.py", two.replace("1", "2"))
+    fields = 'class A:\n    x: int = 1\n    """{}."""\n'
+    assert pages.without_comments("a.py", fields.format("Old")) == pages.without_comments("a.py", fields.format("New"))
     assert pages.without_comments("a.yaml", "# a\nb: 1\n") == "b: 1\n"
 
 

@@ -259,7 +259,7 @@ class RunConfig:
     log_steps: Annotated[int, Field(ge=1), WHOLE] = 10
     """Steps between points of the live curve."""
     verbose: Flag = False
-    """Show what other libraries log or warn of. It is in notices.log of run.dir in any case."""
+    """Print the log messages and warnings of other libraries. The file notices.log in run.dir always has them."""
     baselines: Flag = True
     """Measure gzip, bzip2, xz, zstd, brotli and PPMd on the same bytes (cached beside the corpus)."""
     stop_after_steps: Annotated[int, Field(ge=0), WHOLE] = 0
