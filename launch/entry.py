@@ -1,6 +1,7 @@
 """What all entry points share: how a program begins, how arguments are refused, and its exit status."""
 
 import argparse
+import atexit
 import errno
 import os
 import socket
@@ -80,11 +81,11 @@ def exit_status(work: Callable[[], int | None]) -> int:
         if not isinstance(error, UsageError):
             NOTICES.release()
         complain(error)
-        return 2 if isinstance(error, UsageError) else 1
+        return keep_status(2 if isinstance(error, UsageError) else 1)
     except Stopped as stop:
         if is_rank_0():
             print(f"onepass: {stop}", file=sys.stderr)
-        return stop.status
+        return keep_status(stop.status)
     except KeyboardInterrupt:
         if is_rank_0():
             print("onepass: interrupted", file=sys.stderr)
@@ -92,6 +93,16 @@ def exit_status(work: Callable[[], int | None]) -> int:
     except Exception:
         NOTICES.release()
         raise
+
+
+def keep_status(status: int) -> int:
+    """Make sure that a rank which did not come to its end exits with `status`. It is still connected to the others, and
+    PyTorch sometimes aborts a process that Python takes apart in this state. So Python does not."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_initialized() and distributed.get_world_size() > 1:
+        # What is registered last runs first.
+        atexit.register(os._exit, status)
+    return status
 
 
 def unwritten(status: int) -> int:

@@ -105,7 +105,7 @@ def test_a_host_that_dies_ends_the_run_which_goes_on_exactly(
         status, out, err = finish(process)
         assert status != 0
         assert f"{left}: " in out
-        assert "exits with return code = 1" in out
+        assert "exits with return code = 1" in out, err
         assert_says_who_was_lost(err, ranks.index(left), (left, dead), run_dir)
         hosts.boot(dead)
         status, _, err = finish(hosts.launch("one", TRAIN, f"--run.dir={run_dir}", "--run.resume"))

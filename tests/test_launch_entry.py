@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,22 @@ def test_an_exit_status_says_who_is_to_blame(capsys: pytest.CaptureFixture[str],
     for bug in (ValueError("a bug"), RuntimeError("a bug"), KeyError("a bug")):
         with pytest.raises(type(bug)):
             exit_status(fail(bug))
+
+
+@pytest.mark.parametrize(("ranks", "status"), [(2, 1), (1, 128 + signal.SIGABRT)])
+def test_a_rank_that_fails_keeps_its_status_although_it_is_connected_still(ranks: int, status: int) -> None:
+    """PyTorch may abort such a process at its end, as the function registered here does."""
+    body = f"""\
+import atexit
+from types import SimpleNamespace
+from data.errors import RunFailed
+atexit.register(os.abort)
+connected = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: {ranks})
+sys.modules["torch.distributed"] = connected
+raise RunFailed("rank 1 lost rank 0")"""
+    program = small_program(body, "; exit $?")
+    assert program.returncode == status
+    assert program.stderr.splitlines()[0] == "onepass: rank 1 lost rank 0"
 
 
 BUGS: list[tuple[Any, str, list[str]]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import json
 import os
@@ -45,14 +44,16 @@ class Seat:
     address: str
 
 
-def meet_apart() -> None:
-    """Give the ranks that one `deepspeed` started, on this host only, a port of their own to meet at.
+@contextmanager
+def meeting_apart() -> Iterator[None]:
+    """Within it, the ranks that one `deepspeed` started, on this host only, have a port of their own to meet at.
 
     The launcher names the same port every time: two runs on one host would collide there.
     """
     env, parent = os.environ, Path(f"/proc/{os.getppid()}/stat")
     chosen = env.get("MASTER_PORT") != LAUNCHERS_PORT
     if chosen or env.get("CROSS_SIZE") != "1" or env["WORLD_SIZE"] == "1" or not parent.exists():
+        yield
         return
     # The ranks share their parent, the launcher, which its process number and its start (field 22) identify. Rank 0
     # writes the port to a file that the others know.
@@ -61,7 +62,11 @@ def meet_apart() -> None:
     if env["RANK"] == "0":
         env["MASTER_PORT"] = str(free_port())
         write_file(note, env["MASTER_PORT"].encode())
-        atexit.register(note.unlink, missing_ok=True)
+        try:
+            yield
+        finally:
+            # Who has met has read it.
+            note.unlink(missing_ok=True)
         return
     deadline = time.monotonic() + PORT_SECS
     while not note.exists() or note.stat().st_uid != os.getuid():
@@ -69,6 +74,7 @@ def meet_apart() -> None:
             raise OSError(f"rank 0 left no port in {note} within {PORT_SECS} s: it has not come up")
         time.sleep(0.05)
     env["MASTER_PORT"] = note.read_text()
+    yield
 
 
 def refuse_backend(wanted: str, ranks: int, devices: int) -> None:

@@ -44,7 +44,7 @@ from train.ranks import (
     from_rank_0,
     hosts_without,
     join,
-    meet_apart,
+    meeting_apart,
     refuse_unshared,
 )
 from train.run_dir import CHECKPOINTS, claim, last_good
@@ -71,11 +71,11 @@ def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config],
 
     Raises UsageError for what is wrong with `config`, ConnectionError for ranks that do not meet.
     """
-    meet_apart()
     config = find_own_blocks(config)
     # A caller from Python may not have parsed it.
     check(config)
-    place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
+    with meeting_apart():
+        place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
     config = resolve(config, place, extra)
     with restore_signals(), explain_lost(place, seats, lambda: remedy(config)):
         yield Session(config, place, seats, extra)
