@@ -43,7 +43,7 @@ def rerun_installed(archive: Archive, file: Path, single: bool, resume: bool, ch
     config, extra = recorded_config(unpack(archive.program)[0])
     if (config.train.lanes, config.train.segment_tokens) != (header["lanes"], header["segment_tokens"]):
         raise UsageError(f"{archive.path}: header and configuration differ in lanes or segment_tokens")
-    config.run = RunConfig(str(partial), resume, checkpoint_secs)
+    config.run = RunConfig(str(partial), resume, checkpoint_secs, keep_nats="off")
     try:
         tokenizer = load_tokenizer(header["tokenizer"], archive.encoding)
     except (IndexError, lzma.LZMAError):

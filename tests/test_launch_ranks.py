@@ -9,6 +9,7 @@ from dist import ROOT, run, start_python
 from small_run import TRAIN, arguments, curve, report
 
 from model.registry import BLOCKS
+from train.nats import read_nats
 
 # DeepSpeed's stage 2 does all that its stage 1 does.
 STAGE_1 = pytest.param(1, marks=pytest.mark.slow)
@@ -88,6 +89,8 @@ def test_the_number_of_ranks_may_change_on_the_way(
     for ours, theirs in zip(curve(run_dir)[1:], curve(whole)[1:], strict=True):
         assert ours[:3] == theirs[:3]
         assert float(ours[3]) == pytest.approx(float(theirs[3]), rel=1e-5)
+    ours, theirs = (read_nats(path).nats for path in (run_dir, whole))
+    assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-2)
     assert not list(run_dir.glob("checkpoints/*universal*"))
 
 

@@ -16,6 +16,7 @@ from small_run import TRAIN, arguments, curve, report
 from data.tokenizer import load_tokenizer
 from eval.code_size import canonical_text, code_identity, pack, unpack
 from train.checkpoint import POINTER, checkpoint_tensors
+from train.nats import NATS_FILE
 
 
 def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corpus: Path) -> None:
@@ -94,6 +95,7 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(
     assert resumed.returncode == 0, resumed.stderr
     assert curve(run_dir) == curve(undisturbed)
     assert report(run_dir)["description_length"] == report(undisturbed)["description_length"]
+    assert (run_dir / NATS_FILE).read_bytes() == (undisturbed / NATS_FILE).read_bytes()
 
 
 @pytest.fixture(scope="module")

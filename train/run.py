@@ -33,6 +33,7 @@ from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.meta import meta_model, refuse_giant
 from train.metrics import Metrics
+from train.nats import NatsLedger, keeps_nats
 from train.networks import check_behaviour
 from train.own_blocks import find_own_blocks
 from train.progress import Progress
@@ -187,7 +188,10 @@ class Run:
             self.learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, self.place, session.extra)
         if session.config.model.network:
             check_behaviour(self.learner)
-        self.ledger = Ledger(self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), self.place)
+        books = self.learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), self.place
+        keeping = keeps_nats(config.run, self.lanes.tokens, self.place)
+        self.nats = NatsLedger(*books, self.lanes, Path(config.run.dir)) if keeping else None
+        self.ledger = self.nats or Ledger(*books)
         self.folder = Path(config.run.dir) / CHECKPOINTS
         self.first_step, earlier_secs = 0, 0.0
         if config.run.resume:
@@ -197,6 +201,8 @@ class Run:
             if self.first_step:
                 with explain_misfit(self.folder):
                     source.restore(self.first_step, state)
+        if self.nats:
+            self.nats.begin(self.first_step)
         self.cost = Cost(self.learner, self.lanes, earlier_secs)
         hooks = self.place.rank == 0 and config.engine.graphs != "on"
         self.gradient_norm = GradientNorm(self.learner, self.config.log_steps, self.first_step, hooks)
@@ -206,6 +212,8 @@ class Run:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.nats:
+            self.nats.close()
         if self.lock:
             self.lock.release()
 
@@ -219,6 +227,8 @@ class Run:
         if self.place.sum([not is_sound(self.learner)])[0]:
             self.refuse_unsound(step)
             return
+        if self.nats:
+            self.nats.sync()
         keep = self.config.keep_checkpoints
         state = self.source.state()
         save_checkpoint(self.folder, self.learner, self.ledger, state, step, self.cost.elapsed_secs, keep)
@@ -292,6 +302,8 @@ class Run:
                 f"the ledger holds {tokens:,} tokens and {coded_bytes:,} bytes, the manifest {lanes.tokens:,} and "
                 f"{corpus_bytes:,}: the epoch was not exact and its number means nothing"
             )
+        if self.nats:
+            self.nats.finish()
         return Outcome(bits, tokens, coded_bytes, self.cost.summary())
 
 
