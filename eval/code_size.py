@@ -25,6 +25,7 @@ from data.tokenizer import Tokenizer
 from eval.canonical import OUR_ROOMS, all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
+from model.registry import block_names
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.meta import shape_device
 
@@ -77,7 +78,7 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     device = "meta" if config["engine"].get("kernels") == "on" else shape_device(model, BYTE_SYMBOLS).type
     imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared, device)
     sources, packages = imports["sources"], set(imports["packages"])
-    blocks = [] if network else config["model"]["block"].split()
+    blocks = [] if network else block_names(config["model"]["block"])
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
         trees: dict[str, ast.Module] = {}

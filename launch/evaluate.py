@@ -7,6 +7,7 @@ python launch/evaluate.py prune RUN --held_out FILE               take out what 
 python launch/evaluate.py sample RUN --prompt TEXT                draw text from a run
 python launch/evaluate.py held-out RUN FILE...                    score files that it has not seen
 python launch/evaluate.py generalisation RUNS_DIR FILE            do shorter descriptions go with better held-out rates?
+python launch/evaluate.py mixture RUNS_DIR                        one code from all runs, and which counts when
 python launch/evaluate.py curve FILE                              what a training curve stands for, with bounds
 """
 
@@ -30,6 +31,7 @@ from studies.fixed_model import command as fixed_model
 from studies.generalisation import command as generalisation
 from studies.held_out import command as held_out
 from studies.loss_curve import command as curve
+from studies.mixture import command as mixture
 from studies.pruning import command as prune
 from studies.sampling import command as sampling
 from studies.two_part import command as two_part
@@ -43,6 +45,7 @@ COMMANDS: dict[str, type[Any]] = {
     "prune": prune.Prune,
     "held-out": held_out.HeldOut,
     "generalisation": generalisation.Generalisation,
+    "mixture": mixture.Mixture,
     "curve": curve.Curve,
 }
 

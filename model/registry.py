@@ -1,5 +1,6 @@
 """Architectures by name. A new one is a file in blocks/ and a line here, or `PACKAGE.MODULE:CLASS` from anywhere."""
 
+import re
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -36,14 +37,26 @@ def load_block(name: str) -> Any:
     return getattr(import_module(f"model.blocks.{name}"), BLOCKS[name])
 
 
+def block_names(pattern: str) -> list[str]:
+    """The blocks that a pattern names, each once: "ssd attention @64 | lstm" names three (model/mixture.py)."""
+    return list(dict.fromkeys(re.sub(r"@\s*\d+\s*(?=\||$)|\|", " ", pattern).split()))
+
+
 def display_names(patterns: Iterable[str]) -> dict[str, str]:
     """The patterns as people read them, by pattern: `GatedConv` for `mypkg.blocks:GatedConv`, unless another block
     among these patterns would have the same name."""
     patterns = dict.fromkeys(patterns)
-    names = {name for pattern in patterns for name in pattern.split()}
+    names = {name for pattern in patterns for name in block_names(pattern)}
     short = [name.rpartition(":")[2] for name in names]
     shown = {name: last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)}
-    return {pattern: " ".join(shown[name] for name in pattern.split()) for pattern in patterns}
+    apart = {pattern: re.sub(r"([@|])", r" \1 ", pattern).split() for pattern in patterns}
+    found = {pattern: " ".join(shown.get(name, name) for name in parts) for pattern, parts in apart.items()}
+    return {pattern: text.replace(" @ ", "@") for pattern, text in found.items()}
+
+
+def block_folder(shown: str) -> str:
+    """A pattern as people read it, as a part of a folder's name: "ssd+attention", "ssd~lstm@64"."""
+    return shown.replace(" | ", "~").replace(" ", "+").replace(":", ".")
 
 
 def display_name(pattern: str) -> str:

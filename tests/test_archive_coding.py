@@ -71,6 +71,7 @@ CASES = {
     "no MLP": Case(model=replace(MODEL, expansion=0.0)),
     "adamw": Case(train=replace(TRAIN, optimizer="adamw")),
     "ragged in lanes and segments": Case(1237),
+    "models side by side": Case(301, replace(MODEL, block="gru | lstm @24")),
     "one long block": Case(637, block_steps=256),
     "last lanes empty": Case(9),
     "a last lane that ends early": Case(57, train=replace(TRAIN, accumulation=4)),

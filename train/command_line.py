@@ -284,6 +284,8 @@ def check(config: Config) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """What is wrong with values that are each in their range, in a line each."""
     model, train, stage = config.model, config.train, config.engine.zero_stage
+    if "|" in model.block and not model.network:
+        yield from mixture_problems(config)
     yield from block_problems(model)
     if model.network:
         yield from position_problems(config)
@@ -327,6 +329,17 @@ def contradictions(config: Config) -> Iterator[str]:
     if train.optimizer == "muon" and stage and config.engine.gradient_clipping:
         late = f"engine.zero_stage {stage} would clip what train.optimizer muon has orthogonalised"
         yield f"{late}: take --engine.gradient_clipping 0, --train.optimizer adamw or --engine.zero_stage 0"
+
+
+def mixture_problems(config: Config) -> Iterator[str]:
+    """What is wrong with a model.block of several models, in a line each."""
+    block, train = config.model.block, config.train
+    members = [re.fullmatch(r"([^@]*[^@\s])\s*(@\s*[1-9]\d{0,6})?\s*", member) for member in block.split("|")]
+    if not all(members):
+        yield f"model.block {block!r}: give each model's blocks, and where it has a width of its own @WIDTH after them"
+        return
+    if train.optimizer == "adamw" and any(member and member[2] for member in members):
+        yield f"model.block {block!r}: train.optimizer adamw has one width for all, so leave @WIDTH out, or take muon"
 
 
 def token_problems(data: DataConfig) -> Iterator[str]:

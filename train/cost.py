@@ -13,6 +13,7 @@ Neither has elementwise work, such as a scan's: `elementwise_flops` counts it.
 
 import math
 import platform
+import re
 import resource
 import time
 from dataclasses import dataclass
@@ -120,13 +121,18 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def find_embedding(model: Any) -> str:
-    """The name of the table of embeddings among a model's parameters."""
+def find_embeddings(model: Any) -> set[str]:
+    """The names of the tables of embeddings among a model's parameters: one, or that of each member."""
     network = getattr(model, "network", None)
     if network is None:
-        return "embedding"
+        return {name for name, _ in model.named_parameters() if own_name(name) == "embedding"}
     table = network.get_input_embeddings().weight
-    return next(name for name, p in model.named_parameters() if p is table)
+    return {name for name, p in model.named_parameters() if p is table}
+
+
+def own_name(name: str) -> str:
+    """A parameter's name in its member of a model.mixture.Mixture; in other models the name itself."""
+    return re.sub(r"^members\.\d+\.", "", name)
 
 
 def is_tied(model: Any) -> bool:
@@ -142,12 +148,12 @@ class Cost:
         self.learner, self.lanes = learner, lanes
         sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in learner.model.named_parameters()}
         self.parameters = sum(sizes.values())
-        embedding = find_embedding(learner.model)
-        self.parameters_non_embedding = self.parameters - sizes[embedding]
+        embeddings = find_embeddings(learner.model)
+        self.parameters_non_embedding = self.parameters - sum(sizes[name] for name in embeddings)
         # Nearly all of context mixing's parameters are such tables.
-        looked_up = {embedding, "grams"} | {name for name in sizes if name.startswith("mixing.")}
-        if is_tied(learner.model):
-            looked_up.remove(embedding)
+        looked_up = {name for name in sizes if own_name(name) == "grams" or own_name(name).startswith("mixing.")}
+        if not is_tied(learner.model):
+            looked_up |= embeddings
         self.matrix_parameters = sum(size for name, size in sizes.items() if name not in looked_up)
         self.earlier_secs = earlier_secs
 

@@ -59,6 +59,8 @@ def compile_parts(learner: Learner) -> None:
 def choose_kernels(config: Config, place: Place) -> Any:
     """`on` or `off`, for engine.kernels. Raises UsageError where they are asked for, and impossible."""
     lacking = "" if has_triton() else "Triton is not installed"
+    if "|" in config.model.block:
+        lacking = "models side by side have no such forms"
     if place.device.type != "cuda":
         lacking = "there is no CUDA device"
     if config.engine.kernels == "on" and lacking:

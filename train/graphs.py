@@ -118,6 +118,7 @@ def choose_graphs(config: Config, place: Place, extra: dict[str, Any] | None = N
     train, engine, asked = config.train, config.engine, config.engine.graphs
     obstacles = {
         "model.network is given": config.model.network,
+        "model.block is of several models": "|" in config.model.block,
         "there is no CUDA device": place.device.type != "cuda",
         "there are several ranks": place.world_size > 1,
         "engine.kernels is off": engine.kernels != "on",

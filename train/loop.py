@@ -34,6 +34,10 @@ class Learner:
             from model.network import Network
 
             model: Any = Network(config.model, vocabulary)
+        elif "|" in config.model.block:
+            from model.mixture import Mixture
+
+            model = Mixture(config.model, vocabulary)
         elif config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
             from model.parts import LanguageModelInParts
 

@@ -16,11 +16,15 @@ SMALL_MODEL = 1 << 22
 
 
 def build_model(config: ModelConfig, vocabulary: int) -> Any:
-    """The LanguageModel of a configuration, or its Network, which is used in the same way."""
+    """The LanguageModel of a configuration, or its Network or Mixture, which are used in the same way."""
     if config.network:
         from model.network import Network
 
         return Network(config, vocabulary)
+    if "|" in config.block:
+        from model.mixture import Mixture
+
+        return Mixture(config, vocabulary)
     return LanguageModel(config, vocabulary)
 
 

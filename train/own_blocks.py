@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import UsageError
 from model.own_block import block_problem
-from model.registry import BLOCKS
+from model.registry import BLOCKS, block_names
 from train.config import Config, ModelConfig
 from train.networks import PREFIX, network_problems, refuse_foreign_network, resolve_network
 from train.options import did_you_mean
@@ -81,7 +81,7 @@ def block_problems(model: ModelConfig) -> Iterator[str]:
     if model.network:
         yield from network_problems(model)
         return
-    for name in dict.fromkeys(model.block.split()):
+    for name in block_names(model.block):
         if name.startswith(PREFIX):
             yield f"model.block {name!r} is no block: a network of transformers is --model.network {name}"
         elif ":" in name:

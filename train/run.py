@@ -19,7 +19,7 @@ from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus
 from data.tokenizer import Tokenizer
-from model.registry import display_name
+from model.registry import block_folder, display_name
 from train.checkpoint import POINTER, explain_misfit, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE, check
 from train.config import BYTE_SYMBOLS, Config
@@ -85,7 +85,7 @@ def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config],
 def resolve(config: Config, place: Place, extra: dict[str, Any] | None = None) -> Config:
     """`config`, which has the user's DeepSpeed keys `extra`, with everything that was left to the machine filled in."""
     cuda = place.device.type == "cuda"
-    block = display_name(config.model.block).replace(" ", "+").replace(":", ".")
+    block = block_folder(display_name(config.model.block))
     name = f"{folder_name(config.data.source)}-{block}-{config.model.width}"
     run_dir = config.run.dir or from_rank_0(place, "run.dir", f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     engine = replace(config.engine, threads=torch.get_num_threads(), kernels=choose_kernels(config, place))

@@ -103,10 +103,9 @@ class Bench:
     """What a model is measured on: the run's corpus, and text that it has not seen."""
 
     def __init__(self, run: scoring.FinishedRun, place: Place, options: Prune, group: int):
-        if run.config.model.network:
-            raise UsageError(
-                f"{run.folder} is of model.network, whose parts pruning does not know: name a run of blocks"
-            )
+        if run.config.model.network or "|" in run.config.model.block:
+            kind = "model.network" if run.config.model.network else "several models side by side"
+            raise UsageError(f"{run.folder} is of {kind}, whose parts pruning does not know: name a run of blocks")
         self.run, self.place, self.options, self.group = run, place, options, group
         _, self.tokens, end = scoring.tokenize(options.held_out, run.tokenizer, run.config.data.tokenizer)
         if not end.bytes:

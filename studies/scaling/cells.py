@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UsageError
-from model.registry import display_names
+from model.registry import block_folder, display_names
 from studies.scaling.symbols import tokenizer_axis
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import LEFT_TO_MACHINE, ModelConfig
@@ -114,7 +114,7 @@ def make_cells(grid: Grid) -> list[Cell]:
         # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
         count_parameters(model, symbols.vocabulary)
         for seed in grid.seeds:
-            name = f"{shown[block].replace(' ', '+').replace(':', '.')}-{width}"
+            name = f"{block_folder(shown[block])}-{width}"
             name += f"-{symbols.name}" if wanted else ""
             name += f"-seed{seed}" if seed else ""
             chosen = {"model.network": model.network} if model.network else {"model.block": block}

@@ -63,6 +63,12 @@ class TwoPart:
         """Raises UsageError for wrong options, RunFailed if weights do not come back as they were."""
         group = check_group(self.group, self.points)
         runs = [open_run(run, self.corpus) for run in self.runs]
+        for run in runs:
+            if run.model.mixing is not None and "|" in run.config.model.block:
+                raise UsageError(
+                    f"{run.folder} is of several models side by side, and each has tables of context mixing: name runs "
+                    "of one model, or without context mixing"
+                )
         if self.tables and all(run.model.mixing is None for run in runs):
             raise UsageError(
                 f"--tables {' '.join(self.tables)} has no effect on runs without context mixing: leave it out"
