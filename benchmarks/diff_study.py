@@ -54,9 +54,9 @@ def main() -> None:
     options = parser.parse_args()
     for block, vocabulary in CELLS:
         start(
-            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", options.folder, "--data.source",
-            "kjv", "--data.cache_dir", options.cache_dir, "--jobs", "1", "--blocks", block, "--widths", "64", "--vocabularies",
-            vocabulary, "--run.baselines", "false",
+            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", options.folder,
+            "--data.source", "kjv", "--data.cache_dir", options.cache_dir, "--run.baselines", "false",
+            "--jobs", "1", "--blocks", block, "--widths", "64", "--vocabularies", vocabulary,
         )  # fmt: skip
     RESULTS.unlink(missing_ok=True)
     stamp = [commit(), datetime.date.today().isoformat(), device_name(torch.device("cpu")), torch.__version__]
