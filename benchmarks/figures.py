@@ -180,6 +180,11 @@ ENTRIES = [
         ("model", "train", "data/lanes.py"), "overhead.txt", "stdout",
     ),
     Entry(
+        "kept-nats", "minutes", ("python benchmarks/kept_nats.py --engine.threads=1",),
+        ("model", "train", "data/lanes.py", "benchmarks/kept_nats.py"), "kept_nats.csv",
+        figures=last_row({"secs_kept_over_not": "times", "bytes_a_token": "bytes"}),
+    ),
+    Entry(
         "archive-speed", "minutes", ("python benchmarks/archive.py --rounds 6 --steps 12 --engine.threads=1",), CODING,
         "archive_speed.txt", "stdout",
     ),
@@ -320,6 +325,10 @@ ENTRIES = [
             "--csv benchmarks/results/two_part.csv",
         ),
         (*LEARNING, "studies/two_part/command.py", "archive/weights.py"), "two_part.csv",
+    ),
+    Entry(
+        "diff-study", "hours", ("python benchmarks/diff_study.py {work}",),
+        (*LEARNING, "train/nats.py", "studies/diff", "configs/architectures.yaml"), "diff.csv",
     ),
     Entry(
         "loss-curves", "hours",

@@ -3,6 +3,7 @@
     python launch/report.py runs                    every finished run at or below runs/, shortest description first
     python launch/report.py runs --corpus kjv       those over one corpus, by its name or the start of its SHA-256
     python launch/report.py runs/sweep --out docs   the files go to docs/ instead
+    python launch/report.py diff RUN_A RUN_B        where one of two codes is shorter, byte by byte; diff --help
 
 Runs are compared by the total description length in their report.json, and by its data term; the picture overlays their
 live curves (curve.csv) and the baselines. What the runs do not show is called not distinguishable: intervals are from
@@ -36,9 +37,12 @@ def make_parser() -> entry.Parser:
     return parser
 
 
-entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+if sys.argv[1:2] != ["diff"]:
+    entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
 
 from data.streams import publish
+from studies.common import add_arguments
+from studies.diff import command as diff
 from studies.scaling.pages import write_comparison
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
 from studies.scaling.tables import compare_runs, comparison_text, scaling_text
@@ -50,6 +54,12 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
+    # A folder of runs with that name is ./diff.
+    if arguments[:1] == ["diff"]:
+        parser = entry.Parser(prog="report.py diff", description=diff.__doc__)
+        add_arguments(parser, diff.Diff)
+        diff.Diff(**vars(parser.parse_args(arguments[1:]))).execute()
+        return
     options = make_parser().parse_args(arguments)
     report(options.runs_dir, options.out or options.runs_dir, options.corpus)
 

@@ -138,14 +138,21 @@ def open_run(folder: Path, corpus: str | None) -> FinishedRun:
     """
     config, model, tokenizer = load_frozen(folder)
     report = finished_report(folder)
-    source, wanted = corpus or config.data.source, report.corpus
+    found = find_corpus(folder, config, report, tokenizer.encoding, corpus)
+    return FinishedRun(folder, config, model, tokenizer, report, found)
+
+
+def find_corpus(folder: Path, config: Config, report: Report, encoding: bytes, given: str | None) -> PreparedCorpus:
+    """The corpus that the run in `folder` coded with the tokenizer `encoding`: from `given`, a data.source, or if None
+    from where the run had it. Raises UsageError if that is not, to the byte and the token, the run's."""
+    source, wanted = given or config.data.source, report.corpus
     found = prepare_data(replace(config.data, source=source), progress=True)
     for name in ("sha256", "bytes", "documents", "tokens"):
         if (here := getattr(found.manifest, name)) != (there := getattr(wanted, name)):
             raise UsageError(f"{source} has {name} {here} and the corpus of {folder} had {there}: name that corpus")
-    if found.tokenizer.encoding != tokenizer.encoding:
+    if found.tokenizer.encoding != encoding:
         raise UsageError(f"{source} is cut into other pieces than those of {folder}: name the corpus that it coded")
-    return FinishedRun(folder, config, model, tokenizer, report, found)
+    return found
 
 
 def code_weights(model: LanguageModel, point: Point, group: int) -> tuple[int, LanguageModel]:

@@ -259,8 +259,8 @@ class RunConfig:
     log_steps: Annotated[int, Field(ge=1), WHOLE] = 10
     """Steps between points of the live curve."""
     keep_nats: Literal["auto", "on", "off"] = "auto"
-    """Keep what every token cost, in nats, in nats.npy of run.dir: four bytes a token. `auto`: for corpora of
-    134,217,728 tokens at most."""
+    """Keep what every token cost, in nats, in nats.npy of run.dir: four bytes a token, by which launch/report.py diff
+    compares two runs. `auto`: for corpora of 134,217,728 tokens at most."""
     verbose: Flag = False
     """Print the log messages and warnings of other libraries. The file notices.log in run.dir always has them."""
     baselines: Flag = True

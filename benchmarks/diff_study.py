@@ -1,0 +1,83 @@
+"""What attention buys over SSD, and pieces over bytes, and where: launch/report.py diff over the King James Bible.
+
+    python benchmarks/diff_study.py DIR [--cache_dir DIR]
+
+Trains three runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
+(configs/architectures.yaml), width 64, no context mixing. Then writes a row for each pair of runs and class to
+benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on an idle core.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+from launch import entry
+
+entry.begin(__name__)
+
+import csv
+import datetime
+import shutil
+import subprocess
+
+import torch
+
+from benchmarks.result_rows import appended, commit
+from data.errors import RunFailed
+from eval.provenance import commit_text
+from eval.schema import finished_report
+from train.cost import device_name
+
+RESULTS = ROOT / "benchmarks" / "results" / "diff.csv"
+COLUMNS = ["commit", "date", "device", "torch", "trained", "a", "b", "group", "class", "bytes", "a_bits_per_byte",
+           "b_bits_per_byte", "saved_bytes", "half_width_bytes"]  # fmt: skip
+CELLS = [("ssd", "1024"), ("attention", "1024"), ("attention", "bytes")]
+# By the name that pages have for their pictures; the second run of each is what the bits are saved by.
+PAIRS = {
+    "attention": ("ssd-64-1024", "attention-64-1024"),
+    "pieces": ("attention-64-bytes", "attention-64-1024"),
+}
+PICTURES = ("evidence", "where")
+
+
+def start(*arguments: str | Path) -> None:
+    ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False, stdout=sys.stderr)
+    if ended.returncode:
+        raise RunFailed(f"{' '.join(map(str, arguments))} ended with status {ended.returncode}")
+
+
+def main() -> None:
+    parser = entry.Parser(description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where runs and comparisons are kept")
+    parser.add_argument("--cache_dir", default="~/.cache/onepass", help="where prepared tokens are kept")
+    options = parser.parse_args()
+    for block, vocabulary in CELLS:
+        start(
+            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", options.folder,
+            "--data.source", "kjv", "--data.cache_dir", options.cache_dir, "--run.baselines", "false",
+            "--jobs", "1", "--blocks", block, "--widths", "64", "--vocabularies", vocabulary,
+        )  # fmt: skip
+    RESULTS.unlink(missing_ok=True)
+    stamp = [commit(), datetime.date.today().isoformat(), device_name(torch.device("cpu")), torch.__version__]
+    for name, pair in PAIRS.items():
+        out = options.folder / f"diff-{name}"
+        start("launch/report.py", "diff", *(options.folder / run for run in pair), "--out", out)
+        trained = " ".join(dict.fromkeys(commit_text(finished_report(options.folder / run).commit) for run in pair))
+        with (out / "diff.csv").open(newline="") as file, appended(RESULTS, COLUMNS) as write:
+            for row in csv.DictReader(file):
+                if row["group"] == "document":
+                    continue
+                rates = [f"{float(row[bits]) / int(row['bytes']):.4f}" for bits in ("a_bits", "b_bits")]
+                saved = [f"{float(row[bits]) / 8:.0f}" for bits in ("saved_bits", "saved_half_width_bits")]
+                values = [*stamp, trained, *pair, row["group"], row["class"], row["bytes"], *rates, *saved]
+                write(dict(zip(COLUMNS, values, strict=True)))
+        for picture in PICTURES:
+            for theme in ("light", "dark"):
+                shutil.copy(
+                    out / f"diff-{picture}-{theme}.png", ROOT / f"docs/differences-{name}-{picture}-{theme}.png"
+                )
+
+
+if __name__ == "__main__":
+    sys.exit(entry.exit_status(main))
