@@ -2,9 +2,10 @@
 
     python benchmarks/diff_study.py DIR [--cache_dir DIR]
 
-Trains three runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
-(configs/architectures.yaml), width 64, no context mixing. Then writes a row for each pair of runs and class to
-benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on an idle core.
+Trains seven runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
+(configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs and
+class to benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on two idle cores.
+benchmarks/mixture_study.py goes on with the same runs.
 """
 
 import sys
@@ -20,6 +21,7 @@ import csv
 import datetime
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 import torch
 
@@ -32,7 +34,11 @@ from train.cost import device_name
 RESULTS = ROOT / "benchmarks" / "results" / "diff.csv"
 COLUMNS = ["commit", "date", "device", "torch", "trained", "a", "b", "group", "class", "bytes", "a_bits_per_byte",
            "b_bits_per_byte", "saved_bytes", "half_width_bytes"]  # fmt: skip
-CELLS = [("ssd", "1024"), ("attention", "1024"), ("attention", "bytes")]
+# Of each call of launch/sweep.py.
+GRIDS = [
+    ("--blocks", "attention,ssd,lstm", "--widths", "32,64", "--vocabularies", "1024"),
+    ("--blocks", "attention", "--widths", "64", "--vocabularies", "bytes"),
+]
 # By the name that pages have for their pictures; the second run of each is what the bits are saved by.
 PAIRS = {
     "attention": ("ssd-64-1024", "attention-64-1024"),
@@ -47,17 +53,21 @@ def start(*arguments: str | Path) -> None:
         raise RunFailed(f"{' '.join(map(str, arguments))} ended with status {ended.returncode}")
 
 
+def train(folder: Path, cache_dir: str, grids: Sequence[tuple[str, ...]]) -> None:
+    """Train the cells of the `grids` into `folder`, two at a time."""
+    for grid in grids:
+        start(
+            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", folder, "--data.source", "kjv",
+            "--data.cache_dir", cache_dir, "--run.baselines", "false", "--jobs", "2", "--engine.threads", "1", *grid,
+        )  # fmt: skip
+
+
 def main() -> None:
     parser = entry.Parser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where runs and comparisons are kept")
     parser.add_argument("--cache_dir", default="~/.cache/onepass", help="where prepared tokens are kept")
     options = parser.parse_args()
-    for block, vocabulary in CELLS:
-        start(
-            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", options.folder,
-            "--data.source", "kjv", "--data.cache_dir", options.cache_dir, "--run.baselines", "false",
-            "--jobs", "1", "--blocks", block, "--widths", "64", "--vocabularies", vocabulary,
-        )  # fmt: skip
+    train(options.folder, options.cache_dir, GRIDS)
     RESULTS.unlink(missing_ok=True)
     stamp = [commit(), datetime.date.today().isoformat(), device_name(torch.device("cpu")), torch.__version__]
     for name, pair in PAIRS.items():

@@ -331,6 +331,10 @@ ENTRIES = [
         (*LEARNING, "train/nats.py", "studies/diff", "configs/architectures.yaml"), "diff.csv",
     ),
     Entry(
+        "mixture-study", "hours", ("python benchmarks/mixture_study.py {work}",),
+        (*LEARNING, "train/nats.py", "studies/mixture", "configs/architectures.yaml"), "mixture.csv",
+    ),
+    Entry(
         "loss-curves", "hours",
         (
             f"{CURVES}kjv-default",
