@@ -3,8 +3,8 @@
     python benchmarks/diff_study.py DIR [--cache_dir DIR]
 
 Trains seven runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
-(configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs and
-class to benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on two idle cores.
+(configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs
+and class to benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on two idle cores.
 benchmarks/mixture_study.py goes on with the same runs.
 """
 
