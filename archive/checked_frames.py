@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from archive.frames import MAGIC
-from data.documents import CHUNK_BYTES
 from data.errors import UsageError
 from data.names import MAX_CONTENT_BYTES
+from data.readers import CHUNK_BYTES
 from data.shards import MAX_ENCODING_BYTES
 
 MAX_HEADER_BYTES = 1 << 16

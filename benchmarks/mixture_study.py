@@ -4,7 +4,8 @@
 
 Takes the runs of benchmarks/diff_study.py over pieces, which are trained into DIR unless they are there, and one of
 three models side by side at width 64. Writes their codes (launch/evaluate.py mixture) to
-benchmarks/results/mixture.csv, and the picture of docs/mixtures.md. An hour on two idle cores, or half of that after the other study.
+benchmarks/results/mixture.csv, and the picture of docs/mixtures.md. An hour on two idle cores, or half of that after
+the other study.
 """
 
 import sys

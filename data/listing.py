@@ -24,6 +24,8 @@ OUTPUTS = [
     {"archive.sha256", ".lock"},
     {"manifest.json", "tokens-00000.bin"},
     {"journal.json", "tokens-00000.bin"},
+    {"index.json", "index-00000.bin"},
+    {"journal.json", "index-00000.bin"},
 ]
 # A run that failed at once left only some of these, and always the first.
 STILLBORN = [".lock", "environment.json", "tokenizer.bin", "code.lzma"]

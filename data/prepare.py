@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import json
 import lzma
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,14 @@ from data.describe import tokenizer_of
 from data.documents import Chunks, Source, open_source
 from data.errors import UsageError
 from data.file_encoder import usable_pieces
-from data.files import file_sha256, new_file, write_file
+from data.files import write_file
 from data.output import CHUNK_TOKENS, token_chunks
+from data.shard_making import SHARD_BATCHES, Plan, collect_shards, make_shards, remove_notes
 from data.shards import (
     FORMAT,
-    MANIFEST,
     PIECES,
     Manifest,
     MappedFiles,
-    Shard,
     TokenShards,
     TokenStream,
     describe_tokenizer,
@@ -40,12 +39,12 @@ from data.shards import (
     restore_tokenizer,
     write_manifest,
 )
+from data.streamed import StreamedTokens
 from data.token_files import Block, TokenFiles
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import KINDS, Segmenter, TokenizerFile, read_tokenizer_file
 
 JOURNAL = "journal.json"
-SHARD_TOKENS = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PreparedCorpus:
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
-    tokens: TokenStream
+    tokens: TokenStream | StreamedTokens
     source: Source
 
     def read(self) -> Iterator[bytes]:
@@ -79,9 +78,12 @@ def prepare(
     cache_dir: str | Path = "~/.cache/onepass",
     workers: int = 0,
     progress: bool = False,
-    shard_tokens: int = SHARD_TOKENS,
+    stream: bool = False,
+    readers: int = 1,
+    shard_batches: int = SHARD_BATCHES,
 ) -> PreparedCorpus:
     """Tokenise a corpus, or open what an earlier call left in cache_dir. Parameters: see DataConfig in train/config.py.
+    So many `readers` on this machine will read a streamed corpus at once.
 
     The token stream is each document's tokens followed by an end of document. Calls for the same corpus wait for each
     other. What an earlier call left is opened only if it is shown to be of the same bytes: see Source.is_as_read.
@@ -91,20 +93,24 @@ def prepare(
     documents = open_source(source, field, split)
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
+    if stream and documents.only_forwards:
+        raise UsageError(f"data.source {documents.name} cannot be streamed by data.stream: {documents.only_forwards}")
     fingerprint = documents.fingerprint()
     file = None if documents.tokens or tokenizer in KINDS else read_tokenizer_file(tokenizer)
     kind = "tokens" if documents.tokens else "file" if file else tokenizer
     made_of = ["sha256", file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
     made_of = [token_ids] if documents.tokens else made_of
-    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of, shard_tokens]).encode()).hexdigest()
+    made_of = [*made_of, shard_batches, stream]
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
     directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
+    plan = Plan(workers, shard_batches, tokenizer, stream, readers)
     # Before anything is written.
-    segmenter = None if file is None or (directory / MANIFEST).exists() else file.open()
+    segmenter = None if file is None or (directory / plan.manifest).exists() else file.open()
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
-        if (directory / MANIFEST).exists():
-            corpus = _open(directory, documents, fingerprint)
+        if (directory / plan.manifest).exists():
+            corpus = _open(directory, documents, fingerprint, plan)
             if documents.is_as_read(corpus.manifest.begun_ns) or _holds_same(corpus, progress):
                 return corpus
             shutil.rmtree(directory)
@@ -125,11 +131,11 @@ def prepare(
                     tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
                 entry, empty = describe_tokenizer(model), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
-            _write_shards(directory, documents, journal, workers, progress, shard_tokens, tokenizer)
+            _make(directory, documents, journal, plan, progress)
         except ValueError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        return _open(directory, documents, fingerprint)
+        return _open(directory, documents, fingerprint, plan)
 
 
 def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progress: bool) -> dict[str, Any]:
@@ -174,13 +180,16 @@ def _show(chunks: Chunks, title: str, total_bytes: int | None, progress: bool) -
             bar.update(len(chunk) if total_bytes is None else min(len(chunk), total_bytes - bar.n))
 
 
-def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpus:
-    manifest = read_manifest(directory)
+def _open(directory: Path, documents: Source, fingerprint: str, plan: Plan) -> PreparedCorpus:
+    manifest = read_manifest(directory, plan.manifest)
     if manifest.fingerprint != fingerprint:
-        raise UsageError(f"{directory / MANIFEST} describes another corpus; delete {directory} and run again")
+        raise UsageError(f"{directory / plan.manifest} describes another corpus; delete {directory} and run again")
     tokenizer = restore_tokenizer(manifest.tokenizer, directory)
-    tokens: TokenStream
-    if documents.tokens and documents.tokens.mappable:
+    tokens: TokenStream | StreamedTokens
+    if plan.streamed:
+        workers = plan.workers or max(1, len(os.sched_getaffinity(0)) // plan.readers)
+        tokens = StreamedTokens(directory, manifest, documents, tokenizer, plan.tokenizer, workers)
+    elif documents.tokens and documents.tokens.mappable:
         tokens = MappedFiles(documents.tokens, tokenizer.end_of_document)
     else:
         tokens = TokenShards(directory, manifest)
@@ -190,6 +199,8 @@ def _open(directory: Path, documents: Source, fingerprint: str) -> PreparedCorpu
 def _holds_same(corpus: PreparedCorpus, progress: bool) -> bool:
     """Whether the source still yields the documents that the tokens spell: for a source that cannot prove it."""
     tokenizer, files = corpus.tokenizer, corpus.source.tokens
+    if isinstance(corpus.tokens, StreamedTokens):
+        return corpus.tokens.is_of_source()
     if files and not files.records:
         # Their lengths are in the fingerprint.
         return _digest(corpus.source.chunks())[0] == corpus.manifest.sha256
@@ -220,54 +231,47 @@ def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
     more than a help to the next call."""
     with contextlib.suppress(OSError, UsageError):
         journal = read_manifest(directory, JOURNAL)
-        whole = all(file_sha256(directory / Path(shard.file).name) == shard.sha256 for shard in journal.shards)
-        if whole and journal.fingerprint == fingerprint:
+        if journal.fingerprint == fingerprint:
             return journal
     shutil.rmtree(directory, ignore_errors=True)
     return None
 
 
-def _write_shards(
-    directory: Path, source: Source, journal: Manifest, workers: int, progress: bool, shard_tokens: int, tokenizer: str
-) -> None:
-    """Tokenise everything after the journal's position into shards, then write the manifest. Token files that can be
-    mapped are only checked."""
+def _make(directory: Path, source: Source, journal: Manifest, plan: Plan, progress: bool) -> None:
+    """Make the shards that are not there, then write the manifest. Token files that can be mapped are only
+    checked."""
     directory.mkdir(exist_ok=True)
     for leftover in directory.glob(".*.tmp"):
         leftover.unlink()
     # Even if the journal is of an earlier call, this one reads all of the source.
     journal = replace(journal, begun_ns=time.time_ns())
-    start = Position(journal.batches, journal.bytes, journal.documents, journal.sha256, journal.escaped)
+    write_manifest(directory / JOURNAL, journal)
     bar = tqdm(
         total=source.expected_bytes, unit="B", unit_scale=True, desc=f"preparing {source.name}", disable=not progress
     )
-    encoded = encode_source(source, restore_tokenizer(journal.tokenizer, directory), start, workers, tokenizer)
-    with bar, contextlib.closing(encoded):
-        if source.tokens and source.tokens.mappable:
-            for position, array in encoded:
+    ends: list[Position] = []
+    if source.tokens and source.tokens.mappable:
+        tokenizer = restore_tokenizer(journal.tokenizer, directory)
+        with bar:
+            for work, encoded in encode_source(source, tokenizer, lambda _: True, plan.workers):
+                bar.update(work.position.bytes - bar.n)
+                assert encoded
+                tokens = journal.tokens + len(encoded.tokens)
+                journal = replace(journal, tokens=tokens, **asdict(work.position))
+    else:
+        with bar:
+            for position, ends_shard in make_shards(directory, source, journal, plan):
                 bar.update(position.bytes - bar.n)
-                journal = replace(journal, tokens=journal.tokens + len(array), **asdict(position))
-        for first in encoded:
-            path = directory / f"tokens-{len(journal.shards):05d}.bin"
-            digest, tokens = hashlib.sha256(), 0
-            with new_file(path) as file:
-                for position, array in chain([first], encoded):
-                    file.write(array.data)
-                    digest.update(array.data)
-                    bar.update(position.bytes - bar.n)
-                    tokens += len(array)
-                    if tokens >= shard_tokens:
-                        break
-            shards = [*journal.shards, Shard(path.name, tokens, digest.hexdigest())]
-            journal = replace(journal, shards=shards, tokens=journal.tokens + tokens, **asdict(position))
-            write_manifest(directory / JOURNAL, journal)
+                ends += [position] * ends_shard
+        journal = collect_shards(directory, journal, plan, ends)
     if not journal.bytes:
         raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")
-    refuse_lossy(tokenizer, journal.escaped, journal.bytes)
+    refuse_lossy(plan.tokenizer, journal.escaped, journal.bytes)
     if progress and journal.escaped:
-        share = f"{journal.escaped:,} of {journal.bytes:,} bytes ({100 * journal.escaped / journal.bytes:.2g} %)"
-        tqdm.write(f"onepass: {tokenizer} would lose {share}: each of them is a token", file=sys.stderr)
+        part = f"{journal.escaped:,} of {journal.bytes:,} bytes ({100 * journal.escaped / journal.bytes:.2g} %)"
+        tqdm.write(f"onepass: {plan.tokenizer} would lose {part}: each of them is a token", file=sys.stderr)
     if source.fingerprint() != journal.fingerprint:
         raise UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
-    write_manifest(directory / MANIFEST, journal)
+    write_manifest(directory / plan.manifest, journal)
+    remove_notes(directory, plan, len(ends))
     (directory / JOURNAL).unlink(missing_ok=True)

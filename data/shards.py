@@ -20,6 +20,8 @@ from data.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+# The manifest of a streamed corpus, whose shards are no tokens.
+INDEX = "index.json"
 MAX_JSON_BYTES = 64 << 20
 MAX_ENCODING_BYTES = 4 << 20
 # The pieces of somebody else's tokenizer, whose encoding takes seconds to read.
@@ -33,13 +35,13 @@ class Shard:
     """One file of tokens, little-endian, two bytes each (four where the vocabulary passes 65,536)."""
 
     file: str
-    tokens: PositiveInt
+    tokens: NonNegativeInt
     sha256: str
 
 
 @dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """What a prepared corpus holds. Until it is whole, this is its journal, written anew after each shard."""
+    """What a prepared corpus holds. Until it is whole, its journal is such a file, without shards."""
 
     format: int
     name: str
@@ -57,7 +59,7 @@ class Manifest:
     of PIECES, and of its file: name, format, SHA-256 and bytes as xz."""
     shards: list[Shard]
     batches: NonNegativeInt = 0
-    """How many batches (data/batches.py) the shards hold."""
+    """How many batches (data/batches.py) the shards hold, or, of a streamed corpus, describe."""
     escaped: NonNegativeInt = 0
     """Bytes that somebody else's tokenizer would have lost, so that each is a token (data/file_encoder.py)."""
 
@@ -107,13 +109,13 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
-    """Read and check manifest.json. Raises UsageError naming the file if it is not one of ours."""
+    """Read and check a manifest. Raises UsageError naming the file if it is not one of ours."""
     path = directory / name
     try:
         manifest: Manifest = read_json(path, TypeAdapter(Manifest), MAX_JSON_BYTES)
         if manifest.format != FORMAT:
             raise UsageError(f"its format is {manifest.format}, ours is {FORMAT}")
-        if name == MANIFEST and not all([manifest.bytes, manifest.tokens, manifest.documents]):
+        if name in (MANIFEST, INDEX) and not all([manifest.bytes, manifest.tokens, manifest.documents]):
             raise UsageError("it is of an empty corpus")
         restore_tokenizer(manifest.tokenizer, directory)
     except (ValueError, LookupError, TypeError, OSError) as error:
@@ -144,6 +146,14 @@ class TokenStream:
         return np.concatenate(parts, dtype=np.int64, casting="safe")
 
 
+def check_shard(directory: Path, shard: Shard) -> Path:
+    """Check the file of a shard, and return its path. Raises UsageError if it is altered."""
+    path = directory / Path(shard.file).name
+    if not path.is_file() or file_sha256(path) != shard.sha256:
+        raise UsageError(f"{path} does not match its SHA-256; delete {directory} and run again")
+    return path
+
+
 class TokenShards(TokenStream):
     """The corpus as one stream of tokens, memory-mapped."""
 
@@ -156,9 +166,9 @@ class TokenShards(TokenStream):
             path = directory / Path(shard.file).name
             if not path.is_file() or path.stat().st_size != shard.tokens * dtype.itemsize:
                 raise UsageError(f"{path} is missing or has the wrong size; {remedy}")
-            if file_sha256(path) != shard.sha256:
-                raise UsageError(f"{path} does not match its SHA-256; {remedy}")
-            parts.append(np.memmap(path, dtype, mode="r"))
+            check_shard(directory, shard)
+            # Some files of an index (data/token_files.py) end in bytes without a token.
+            parts.append(np.memmap(path, dtype, mode="r") if shard.tokens else np.empty(0, dtype))
         super().__init__(parts)
         if len(self) != manifest.tokens:
             found = f"the shards hold {len(self)} tokens, not {manifest.tokens}"

@@ -60,9 +60,10 @@ def tokenize(file: Path, tokenizer: Tokenizer, own: str = "") -> tuple[str, np.n
         raise UsageError(f"{file} is a folder: give a file, or take launch/compress.py")
     source = open_source(f"raw:{file}")
     end, parts = Position(), [np.empty(0, np.uint32)]
-    for position, part in encode_source(source, tokenizer, Position(), 1, own):
-        end = position
-        parts.append(part.astype(np.uint32))
+    for work, encoded in encode_source(source, tokenizer, lambda _: True, 1, own):
+        assert encoded
+        end = work.position
+        parts.append(encoded.tokens.astype(np.uint32))
     return source.name, np.concatenate(parts), end
 
 

@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data.documents import CHUNK_BYTES, Source, open_source
+from data.documents import Source, open_source
+from data.readers import CHUNK_BYTES
 
 MONDAY = "Mon, 05 Jan 2026 10:00:00 GMT"
 

@@ -11,6 +11,7 @@ import pytest
 
 import data.documents
 import data.prepare
+import data.shard_making
 from data.documents import Source
 from data.prepare import JOURNAL, prepare
 from data.shards import MANIFEST
@@ -26,7 +27,7 @@ def corpus(tmp_path):
 
 
 def options(tmp_path, **changes):
-    return {"cache_dir": tmp_path / "cache", "tokenizer": "bytes", "shard_tokens": MIB, **changes}
+    return {"cache_dir": tmp_path / "cache", "tokenizer": "bytes", "shard_batches": 1, **changes}
 
 
 def everything(tmp_path) -> list[str]:
@@ -37,7 +38,7 @@ def everything(tmp_path) -> list[str]:
 def test_a_prepared_corpus_is_found_again_and_others_get_their_own(corpus, tmp_path, monkeypatch):
     first = prepare(str(corpus), **options(tmp_path))
     assert len(first.manifest.shards) == 3
-    other = prepare(str(corpus), **options(tmp_path, shard_tokens=2 * MIB))
+    other = prepare(str(corpus), **options(tmp_path, shard_batches=2))
     corpus.write_bytes(corpus.read_bytes() + b".")
     changed = prepare(str(corpus), **options(tmp_path))
     assert len({first.directory, other.directory, changed.directory}) == 3
@@ -145,15 +146,15 @@ def test_an_altered_cache_is_refused_by_name(corpus, tmp_path):
 
 def stop_after(monkeypatch, shards: int) -> None:
     """Let preparation fail once it has written this many shards."""
-    write, journals = data.prepare.write_manifest, []
+    write, notes = data.shard_making.write_file, []
 
-    def stopping(path, value):
-        write(path, value)
-        journals.append(path)
-        if len(journals) == shards:
+    def stopping(path, content):
+        write(path, content)
+        notes.append(path)
+        if len(notes) == shards:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(data.prepare, "write_manifest", stopping)
+    monkeypatch.setattr(data.shard_making, "write_file", stopping)
 
 
 @pytest.mark.parametrize("damage", ["journal", "shard", "foreign"])
@@ -178,25 +179,29 @@ def test_a_full_disk_leaves_whole_shards_only(corpus, tmp_path, monkeypatch):
 
     def full(handle):
         calls.append(handle)
-        if len(calls) == 5:  # shard and its folder, journal and its folder, then the second shard
+        if len(calls) == 7:  # journal, shard and its note, each with its folder, then the second shard
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr("os.fsync", full)
         prepare(str(corpus), **options(tmp_path))
-    assert [name.rpartition("/")[2] for name in everything(tmp_path)] == [JOURNAL, "tokens-00000.bin"]
+    assert [name.rpartition("/")[2] for name in everything(tmp_path)] == [
+        JOURNAL,
+        "tokens-00000.bin",
+        "tokens-00000.json",
+    ]
     assert prepare(str(corpus), **options(tmp_path)).manifest.bytes == 3 * MIB
 
 
 def test_a_source_that_changes_underway_is_refused_and_leaves_nothing(corpus, tmp_path, monkeypatch):
-    chunks = Source.chunks
+    placed = Source.placed
 
-    def touching(self):
-        yield from chunks(self)
+    def touching(self, *start):
+        yield from placed(self, *start)
         os.utime(corpus, (1, 1))
 
-    monkeypatch.setattr(Source, "chunks", touching)
+    monkeypatch.setattr(Source, "placed", touching)
     with pytest.raises(ValueError, match="corpus was changed while it was being prepared; run again"):
         prepare(str(corpus), **options(tmp_path))
     assert everything(tmp_path) == []

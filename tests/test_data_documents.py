@@ -17,7 +17,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.documents import CHUNK_BYTES, folder_name, open_source
+from data.documents import folder_name, open_source
+from data.readers import CHUNK_BYTES
 
 # Strings that loaders are known to alter or refuse.
 HARD = [

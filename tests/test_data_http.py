@@ -8,7 +8,8 @@ import pytest
 from http_server import SOUND, Manner, check_refused, read_documents, serve
 
 import data.http
-from data.documents import CHUNK_BYTES, open_source
+from data.documents import open_source
+from data.readers import CHUNK_BYTES
 
 CONTENT = os.urandom(300_000)
 ALTERED = CONTENT[:99_999] + bytes([CONTENT[99_999] ^ 1]) + CONTENT[100_000:]

@@ -172,7 +172,7 @@ def test_a_corpus_prepared_over_http_is_the_one_prepared_from_files(server, tabl
     server.files = {f"s-{number}.{kind}": content for number, content in enumerate(contents)}
     for name, content in server.files.items():
         (tmp_path / name).write_bytes(content)
-    options = {"tokenizer": "bytes", "shard_tokens": 300_000, "cache_dir": tmp_path / "cache"}
+    options = {"tokenizer": "bytes", "shard_batches": 1, "cache_dir": tmp_path / "cache"}
     local = prepare(str(tmp_path / f"s-*.{kind}"), **options)
     server.faults = [Manner(body_bytes=size) for size in (9, 50_000, 50_000)] + [Manner(status=500), Manner()]
     remote = prepare(server.url(f"s-{{0..{len(contents) - 1}}}.{kind}"), **options)

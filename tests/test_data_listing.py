@@ -11,7 +11,7 @@ from archive.rerun import MARK
 from data.documents import Source, open_source
 from data.listing import COMPARISONS, OUTPUTS, STILLBORN
 from data.prepare import JOURNAL, prepare
-from data.shards import MANIFEST
+from data.shards import INDEX, MANIFEST
 from train.command_line import CONFIG_FILE
 from train.frozen import TOKENIZER_FILE
 from train.run_dir import CODE_FILE, LOCK_FILE
@@ -204,6 +204,7 @@ def test_an_archive_beside_its_run_is_left_out_and_a_corpus_is_not(tmp_path: Pat
 def test_output_is_known_by_the_names_that_are_written(tmp_path: Path) -> None:
     assert {CONFIG_FILE, CODE_FILE} in OUTPUTS and {MARK, LOCK_FILE} in OUTPUTS
     assert {MANIFEST, "tokens-00000.bin"} in OUTPUTS and {JOURNAL, "tokens-00000.bin"} in OUTPUTS
+    assert {INDEX, "index-00000.bin"} in OUTPUTS and {JOURNAL, "index-00000.bin"} in OUTPUTS
     assert STILLBORN[0] == LOCK_FILE and {TOKENIZER_FILE, CODE_FILE} < set(STILLBORN)
     for name in ("comparison.html", "comparison-dark.png", "scaling.csv", "scaling-vocabulary-light.png", "sweep.json"):
         assert COMPARISONS.fullmatch(name)

@@ -77,7 +77,7 @@ def test_any_bytes_come_back(tmp_path_factory, documents, encoder, joined):
 
 @pytest.mark.parametrize("single", [True, False], ids=["file", "folder"])
 def test_what_is_stored_comes_back_as_it_was_read(tmp_path, single, monkeypatch):
-    monkeypatch.setattr("data.documents.CHUNK_BYTES", 7)
+    monkeypatch.setattr("data.readers.CHUNK_BYTES", 7)
     for name, document in zip("abcd", DOCUMENTS["long"], strict=True):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(document)

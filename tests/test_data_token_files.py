@@ -62,7 +62,7 @@ def test_every_format_comes_back_byte_for_byte(tmp_path, name, monkeypatch):
     # Sizes that no format's ids divide.
     monkeypatch.setattr(data.token_files, "BLOCK_BYTES", 104)
     FORMATS[name](tmp_path / name)
-    prepared = prepare(f"tokens:{tmp_path / name}", cache_dir=tmp_path / "cache", shard_tokens=50)
+    prepared = prepare(f"tokens:{tmp_path / name}", cache_dir=tmp_path / "cache", shard_batches=1)
     extra = {"llama.bin": [128_000], "wide.npy": [200_000], "mega.bin": [1]}.get(name, [])
     paths = [path for path in sorted(tmp_path.iterdir()) if path.is_file()]
     check(prepared, paths, [*IDS, *extra])
@@ -135,8 +135,8 @@ def test_a_killed_preparation_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(data.token_files.TokenFiles, "number", fail)
     with pytest.raises(KeyboardInterrupt):
-        prepare(f"tokens:{path}", cache_dir=tmp_path / "cache", shard_tokens=50)
-    prepared = prepare(f"tokens:{path}", cache_dir=tmp_path / "cache", shard_tokens=50)
+        prepare(f"tokens:{path}", cache_dir=tmp_path / "cache", shard_batches=1)
+    prepared = prepare(f"tokens:{path}", cache_dir=tmp_path / "cache", shard_batches=1)
     # The shard that was being written is written again, and those before it are not.
     assert calls[4] == calls[3] > calls[0]
     check(prepared, paths, IDS)

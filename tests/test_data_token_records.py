@@ -49,12 +49,12 @@ def test_rows_of_parquet_files_are_documents(tmp_path, kind, dtype, monkeypatch)
     monkeypatch.setattr(data.token_records, "BATCH_ROWS", 2)
     write(tmp_path / "a.parquet", ROWS, kind)
     write(tmp_path / "b.parquet", ROWS[:3], kind)
-    prepared = open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_tokens=10)
+    prepared = open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_batches=1)
     check(prepared, [*ROWS, *ROWS[:3]], dtype)
     assert prepared.tokenizer.vocabulary == 501
     # The files are too young to be taken for the same unread.
     begun = (prepared.directory / "manifest.json").stat().st_mtime_ns
-    check(open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_tokens=10), [*ROWS, *ROWS[:3]], dtype)
+    check(open_ids(f"{tmp_path}/*.parquet", tmp_path / "cache", shard_batches=1), [*ROWS, *ROWS[:3]], dtype)
     assert (prepared.directory / "manifest.json").stat().st_mtime_ns == begun
 
 

@@ -116,6 +116,9 @@ class DataConfig:
     it stands for no text. -1 names none."""
     cache_dir: Name = "~/.cache/onepass"
     """Where prepared token shards are kept, in a folder for each corpus and tokenizer."""
+    stream: Flag = False
+    """Keep no tokens in cache_dir, only an index (48 bytes a batch of about a MiB), and tokenise again while the run
+    reads: for a corpus whose tokens fit on no disk. The numbers are the same."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """Processes that tokenise; 0 means one per core."""
 

@@ -10,6 +10,7 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from data.prepare import PreparedCorpus, prepare
 from train.config import DataConfig
+from train.engine import local_ranks
 from train.loop import Learner, TokenSource
 
 
@@ -59,6 +60,8 @@ def prepare_data(data: DataConfig, progress: bool) -> PreparedCorpus:
         cache_dir=data.cache_dir,
         workers=data.workers,
         progress=progress,
+        stream=data.stream,
+        readers=local_ranks(),
     )
 
 

@@ -24,7 +24,7 @@ SWEEP_LIMIT_BYTES = 16 << 20
 # A run has these as fields; or the checksum of the corpus covers them; or they say where and how fast it ran.
 NOT_COMPARED = {
     *("model.block", "model.width", "train.seed", "train.accumulation"),
-    *("data.source", "data.field", "data.split", "data.cache_dir", "data.workers"),
+    *("data.source", "data.field", "data.split", "data.cache_dir", "data.stream", "data.workers"),
     *("engine.zero_stage", "engine.threads", "engine.portable", "engine.timeout_secs"),
 }
 # launch/sweep.py --match sizes the MLPs so that blocks of one width have the same cost.
