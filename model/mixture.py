@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.lm import LanguageModel
 
-# The best of the rates where runs were put together afterwards: research/.
+# The best of the rates where runs were put together afterwards: docs/mixtures.md.
 SHARE = 1 / 8
 
 
@@ -104,7 +104,7 @@ class Mixture(nn.Module):
         if digit not in kept or not torch.equal(kept[digit][0], node):
             each = zip(self.members, firsts, strict=True)
             kept[digit] = node, torch.stack([member.following(one, node, digit) for member, one in each], -1)
-        return kept[digit][1]  # type: ignore[no-any-return]
+        return kept[digit][1]
 
     def following(self, seen: Any, node: Tensor, digit: int) -> Tensor:
         """As LanguageModel.following: members count by what they gave the digits before."""

@@ -130,7 +130,8 @@ class ModelConfig:
 
     block: Name = "gru attention"
     """Block of each layer: a name from model/registry.py, or a class of your own, as PACKAGE.MODULE:CLASS or
-    FILE.py:CLASS. Several names, separated by spaces, form a repeating pattern."""
+    FILE.py:CLASS. Several names, separated by spaces, form a repeating pattern. Patterns separated by | are models side
+    by side, which may end with @WIDTH: docs/mixtures.md."""
     depth: Annotated[int, Field(ge=1, le=4096), WHOLE] = 2
     """Layers of the network."""
     width: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 128
