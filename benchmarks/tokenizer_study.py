@@ -39,9 +39,9 @@ from matplotlib.figure import Figure
 from benchmarks.ladder import first_bytes
 from benchmarks.result_rows import appended, commit
 from data.documents import open_source
+from eval.layout import markdown_table
 from eval.plots import DOTS_PER_INCH, THEMES, Theme, use_style
 from eval.schema import load_report
-from eval.tables import markdown_table
 from studies.scaling.cells import count_flops
 from studies.scaling.symbols import Symbols, tokenizer_axis
 from studies.scaling.tokenizers import TERMS, draw_terms

@@ -32,7 +32,7 @@ from benchmarks.result_rows import appended, commit
 from data.documents import open_source
 from data.lanes import Lanes
 from data.prepare import prepare
-from eval.tables import markdown_table
+from eval.layout import markdown_table
 from train.command_line import parse_config
 from train.cost import processor_name
 from train.engine import connect

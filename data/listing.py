@@ -28,7 +28,7 @@ OUTPUTS = [
     {"journal.json", "index-00000.bin"},
 ]
 # A run that failed at once left only some of these, and always the first.
-STILLBORN = [".lock", "environment.json", "tokenizer.bin", "code.lzma"]
+STILLBORN = [".lock", "environment.json", "corpus.json", "tokenizer.bin", "code.lzma"]
 # Beside runs: what launch/report.py and launch/sweep.py write.
 COMPARISONS = re.compile(r"sweep\.json|tensorboard|(comparison|scaling)(-\w+)*\.(html|csv|json|png)")
 

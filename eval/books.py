@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.documents import folder_name
 from data.files import write_file
 from data.names import pack_names
 from data.notices import NOTICES
@@ -35,7 +36,7 @@ from eval.schema import (
 from eval.tables import terminal_table
 from eval.token_text import describe_token_files
 from train.command_line import CONFIG_FILE, save_config
-from train.metrics import Metrics
+from train.metrics import Metrics, write_flat_lines
 from train.monitors import read_monitors
 from train.ranks import after_rank_0
 from train.run import Outcome, Run, Session
@@ -87,8 +88,13 @@ class Books:
         if not self.kept:
             return run.go(None, 0.0, self.manifest.bytes)
         self.open(run, warm_start)
-        with refuse_late_imports(self.code.modules, self.config.run.reference_packages):
-            return run.go(self.metrics, sum(self.fixed_bits.values()), self.manifest.bytes)
+        try:
+            with refuse_late_imports(self.code.modules, self.config.run.reference_packages):
+                return run.go(self.metrics, sum(self.fixed_bits.values()), self.manifest.bytes)
+        except BaseException:
+            # A logger that stayed open would take the next run of this process for a part of this one.
+            self.metrics.close(failed=True)
+            raise
 
     def open(self, run: Run, warm_start: bytes) -> None:
         """Write what does not change: the terms beside data_bits, and what a resumed run must find."""
@@ -102,6 +108,8 @@ class Books:
             charged_bytes, self.uncharged = 0, {"uncharged_bytes": charged_bytes}
         self.run_as = describe_run(config, self.session.extra, place.device.type, place.world_size)
         write_file(self.run_dir / "environment.json", json.dumps(self.machine, indent=1).encode())
+        about = Corpus.model_validate(self.manifest, from_attributes=True)
+        write_file(self.run_dir / "corpus.json", about.model_dump_json(indent=1).encode())
         write_file(self.run_dir / TOKENIZER_FILE, tokenizer.encoding)
         begun = self.begun_code
         same = begun and unpack(begun.packed)[0] == json.loads(json.dumps(charged_config(self.values)))
@@ -119,7 +127,11 @@ class Books:
         self.metrics = Metrics(self.run_dir, run.resumed_bytes, self.monitors)
         sizes = self.baselines.sizes if self.baselines else {}
         hparams = {section: self.values[section] for section in ("data", "model", "train", "engine")}
-        self.metrics.begin(self.fixed_bits, sizes, hparams, **self.uncharged)
+        shared = shares_folder(self.run_dir)
+        self.metrics.begin(self.fixed_bits, sizes, hparams, flat=not shared, **self.uncharged)
+        if shared and sizes:
+            name = f"other codes ({folder_name(self.manifest.name)}, {self.manifest.sha256[:8]})"
+            write_flat_lines(self.run_dir.parent / "tensorboard" / name, sizes, self.manifest.bytes)
 
     def close(self, outcome: Outcome) -> Report:
         """Write the report, and print it."""
@@ -168,3 +180,9 @@ class Books:
             file=sys.stderr,
         )
         return report
+
+
+def shares_folder(run_dir: Path) -> bool:
+    """Whether there are other runs beside this one, or will be: those of a sweep."""
+    others = (path.parent for path in run_dir.parent.glob(f"*/{CODE_FILE}"))
+    return (run_dir.parent / "sweep.json").exists() or any(other.name != run_dir.name for other in others)

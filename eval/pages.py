@@ -5,8 +5,9 @@ from typing import Any
 
 import jinja2
 
+from eval.layout import duration
 from eval.plots import THEMES
-from eval.tables import duration, verdict
+from eval.tables import verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 

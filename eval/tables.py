@@ -1,14 +1,11 @@
-"""A report's numbers as rows, and rows of text as tables for terminals and in Markdown."""
+"""A report's numbers as rows, and its tables for terminals and in Markdown."""
 
-import csv
-import io
 import math
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from eval.layout import duration, escape_cell, lay_out, markdown_table
 from eval.provenance import commit_text, settings_rows
 from eval.schema import Report
 from model.registry import display_name
@@ -112,15 +109,6 @@ def extrapolation_note(report: Report) -> str:
     return " ".join(f"{name} are extrapolated from the first {n:,} bytes." for name, n in parts.items() if n)
 
 
-def duration(elapsed_secs: float) -> str:
-    """Seconds as a person says them: "2 min 52 s"."""
-    minutes, seconds = divmod(round(elapsed_secs), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{elapsed_secs:.1f} s"
-
-
 def operations(report: Report) -> str:
     """The arithmetic of the epoch."""
     cost = report.cost
@@ -207,7 +195,7 @@ def markdown(report: Report, figure: str) -> str:
     ]
     known = [(*_code_cells(code), code.meaning) for code in known_codes(report)]
     blocks = [
-        f"# {_escape_cell(corpus.name)}: {total_bytes} bytes",
+        f"# {escape_cell(corpus.name)}: {total_bytes} bytes",
         f"{corpus.bytes:,} bytes described in **{total_bytes}**: {length.bits_per_byte:.4f} bits per byte, "
         f"{length.compression_ratio:.2f} times smaller, by one epoch of training.",
         figure,
@@ -221,28 +209,3 @@ def markdown(report: Report, figure: str) -> str:
         markdown_table(("run", ""), [*facts, ("SHA-256 of the corpus", f"`{corpus.sha256}`")], "---"),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def lay_out(rows: Iterable[Sequence[str]], *columns: str) -> list[str]:
-    """Rows as lines. Each of the `columns` has its side and its characters: "<20" is 20, to the left."""
-    return ["".join(f"{cell:{column}}" for cell, column in zip(row, columns, strict=False)).rstrip() for row in rows]
-
-
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV; the columns are all the names that any of them has."""
-    stream = io.StringIO()
-    table = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return stream.getvalue()
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:") -> str:
-    """A GitHub table. `rule` aligns every column except the first."""
-    lines = [header, ["---", *[rule] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(_escape_cell, line)) + " |" for line in lines)
-
-
-def _escape_cell(text: str) -> str:
-    """Text that neither ends a table cell nor opens a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -44,6 +44,7 @@ from data.streams import publish
 from studies.common import add_arguments
 from studies.diff import command as diff
 from studies.scaling.pages import write_comparison
+from studies.scaling.rates import read_rates
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
 from studies.scaling.tables import compare_runs, comparison_text, scaling_text
 
@@ -69,7 +70,8 @@ def report(runs_dir: Path, out: Path, corpus: str) -> None:
     comparisons = []
     for runs in group_by_corpus(found, corpus):
         elsewhere = [run for run in found if run.report.corpus.sha256 != runs[0].report.corpus.sha256]
-        comparisons.append(compare_runs(runs, charge_selection(runs_dir, runs, elsewhere)))
+        selection = charge_selection(runs_dir, runs, elsewhere)
+        comparisons.append(compare_runs(runs, selection, read_rates(runs_dir, runs)))
     for comparison in comparisons:
         publish(comparison_text(comparison))
         if comparison.scaling:

@@ -9,6 +9,10 @@ width (--match). Further options are launch/train.py's, for all cells; context m
 --model.ngram_orders asks for it. At the end the runs are compared, as by launch/report.py.
 
 --depths 4,8 and --learning_rates 0.5,1,2 multiply the grid: by depths, and by factors on the three learning rates.
+With --tune_width 32 the factors are tried at that width alone, and each block's other widths get its best. All cells
+that try one count among those that the best is chosen of.
+
+python launch/sweep.py --dir runs/sweep --status         how far it is, whoever runs it: on this machine, or in Slurm
 """
 
 import sys
@@ -22,9 +26,12 @@ entry.begin(__name__)
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from data.errors import UsageError
+from data.streams import publish
+from studies.scaling.status import status_text
 
 # Commas, except those before a field of a network, NAME=VALUE, or inside of its value.
 BETWEEN_BLOCKS = r",(?!\w+=)(?![^\[{]*[\]}])"
@@ -72,19 +79,40 @@ def refuse_twice(parts: list[str]) -> list[str]:
     return parts
 
 
+def print_status() -> None:
+    """Answer --status, which only --dir stands beside."""
+    options, others = make_parser().parse_known_args()
+    given = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+    others += [one for one in given if one.split("=")[0] not in ("--status", "--dir")]
+    if others:
+        raise UsageError(f"--status looks at what is in --dir, and {others[0]} has no effect: leave it out")
+    publish(status_text(options.dir))
+
+
 def make_parser() -> entry.Parser:
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where the run directories are made")
+    parser.add_argument("--status", action="store_true", help="print what is done and what is left, and stop")
     parser.add_argument(
         "--blocks",
         type=read_blocks,
-        required=True,
+        required="--status" not in sys.argv,
         help="names as --model.block takes them, patterns of them, or networks as --model.network does, by commas",
     )
-    parser.add_argument("--widths", type=read_numbers, required=True, help="values of model.width, by commas")
+    parser.add_argument(
+        "--widths",
+        type=read_numbers,
+        required="--status" not in sys.argv,
+        help="values of model.width, by commas",
+    )
     parser.add_argument("--depths", type=read_numbers, default=[], help="values of model.depth, by commas")
     parser.add_argument(
         "--learning_rates", type=read_factors, default=[], help="factors on all three learning rates, by commas"
+    )
+    parser.add_argument(
+        "--tune_width",
+        type=int,
+        help="try --learning_rates at this width alone, with the first seed, and give each block's widths the best",
     )
     parser.add_argument("--seeds", type=read_numbers, default=[0], help="values of train.seed, by commas (default: 0)")
     parser.add_argument(
@@ -116,17 +144,22 @@ def make_parser() -> entry.Parser:
 
 
 entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+if __name__ == "__main__" and "--status" in sys.argv:
+    # Before what takes seconds is imported.
+    sys.exit(entry.exit_status(print_status))
 
 import os
 
 import torch
 
 from archive.pins import PINS
-from data.streams import publish, publish_help
+from data.streams import publish_help
 from launch.report import report
 from studies.scaling.axes import multiply
-from studies.scaling.cells import Grid
+from studies.scaling.cells import Cell, Grid
+from studies.scaling.record import Tuned
 from studies.scaling.sweep import record_cells, run_cells, slurm_script
+from studies.scaling.tuning import Tuning, plan_tuning
 from train.command_line import parse_config
 from train.config import Config
 
@@ -166,6 +199,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UsageError("--tokenizers takes bpe:PIECES, so --vocabularies has no effect beside it: leave it out")
     if options.depths:
         entry.refuse_owned(given, {"model.depth": "--depths sets it"}, "a sweep")
+    if options.tune_width is not None and len(options.learning_rates) < 2:
+        raise UsageError(f"--tune_width {options.tune_width} has no effect alone: give --learning_rates 0.5,1,2")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}: it must be 1 or more")
     if options.gpus_per_cell < 1:
@@ -198,20 +233,52 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
         )
     axes = options.blocks, options.widths, options.seeds, options.vocabularies
     grid = Grid(options.dir, given, *axes, options.match, options.tokenizers)
-    cells = multiply(grid, options.depths, options.learning_rates)
-    if options.cell is not None and not 0 <= options.cell < len(cells):
-        raise UsageError(f"--cell is {options.cell}: there are {len(cells)}, from 0")
+    tuning = None
+    if options.tune_width is not None:
+        tuning = plan_tuning(grid, options.depths, options.learning_rates, options.tune_width)
+    trials = tuning.trials if tuning else []
+    cells = tuning.plain() if tuning else multiply(grid, options.depths, options.learning_rates)
+    if options.cell is not None and not 0 <= options.cell < len(trials) + len(cells):
+        raise UsageError(f"--cell is {options.cell}: there are {len(trials) + len(cells)}, from 0")
     if options.emit:
-        publish(slurm_script(arguments, len(cells), gpus))
+        publish(slurm_script(arguments, len(cells), gpus, len(trials)))
         return 0
     options.dir.mkdir(parents=True, exist_ok=True)
-    record_cells(options.dir, [cell.name for cell in cells])
+
+    def run_stage(chosen: list[Cell], later: Sequence[Cell] = (), before: Sequence[Cell] = ()) -> int:
+        return run_cells(chosen, jobs, gpus, environment, [cell.place for cell in later], before)
+
+    problems = 0
+    if tuning:
+        record_cells(options.dir, trials)
+        if options.cell is None or options.cell < len(trials):
+            status = run_stage(trials, tuning.later()) if options.cell is None else run_stage([trials[options.cell]])
+            if options.cell is not None or status > 1:
+                return status
+        found, tuned, problems = choose_rates(tuning)
+        record_cells(options.dir, [cell for cell in found if cell], tuned)
+    else:
+        found = [*cells]
+        record_cells(options.dir, cells)
     if options.cell is not None:
-        return run_cells([cells[options.cell]], 1, gpus)
-    status = run_cells(cells, jobs, gpus, environment)
-    if any(cell.finished for cell in cells) and status in (0, 1):
+        own = found[options.cell - len(trials)]
+        return run_stage([own]) if own else 1
+    status = max(problems, run_stage([cell for cell in found if cell], before=trials))
+    if any(cell and cell.finished for cell in found) and status in (0, 1):
         entry.exit_status(lambda: report(options.dir, options.dir, ""))
     return status
+
+
+def choose_rates(tuning: Tuning) -> tuple[list[Cell | None], dict[str, Tuned], int]:
+    """The cells that come after the trials, None for those that cannot be run; the rates that lines got; and 1 if some
+    got none, and else 0."""
+    tuned, problems = tuning.choose()
+    for line, one in tuned.items():
+        tried = f"best of {len(one.tried)} at width {one.width}{one.edge}"
+        print(f"onepass: {line}: learning rates x {one.factor:g}, {tried}", file=sys.stderr)
+    for problem in problems:
+        print(f"onepass: {problem}", file=sys.stderr)
+    return tuning.rest(tuned), tuned, int(bool(problems))
 
 
 if __name__ == "__main__":

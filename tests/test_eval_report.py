@@ -12,9 +12,10 @@ from finished_run import REFERENCES, SIZES, finished_run, made_report, sections
 from pydantic import ValidationError
 
 from data.streams import Outlet, text_to
+from eval.layout import duration
 from eval.measured import MeasuredSizes
 from eval.schema import load_report
-from eval.tables import duration, known_codes, markdown, sizes, terminal_table, terms, verdict
+from eval.tables import known_codes, markdown, sizes, terminal_table, terms, verdict
 from studies.scaling.pages import write_comparison
 from studies.scaling.runs import load_runs
 from studies.scaling.tables import compare_runs

@@ -99,13 +99,18 @@ def test_a_pattern_of_blocks_is_one_cell(tmp_path: Path) -> None:
 def test_a_cell_goes_on_where_it_was_and_is_finished_by_its_report(tmp_path: Path) -> None:
     cell = cells(tmp_path)[0]
     assert "--run.resume" not in cell.arguments
-    assert (cell.coded_bytes, cell.finished) == (0, False)
+    assert not cell.finished
     cell.run_dir.mkdir(parents=True)
     (cell.run_dir / "config.yaml").touch()
-    (cell.run_dir / "curve.csv").write_text("step,coded_bytes\n10,500\n20,1000\n")
     assert cell.arguments == [f"--run.dir={cell.run_dir}", "--run.resume"]
-    assert (cell.coded_bytes, cell.finished) == (1000, False)
+    assert not cell.finished
+    cell.log.parent.mkdir()
+    cell.log.write_text(
+        "onepass: the loss stopped being a number in the 50 steps before step 100, after 9 coded bytes."
+    )
+    assert cell.diverged
     (cell.run_dir / "report.json").touch()
+    assert not cell.diverged
     assert cell.finished
 
 
@@ -127,6 +132,10 @@ def test_depths_and_factors_on_rates_multiply_a_grid(tmp_path: Path) -> None:
     names = [cell.name for cell in found]
     assert names[:4] == ["attention-32-rates0.5", "gru-32-rates0.5", "attention-32", "gru-32"]
     assert names[4:6] == ["attention-32-depth4-rates0.5", "gru-32-depth4-rates0.5"]
+    assert [(cell.place.line, cell.place.row, cell.place.factor) for cell in found[3:5]] == [
+        ("gru", "gru", 1.0),
+        ("attention, depth4", "attention, depth4, rates0.5", 0.5),
+    ]
     # Cells of the grid itself keep their names and settings, so an axis can be added to a sweep that has run.
     assert [parse_config("", list(cell.options)) for cell in found[2:4]] == [
         parse_config("", list(cell.options)) for cell in plain

@@ -159,7 +159,8 @@ def test_scaling_json_has_fits_crossings_and_best_widths(made: tuple[Path, str])
 def test_tensorboard_has_figures_and_lengths_by_width(made: tuple[Path, str]) -> None:
     events = EventAccumulator(str(made[0] / "tensorboard"), {"scalars": 0, "images": 0})
     events.Reload()
-    points = events.Scalars("scaling/total_bytes_by_width/ssd_vocabulary_2048")
+    line = EventAccumulator(str(made[0] / "tensorboard/ssd, vocabulary 2048")).Reload()
+    points = line.Scalars("scaling/total_bytes_by_width")
     assert [point.step for point in points] == list(WIDTHS)
     assert points[0].value == pytest.approx(float(STEEP.bits(36 * 64**2)) + FIXED_BYTES)
     assert set(events.Tags()["images"]) == {
@@ -176,9 +177,13 @@ def test_tensorboard_events_take_the_place_of_earlier_ones(tmp_path: Path) -> No
     scaling = analysed(tmp_path)
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/events.out.tfevents.1.host.2.0").write_bytes(b"")
+    (tmp_path / "tensorboard/an earlier line").mkdir()
+    (tmp_path / "tensorboard/an earlier line/events.out.tfevents.1.host.2.0.scaling").touch()
     for _ in range(2):
         write_tensorboard(tmp_path / "tensorboard", scaling, standing_of(scaling.lines), {})
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    written = sorted(path.parent.name for path in (tmp_path / "tensorboard").rglob("events.*"))
+    assert written == sorted(["tensorboard", "tensorboard", *(line.label for line in scaling.lines)])
+    assert not (tmp_path / "tensorboard/an earlier line").exists()
 
 
 class Tables(HTMLParser):

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.config import flatten
-from train.metrics import HEADER, Metrics, truncate_curve
+from train.metrics import HEADER, Metrics, truncate_curve, write_flat_lines
 
 HPARAMS = {"model": {"block": "attention", "width": 64, "ngram_orders": [1, 2]}, "train": {"lr": 0.02}}
 
@@ -66,6 +66,19 @@ def test_every_chart_has_its_value_at_the_bytes_coded(tmp_path: Path) -> None:
     }
     for tag, value in expected.items():
         assert points(tmp_path, tag) == {300: pytest.approx(value, rel=1e-6)}, tag
+
+
+def test_runs_of_one_folder_share_the_lines_of_baselines(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    metrics = Metrics(tmp_path / "first", None)
+    metrics.begin({"code": 800.0, "tokenizer": 160.0, "side": 40.0}, {"xz-9e": 900}, HPARAMS, flat=False)
+    record(metrics, 3)
+    metrics.close()
+    events = EventAccumulator(str(tmp_path / "first")).Reload()
+    assert not any(tag.startswith("other_codes") for tag in events.Tags()["scalars"])
+    for size_bytes in (900, 901):
+        write_flat_lines(tmp_path / "other codes", {"xz-9e": size_bytes}, 300)
+    assert points(tmp_path / "other codes", "other_codes/xz-9e_bytes") == {0: 900.0, 300: 900.0}
 
 
 def test_a_resumed_run_leaves_no_fold(tmp_path: Path) -> None:

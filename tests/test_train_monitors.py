@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from dist import run
 from torch import nn
 
-from data.errors import UsageError
+from data.errors import Stopped, UsageError
+from eval.books import Books
 from train.command_line import read_deepspeed_config
+from train.config import Config
 from train.gradient_norm import GradientNorm
-from train.monitors import read_monitors
+from train.monitors import Monitors, read_monitors
 
 TRAIN = "launch/train.py"
 SMALL = ["--data.tokenizer=bytes", "--model.block=lstm", "--model.depth=1", "--model.width=16", "--train.lanes=8",
@@ -104,6 +107,25 @@ def test_loggers_are_no_part_of_what_a_decoder_needs(tmp_path: Path) -> None:
     assert read_monitors(path) == {"csv_monitor": on}
     assert read_deepspeed_config(path) == {"wall_clock_breakdown": False}
     assert read_monitors("") == {}
+
+
+def test_a_run_that_is_stopped_leaves_no_logger_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, the next run would go on in the same run of W&B."""
+    ends: list[int] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: ends.append(exit_code)))
+    monitors = Monitors({}, tmp_path)
+    monitors.master = SimpleNamespace(wandb_monitor=True, comet_monitor=None)
+
+    def stop(*_: object) -> None:
+        raise Stopped(0, str(tmp_path))
+
+    books: Any = SimpleNamespace(
+        run_dir=tmp_path / "none", kept=True, open=lambda *_: None, code=SimpleNamespace(modules={}), fixed_bits={},
+        config=Config(), manifest=SimpleNamespace(bytes=1), metrics=SimpleNamespace(close=monitors.close),
+    )  # fmt: skip
+    with pytest.raises(Stopped):
+        Books.follow(books, SimpleNamespace(go=stop))  # type: ignore[arg-type]
+    assert ends == [1]
 
 
 def test_the_gradient_norm_is_that_of_the_logged_step() -> None:

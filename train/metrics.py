@@ -60,11 +60,14 @@ class Metrics:
         baselines: dict[str, Any],
         hparams: dict[str, Any],
         uncharged_bytes: int | None = None,
+        flat: bool = True,
     ) -> None:
         """Record what does not change: the terms "code", "tokenizer" and "side", the baselines in bytes, and the
-        configuration, nested or flat. `uncharged_bytes` is what a tokenizer would cost that is not charged."""
+        configuration, nested or flat. `uncharged_bytes` is what a tokenizer would cost that is not charged. TensorBoard
+        gets the baselines as `flat` lines of this run, or not at all: write_flat_lines draws them for many."""
         self.fixed_bits = fixed_bits
-        self.baselines = {f"other_codes/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
+        self.baselines = flat_lines(baselines)
+        self.elsewhere = set() if flat else set(self.baselines)
         if uncharged_bytes is not None:
             self.baselines["description_length/reference_tokenizer_bytes"] = uncharged_bytes
         self.writer.add_custom_scalars(LAYOUT)
@@ -117,7 +120,8 @@ class Metrics:
 
     def write(self, points: dict[str, float], coded_bytes: int) -> None:
         for tag, value in points.items():
-            self.writer.add_scalar(tag, value, coded_bytes)
+            if tag not in self.elsewhere:
+                self.writer.add_scalar(tag, value, coded_bytes)
         self.monitors.write(points, coded_bytes)
 
     def flush(self) -> None:
@@ -126,10 +130,26 @@ class Metrics:
         os.fsync(self.file.fileno())
         self.writer.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """`failed` says that the run has not come to its end."""
         self.file.close()
         self.writer.close()
-        self.monitors.close()
+        self.monitors.close(failed)
+
+
+def flat_lines(baselines: dict[str, Any]) -> dict[str, Any]:
+    """The baselines in bytes, by the names of their charts."""
+    return {f"other_codes/{name}_bytes": size_bytes for name, size_bytes in baselines.items()}
+
+
+def write_flat_lines(folder: Path, baselines: dict[str, Any], corpus_bytes: int) -> None:
+    """Let `folder` be a run of TensorBoard's that has nothing except the baselines, unless it is there already."""
+    if any(folder.glob("events.*")):
+        return
+    with SummaryWriter(str(folder)) as writer:
+        for tag, size_bytes in flat_lines(baselines).items():
+            for coded_bytes in (0, corpus_bytes):
+                writer.add_scalar(tag, size_bytes, coded_bytes)
 
 
 def truncate_curve(path: Path, resume_from_bytes: int) -> float:

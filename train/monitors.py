@@ -71,10 +71,11 @@ class Monitors:
         if self.master:
             self.master.write_events([(tag, value, coded_bytes) for tag, value in points.items()])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
+        """Let the loggers' runs end, as `failed` or as finished."""
         if not self.master:
             return
         if self.master.wandb_monitor:
-            sys.modules["wandb"].finish()
+            sys.modules["wandb"].finish(exit_code=int(failed))
         if self.master.comet_monitor:
             self.master.comet_monitor.experiment.end()

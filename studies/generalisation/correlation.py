@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.tables import csv_text, lay_out
+from eval.layout import csv_text, lay_out
 from studies.scaling.laws import Interval, interval_of
 from studies.scaling.runs import ComparedRun
 

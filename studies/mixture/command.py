@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data.files import write_file
 from data.streams import publish
-from eval.tables import csv_text, lay_out
+from eval.layout import csv_text, lay_out
 from studies.common import argument, file_option, option, png_option, write_figures
 from studies.mixture.codes import Code, likeliest_path, mixture_nats, share, switch_rates, token_switch
 from studies.mixture.plots import draw_mixture

@@ -20,13 +20,11 @@ def multiply(grid: Grid, depths: Sequence[int], factors: Sequence[float]) -> lis
     config = parse_config("", list(grid.given))
     cells = []
     for depth, factor in itertools.product(depths or [config.model.depth], factors or [1.0]):
-        varied, suffix = [], ""
-        if depth != config.model.depth:
+        varied, other_depth = [], depth if depth != config.model.depth else None
+        if other_depth:
             varied.append(f"--model.depth={depth}")
-            suffix += f"-depth{depth}"
         if factor != 1:
             rates = {name: getattr(config.train, name) * factor for name in RATES}
             varied += [f"--train.{name}={rate:.12g}" for name, rate in rates.items()]
-            suffix += f"-rates{factor:g}"
-        cells += make_cells(replace(grid, given=(*grid.given, *varied), suffix=suffix))
+        cells += make_cells(replace(grid, given=(*grid.given, *varied), depth=other_depth, factor=factor))
     return cells

@@ -1,10 +1,9 @@
-"""The cells of a sweep: which runs there are, how each is started, and how far it is.
+"""The cells of a sweep: which runs there are, and how each is started.
 
 Comparisons are fair: `match` finds the MLP width at which two architectures have the same parameters, or take the same
 arithmetic.
 """
 
-import csv
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -14,6 +13,8 @@ from typing import Any, Literal
 
 from data.errors import UsageError
 from model.registry import block_folder, display_names
+from studies.scaling.record import Place
+from studies.scaling.status import read_end
 from studies.scaling.symbols import tokenizer_axis
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import LEFT_TO_MACHINE, ModelConfig
@@ -26,6 +27,8 @@ Vocabulary = int | Literal["bytes"]
 # Hidden channels of an MLP, as a multiple of the width, between which a match is sought.
 LEAST_EXPANSION, LARGEST_EXPANSION = 0.25, 64.0
 TOLERANCE = 0.02
+# In the error of a run whose rates are too high (train/run.py).
+DIVERGED = "stopped being"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Cell:
     run_dir: Path
     # Of launch/train.py, for a run from its start.
     options: tuple[str, ...]
+    place: Place
+
+    @property
+    def seed(self) -> str:
+        """As its options give it, the last of them."""
+        return self.options[-1].rpartition("train.seed=")[2]
 
     @property
     def log(self) -> Path:
@@ -47,20 +56,17 @@ class Cell:
         return (self.run_dir / "report.json").exists()
 
     @property
+    def diverged(self) -> bool:
+        """Whether it has ended because its loss, or its parameters, stopped being numbers: it would end so again."""
+        begun = (self.run_dir / CONFIG_FILE).exists()
+        return begun and not self.finished and DIVERGED in read_end(self.log)[1]
+
+    @property
     def arguments(self) -> list[str]:
         """What launch/train.py is to be started with now: a run that was interrupted goes on."""
         where = f"--run.dir={self.run_dir}"
         begun = (self.run_dir / CONFIG_FILE).exists()
         return [where, "--run.resume"] if begun else [*self.options, where]
-
-    @property
-    def coded_bytes(self) -> int:
-        """Corpus bytes that its live curve has reached."""
-        try:
-            with (self.run_dir / "curve.csv").open(newline="") as file:
-                return max((int(row["coded_bytes"]) for row in csv.DictReader(file)), default=0)
-        except (OSError, ValueError, TypeError, KeyError):
-            return 0
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,9 @@ class Grid:
     measure: str
     # `bytes`, `bpe:PIECES` and files, in place of vocabularies.
     tokenizers: Sequence[str] = ()
-    # Ends the names of all cells.
-    suffix: str = ""
+    # What differs from the options that are given: the depth, and the factor on all learning rates.
+    depth: int | None = None
+    factor: float = 1.0
 
 
 def make_cells(grid: Grid) -> list[Cell]:
@@ -112,19 +119,31 @@ def make_cells(grid: Grid) -> list[Cell]:
             first = replace(choose_block(config.model, networks.get(blocks[0], blocks[0])), width=width)
             model = match(model, first, symbols.vocabulary, grid.measure)
         # Raises UsageError for a width that the block cannot have: now, not when the cell is started hours later.
-        count_parameters(model, symbols.vocabulary)
+        parameters = count_parameters(model, symbols.vocabulary)
         for seed in grid.seeds:
-            name = f"{block_folder(shown[block])}-{width}"
-            name += f"-{symbols.name}" if wanted else ""
-            name += f"-seed{seed}" if seed else ""
+            name, place = place_cell(shown[block], width, seed, symbols.name if wanted else "", grid, parameters)
             chosen = {"model.network": model.network} if model.network else {"model.block": block}
             varied = chosen | {"model.width": width, "model.expansion": model.expansion}
             varied |= symbols.varied | {"train.seed": seed}
             options = (*given, *(f"--{option}={value}" for option, value in varied.items()))
-            name += grid.suffix
-            cells.append(Cell(name, grid.folder / name, options))
+            cells.append(Cell(name, grid.folder / name, options, place))
             refuse_other_run(cells[-1])
     return cells
+
+
+def place_cell(block: str, width: int, seed: int, symbols: str, grid: Grid, parameters: int) -> tuple[str, Place]:
+    """The name of a cell, and its place. `symbols` is empty where all cells share a tokenizer."""
+    shared = {"symbols": symbols, "depth": f"depth{grid.depth}" if grid.depth else ""}
+    own = {"seed": f"seed{seed}" if seed else "", "rates": f"rates{grid.factor:g}" if grid.factor != 1 else ""}
+    parts = [part for name in ("symbols", "seed", "depth", "rates") if (part := (shared | own)[name])]
+    place = Place(
+        line=", ".join([block, *filter(None, shared.values())]),
+        row=", ".join([block, *parts]),
+        width=width,
+        factor=grid.factor,
+        parameters=parameters,
+    )
+    return "-".join([block_folder(block), str(width), *parts]), place
 
 
 def choose_block(model: ModelConfig, name: str) -> ModelConfig:

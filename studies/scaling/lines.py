@@ -1,11 +1,15 @@
 """Lines through finished runs: those on one line differ in nothing except width and seed."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from studies.scaling.runs import FOLLOWS_WIDTH, ComparedRun
+
+# Factors on them are an axis of a sweep.
+RATES = ("train.matrix_lr", "train.table_lr", "train.vector_lr")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Line:
     label: str
     family: str
     runs: list[ComparedRun]
+    # It has the learning rates that were best for it, and its label does not say which.
+    tuned: bool = False
 
     @property
     def block(self) -> str:
@@ -77,20 +83,27 @@ class Line:
         return np.array([each.min() for each in values]), np.array([each.max() for each in values])
 
 
-def lines_of(runs: list[ComparedRun]) -> list[Line]:
-    """The runs in lines, the block of the shortest description first. Labels hold what tells the lines apart."""
+def lines_of(runs: list[ComparedRun], tuned: Collection[str] = ()) -> list[Line]:
+    """The runs in lines, the block of the shortest description first. Labels hold what tells the lines apart, except
+    the learning rates of runs that are `tuned`, by their names."""
     names = [name for name in find_differing(runs) if name != FOLLOWS_WIDTH]
+
+    def named(run: ComparedRun) -> list[str]:
+        return [name for name in names if name not in RATES] if run.name in tuned else names
+
     groups: dict[str, list[ComparedRun]] = {}
     for run in sorted(runs, key=lambda run: run.total_bits):
-        groups.setdefault(_label(run, names), []).append(run)
+        groups.setdefault(_label(run, named(run)), []).append(run)
     lines: dict[str, Line] = {}
     for group in groups.values():
+        names_here = named(group[0])
         expansions = {(run.width, _text(run.settings.get(FOLLOWS_WIDTH))) for run in group}
-        own = names if len(expansions) == len({run.width for run in group}) else [*names, FOLLOWS_WIDTH]
+        one_each = len(expansions) == len({run.width for run in group})
+        own = names_here if one_each else [*names_here, FOLLOWS_WIDTH]
         for run in group:
             family = _label(run, [name for name in own if name != "data.vocabulary"])
             label = _label(run, own)
-            lines.setdefault(label, Line(label, family, [])).runs.append(run)
+            lines.setdefault(label, Line(label, family, [], run.name in tuned)).runs.append(run)
     for line in lines.values():
         line.runs.sort(key=lambda run: (run.width, run.seed))
     blocks = list(dict.fromkeys(line.block for line in lines.values()))
@@ -112,6 +125,9 @@ def notes_of(lines: list[Line]) -> list[str]:
         expansions = [float(run.settings[FOLLOWS_WIDTH]) for run in runs]
         notes.append(f"{FOLLOWS_WIDTH} differs from cell to cell, from {min(expansions):g} to {max(expansions):g}.")
         names.remove(FOLLOWS_WIDTH)
+    if {*RATES} & {*names} and all(line.tuned for line in lines):
+        notes.append("Each line has the learning rates that were best for it at one width.")
+        names = [name for name in names if name not in RATES]
     if names:
         notes.append(f"Runs that differ in {', '.join(names)} are never on one line: the labels say how they do.")
     return notes

@@ -16,7 +16,15 @@ from eval.plots import Picture, picture
 from eval.tables import extrapolation_note
 from studies.scaling.analysis import Scaling, size_text
 from studies.scaling.plots import behind_figure, overlay_figure, scaling_figure, vocabulary_figure
-from studies.scaling.tables import Comparison, comparison_csv, scaling_csv, scaling_json, verdict_texts, without_law
+from studies.scaling.tables import (
+    Comparison,
+    comparison_csv,
+    rates_rows,
+    scaling_csv,
+    scaling_json,
+    verdict_texts,
+    without_law,
+)
 from studies.scaling.tokenizers import tokenizer_figure
 from studies.scaling.verdicts import Standing
 
@@ -26,7 +34,7 @@ STEMS = {"curves": "comparison", "behind": "comparison-behind", "tokenizers": "c
 EVENTS_SUFFIX = ".scaling"
 LAYOUT = {
     "Scaling": {
-        f"{term} bytes by width": ["Multiline", [f"scaling/{term}_bytes_by_width/.*"]] for term in ("total", "data")
+        f"{term} bytes by width": ["Multiline", [f"scaling/{term}_bytes_by_width"]] for term in ("total", "data")
     }
 }
 
@@ -51,6 +59,7 @@ def write_comparison(comparisons: list[Comparison], out: Path) -> list[Path]:
         TEMPLATES,
         parts=parts,
         size_text=size_text,
+        rates_rows=rates_rows,
         without_law=without_law,
         note_of=extrapolation_note,
     )
@@ -103,16 +112,20 @@ def _files(comparison: Comparison, pictures: dict[str, Picture]) -> dict[str, by
 
 def write_tensorboard(directory: Path, scaling: Scaling, standing: Standing, pictures: dict[str, Picture]) -> None:
     """The mean lengths of every line with the width as step, the verdicts and power laws as text, and the pictures, by
-    name, as TensorBoard events in `directory`. Replaces what an earlier call has written there."""
-    for earlier in directory.glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
+    name, as TensorBoard events in `directory`: each line is a run of its own there, so that it has a color in charts.
+    Replaces what an earlier call has written there."""
+    for earlier in [*directory.rglob(f"events.out.tfevents.*{EVENTS_SUFFIX}")]:
         earlier.unlink()
-    with SummaryWriter(str(directory), filename_suffix=EVENTS_SUFFIX) as writer:
-        writer.add_custom_scalars(LAYOUT)
-        for line in scaling.lines:
-            tag = re.sub(r"[^-\w.]+", "_", line.label)
+        if earlier.parent != directory:
+            earlier.parent.rmdir()
+    for line in scaling.lines:
+        folder = directory / re.sub(r"[^-\w., ]+", "_", line.label)
+        with SummaryWriter(str(folder), filename_suffix=EVENTS_SUFFIX) as writer:
             for term in ("total", "data"):
                 for width, bits in zip(line.widths, line.means(f"{term}_bits"), strict=True):
-                    writer.add_scalar(f"scaling/{term}_bytes_by_width/{tag}", bits / 8, width)
+                    writer.add_scalar(f"scaling/{term}_bytes_by_width", bits / 8, width)
+    with SummaryWriter(str(directory), filename_suffix=EVENTS_SUFFIX) as writer:
+        writer.add_custom_scalars(LAYOUT)
         for name, text in verdict_texts(scaling, standing).items():
             writer.add_text(name, text)
         for name, one in pictures.items():

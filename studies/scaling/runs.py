@@ -3,24 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from data.documents import make_printable
 from data.errors import UsageError
-from data.files import read_json
 from eval.curve import Curve, load_curve
 from eval.description_length import side_bits
 from eval.provenance import commit_text
 from eval.schema import Report, finished_report
 from model.registry import display_names
+from studies.scaling.record import SWEEP_FILE, read_sweep
 from train.config import BYTE_SYMBOLS, Config
 from train.networks import describe_network
 
 SETTINGS_LIMIT_BYTES = 1 << 20
-SWEEP_LIMIT_BYTES = 16 << 20
 # A run has these as fields; or the checksum of the corpus covers them; or they say where and how fast it ran.
 NOT_COMPARED = {
     *("model.block", "model.width", "train.seed", "train.accumulation"),
@@ -81,16 +79,6 @@ class ComparedRun:
 def symbols_text(tokenizer: str, vocabulary: int, report: Report) -> str:
     free = report.tokenizer and report.tokenizer.uncharged_bytes is not None
     return f"{tokenizer}, {vocabulary:,}{', not charged' if free else ''}"
-
-
-class Sweep(BaseModel):
-    """What launch/sweep.py says of its cells in sweep.json, as far as it is of use here."""
-
-    model_config = ConfigDict(strict=True)
-
-    format: Annotated[int, Field(ge=1, le=1)]
-    cells: Annotated[int, Field(ge=1)]
-    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -248,12 +236,6 @@ def refuse_mixed(runs: list[ComparedRun]) -> None:
             )
 
 
-def read_sweep(path: Path) -> Sweep:
-    """A sweep.json. Raises UsageError, one line, if it is damaged."""
-    sweep: Sweep = read_json(path, TypeAdapter(Sweep), SWEEP_LIMIT_BYTES)
-    return sweep
-
-
 def charge_selection(
     runs_dir: Path, runs: list[ComparedRun], elsewhere: Sequence[ComparedRun] = ()
 ) -> Selection | None:
@@ -263,7 +245,7 @@ def charge_selection(
     them that an earlier sweep left there, except those that are known to code another corpus, `elsewhere`. Raises
     UsageError if sweep.json is damaged.
     """
-    path = runs_dir / "sweep.json"
+    path = runs_dir / SWEEP_FILE
     if not path.exists():
         return None
     sweep = read_sweep(path)

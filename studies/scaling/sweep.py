@@ -19,18 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import torch
-from tqdm import tqdm
 
 from data.errors import RunFailed
 from data.files import write_file
+from studies.scaling.board import Board
 from studies.scaling.cells import Cell
-from studies.scaling.runs import read_sweep
+from studies.scaling.record import SWEEP_FILE, Place, Sweep, Tuned, read_sweep
 from train.engine import free_port
 from train.run import restore_signals
 
@@ -40,13 +40,16 @@ GRACE_SECS = 120.0
 LAUNCHED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
-def record_cells(folder: Path, names: list[str]) -> None:
-    """Write sweep.json: all cells that were ever asked for here, since the best of them is one of so many."""
-    path = folder / "sweep.json"
-    before = read_sweep(path).names if path.exists() else []
-    names = list(dict.fromkeys([*before, *names]))
-    values = {"format": 1, "cells": len(names), "side_bits": math.log2(len(names)), "names": names}
-    write_file(path, json.dumps(values, indent=1).encode())
+def record_cells(folder: Path, cells: Iterable[Cell], tuned: dict[str, Tuned] | None = None) -> None:
+    """Add cells to sweep.json, which keeps all that were ever asked for, since the best of them is one of so many, and
+    the rates that lines got."""
+    path, places, tuned = folder / SWEEP_FILE, {cell.name: cell.place for cell in cells}, tuned or {}
+    before = read_sweep(path) if path.exists() else None
+    names = list(dict.fromkeys([*(before.names if before else ()), *places]))
+    if before:
+        places, tuned = before.places | places, before.tuned | tuned
+    sweep = Sweep(cells=len(names), side_bits=math.log2(len(names)), names=names, places=places, tuned=tuned)
+    write_file(path, json.dumps(sweep.model_dump(), indent=1).encode())
 
 
 class ForkedCell:
@@ -110,21 +113,26 @@ class CellServer:
         self.lines = self.connection.makefile("rw")
 
 
-def run_cells(cells: list[Cell], jobs: int, gpus: int = 1, environment: Mapping[str, str] | None = None) -> int:
+def run_cells(
+    cells: list[Cell],
+    jobs: int,
+    gpus: int = 1,
+    environment: Mapping[str, str] | None = None,
+    later: Sequence[Place] = (),
+    before: Sequence[Cell] = (),
+) -> int:
     """Run what is not finished, `jobs` at once, each on so many GPUs if there are any, with more in the `environment`.
-    Returns the exit status: 128 + signal after a stop."""
+    What is known to diverge is left out. `later` are the places of cells that another call will run, `before` are those
+    that one has run.
+
+    Returns the exit status: 128 + signal after a stop.
+    """
     stop: list[int] = []
-    waiting = [cell for cell in cells if not cell.finished]
+    waiting = [cell for cell in cells if not cell.finished and not cell.diverged]
     running: dict[int, tuple[Cell, subprocess.Popen[bytes] | ForkedCell]] = {}
     forked = len(waiting) > 1 and not torch.cuda.is_available()
-    failed = False
-    # A log file gets a line a minute.
-    shown, pause_secs = 0.0, 0.5 if sys.stderr.isatty() else 60.0
-    with (
-        restore_signals(),
-        CellServer(environment or {}) as server,
-        tqdm(total=len(cells), initial=len(cells) - len(waiting), unit="cell", desc="sweep") as bar,
-    ):
+    board = Board([*before, *cells], later, jobs)
+    with restore_signals(), CellServer(environment or {}) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stop.append(number))
         while (waiting or running) and not stop:
@@ -133,26 +141,20 @@ def run_cells(cells: list[Cell], jobs: int, gpus: int = 1, environment: Mapping[
                     cell = waiting.pop(0)
                     running[slot] = cell, server.start_cell(cell) if forked else start_cell(cell, slot, gpus)
             time.sleep(0.5)
-            for slot, (cell, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[slot]
-                bar.update()
-                bar.set_postfix_str("")
-                # The launcher's exit status says little; the report, which is written last, says all.
-                if not cell.finished:
-                    failed = True
-                    bar.write(f"onepass: {cell.name} failed; see {cell.log}", file=sys.stderr)
-            if time.monotonic() - shown > pause_secs:
-                shown = time.monotonic()
-                now = ", ".join(f"{cell.name} {cell.coded_bytes:,} bytes" for cell, _ in running.values())
-                bar.set_postfix_str(f"{len(waiting)} waiting; {now}")
+            # The launcher's exit status says little; the report, which is written last, says all.
+            ended = [slot for slot, (_, process) in running.items() if process.poll() is not None]
+            left = [running.pop(slot)[0] for slot in ended]
+            names = [cell.name for cell in waiting], [cell.name for cell, _ in running.values()]
+            for cell in left:
+                board.end(cell, *names)
+            board.show(*names)
         for _, process in running.values():
             end_group(process)
+    board.close()
     if stop:
         print("onepass: stopped; start the same command again to go on", file=sys.stderr)
         return 128 + stop[0]
-    return int(failed)
+    return int(not all(cell.finished for cell in cells))
 
 
 def start_cell(cell: Cell, slot: int, gpus: int) -> subprocess.Popen[bytes]:
@@ -186,15 +188,24 @@ def end_group(
     os.killpg(process.pid, signal.SIGKILL)
 
 
-def slurm_script(arguments: list[str], cells: int, gpus: int = 1) -> str:
-    """A job script with a task for each of the `cells` of a sweep that these `arguments` ask for."""
+def slurm_script(arguments: list[str], cells: int, gpus: int = 1, trials: int = 0) -> str:
+    """A job script with a task for each of the `cells` of a sweep that these `arguments` ask for. With `trials`, which
+    are cells before those, a script that submits both: an array that depends on another one."""
     kept = [argument for argument in arguments if argument not in ("--emit", "slurm", "--emit=slurm")]
-    command = shlex.join([sys.executable, str(LAUNCH / "sweep.py"), *kept])
+    command = shlex.join([sys.executable, str(LAUNCH / "sweep.py"), *kept]) + " --jobs 1 --cell $SLURM_ARRAY_TASK_ID"
+    settings = ["--job-name=onepass-sweep", f"--nodes=1 --ntasks=1 --cpus-per-task=8 --gres=gpu:{gpus}"]
+    settings += ["--signal=B:TERM@180"]
+    folder = shlex.quote(str(Path.cwd()))
+    if not trials:
+        head = "\n".join(f"#SBATCH {one}" for one in [f"--array=0-{cells - 1}", *settings])
+        again = "# Submit it again after anything: finished cells end at once, broken ones go on."
+        return f"#!/bin/bash\n{head}\n{again}\ncd {folder}\nexec {command}"
     return f"""#!/bin/bash
-#SBATCH --job-name=onepass-sweep
-#SBATCH --array=0-{cells - 1}
-#SBATCH --nodes=1 --ntasks=1 --cpus-per-task=8 --gres=gpu:{gpus}
-#SBATCH --signal=B:TERM@180
-# Submit it again after anything: finished cells end at once, broken ones go on.
-cd {shlex.quote(str(Path.cwd()))}
-exec {command} --jobs 1 --cell $SLURM_ARRAY_TASK_ID"""
+# Start it with bash, and again after anything. It submits the cells that try learning rates and, after them, the rest.
+set -e
+cd {folder}
+submit() {{
+    sbatch --parsable {" ".join(settings)} "$@" --wrap {shlex.quote(f"exec {command}")}
+}}
+trials=$(submit --array=0-{trials - 1})
+submit --array={trials}-{trials + cells - 1} --dependency=afterany:${{trials%%;*}}"""

@@ -2,14 +2,17 @@
 
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from eval.layout import csv_text, duration, lay_out, markdown_table
 from eval.schema import Corpus, Report
-from eval.tables import Size, csv_text, duration, extrapolation_note, lay_out, markdown_table, sizes
+from eval.tables import Size, extrapolation_note, sizes
 from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
 from studies.scaling.laws import NOT_IDENTIFIED, Fit
 from studies.scaling.lines import Line, lines_of
+from studies.scaling.rates import LineRates
 from studies.scaling.runs import ComparedRun, Selection
 from studies.scaling.verdicts import NOT_DISTINGUISHABLE, Standing, Verdict, standing_of
 
@@ -30,6 +33,7 @@ class Comparison:
     standing: Standing
     scaling: Scaling | None
     selection: Selection | None
+    rates: Sequence[LineRates]
 
     @property
     def corpus(self) -> Corpus:
@@ -49,10 +53,15 @@ class Comparison:
         return next((run.report for run in self.runs if run.report.baselines), self.runs[0].report)
 
 
-def compare_runs(runs: list[ComparedRun], selection: Selection | None = None) -> Comparison:
-    """What the runs, all of one corpus, show."""
-    lines = lines_of(runs)
-    return Comparison(runs, lines, standing_of(lines), analyse(lines), selection)
+def compare_runs(
+    runs: list[ComparedRun], selection: Selection | None = None, rates: Sequence[LineRates] = ()
+) -> Comparison:
+    """What the runs, all of one corpus, show. Of those with learning rates that were tried, and are not among the best
+    `rates` of their lines, only the totals are shown."""
+    rejected = {name for one in rates for name in one.rejected}
+    kept = [run for run in runs if run.name not in rejected]
+    lines = lines_of(kept, {name for one in rates for name in one.runs})
+    return Comparison(kept, lines, standing_of(lines), analyse(lines), selection, rates)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -81,6 +90,8 @@ def comparison_text(comparison: Comparison) -> str:
             beside += [(n, f"  {v.term}", f"  {v.span}", f"  {v.text}") for n, v in zip(names, verdicts, strict=True)]
         lines += ["", *lay_out(beside, f"<{max(len(name) for name, *_ in beside)}", "<7", "<30", "")]
         lines += ["", textwrap.fill(" ".join([*standing.sentences(), *standing.method()]), 100)]
+    if comparison.rates:
+        lines += ["", *lay_out(rates_rows(comparison.rates), *_rates_columns(comparison.rates))]
     if comparison.selection:
         lines.append("\n" + textwrap.fill(str(comparison.selection), 100))
     if comparison.baselines:
@@ -91,6 +102,24 @@ def comparison_text(comparison: Comparison) -> str:
         ]
         lines += ["", *lay_out([head, *cells], f"<{widest}", ">15", ">11", ">8", "")]
     return "\n".join([*lines, extrapolation_note(comparison.measured)]).rstrip() + "\n"
+
+
+def rates_rows(rates: Sequence[LineRates]) -> list[tuple[str, ...]]:
+    """Totals in bytes with the learning rates that were tried, a row a line, below a head; the last column says which
+    were taken."""
+    factors = sorted({factor for one in rates for factor in one.total_bits})
+    widths = sorted({one.tuned.width for one in rates})
+    first = f"learning rates at width {', '.join(map(str, widths))}"
+    rows = [(first, *(f"x {factor:g}" for factor in factors), "   taken")]
+    for one in rates:
+        cells = dict(zip(sorted(one.total_bits), one.cells, strict=True))
+        rows.append((one.line, *(cells.get(factor, "") for factor in factors), f"   {one.verdict}"))
+    return rows
+
+
+def _rates_columns(rates: Sequence[LineRates]) -> list[str]:
+    head, *rows = rates_rows(rates)
+    return [f"<{max(len(row[0]) for row in (head, *rows))}", *[">13"] * (len(head) - 2), ""]
 
 
 def scaling_text(scaling: Scaling) -> str:
@@ -223,6 +252,15 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
             for family, results in scaling.families.items()
         },
         "best": comparison.selection,
+        "learning_rates": [
+            {
+                "line": one.line,
+                "width": one.tuned.width,
+                "factor": one.tuned.factor,
+                "tried": [{"factor": factor, "total_bits": bits} for factor, bits in one.total_bits.items()],
+            }
+            for one in comparison.rates
+        ],
         "notes": scaling.notes,
     }
     # Dataclasses are written as their fields.

@@ -22,8 +22,8 @@ from archive.weights import FLOATS, Point, pack_counts, unpack_counts
 from data.errors import RunFailed, UsageError
 from data.files import write_file
 from data.streams import publish
+from eval.layout import csv_text
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
-from eval.tables import csv_text
 from model.lm import LanguageModel
 from studies.common import argument, file_option, option, png_option, write_figures
 from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
