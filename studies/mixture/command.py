@@ -30,7 +30,7 @@ from studies.common import argument, file_option, option, png_option, write_figu
 from studies.mixture.codes import Code, likeliest_path, mixture_nats, share, switch_rates, token_switch
 from studies.mixture.plots import draw_mixture
 from studies.mixture.runs import Together, program_bytes, put_together
-from studies.scaling.runs import ComparedRun, group_by_corpus, load_runs
+from studies.scaling.runs import ComparedRun, group_by_corpus, load_runs, refuse_mixed
 
 BAYES, STEPS, TOKENS = "Bayesian mixture", "switch between steps", "switch at every token"
 NATS_PER_BYTE = math.log(256)
@@ -60,8 +60,9 @@ class Mixture:
 
     def execute(self) -> None:
         """Raises UsageError for what is wrong with the arguments, and where there are no two runs to put together."""
-        groups = group_by_corpus(load_runs(self.runs_dir), self.corpus)
-        together = put_together(max(groups, key=len))
+        found = [run for group in group_by_corpus(load_runs(self.runs_dir), self.corpus) for run in group]
+        refuse_mixed(found)
+        together = put_together(found)
         step_nats, codes, rate = code_all(together)
         runs = together.runs
         rows = table_rows(together, codes)
@@ -71,14 +72,14 @@ class Mixture:
         publish(f"\n{corpus.name}: {corpus.bytes:,} bytes, {len(runs)} runs over the same {corpus.tokens:,} tokens\n")
         publish("\n".join(table(rows)))
         publish(f"\nAt every token: a run is drawn again with probability 1/{1 / rate:,.0f} (the best of the rates).")
-        publish("\n".join(switch_lines(switches)))
+        publish(switch_text(switches))
         for name, reason in together.left_out.items():
             publish(f"{name} is left out: {reason}")
         if self.csv:
             write_file(self.csv, weights_csv(runs, coded_bytes, codes).encode())
         if self.json:
-            found = {"format": 1, "corpus": corpus.model_dump(), "codes": rows, "rate": rate, "switches": switches}
-            write_file(self.json, json.dumps(found, indent=1, allow_nan=False, default=vars).encode())
+            content = {"format": 1, "corpus": corpus.model_dump(), "codes": rows, "rate": rate, "switches": switches}
+            write_file(self.json, json.dumps(content, indent=1, allow_nan=False, default=vars).encode())
         write_figures(self.png, draw_mixture, runs, step_nats, coded_bytes, codes)
 
 
@@ -108,7 +109,7 @@ def table_rows(together: Together, codes: dict[str, Code]) -> list[Row]:
 
 def table(rows: list[Row]) -> list[str]:
     best = min(rows, key=lambda row: row.total_bytes)
-    shortest = min(row.data_bytes for row in rows[: -len((BAYES, STEPS, TOKENS))])
+    shortest = min(row.data_bytes for row in rows if row.code not in (BAYES, STEPS, TOKENS))
     cells = [("code", "data bytes", "beside the best", "programs", "total bytes", "")]
     for row in rows:
         beside = row.data_bytes - shortest
@@ -126,12 +127,12 @@ def best_runs(runs: list[ComparedRun], step_nats: np.ndarray, coded_bytes: np.nd
     return [(round(float(before[step])), runs[path[step]].name) for step in begins]
 
 
-def switch_lines(switches: list[tuple[int, str]]) -> list[str]:
+def switch_text(switches: list[tuple[int, str]]) -> str:
     if len(switches) == 1:
-        return [f"Between steps: {switches[0][1]} from the first byte to the last."]
+        return f"Between steps: {switches[0][1]} from the first byte to the last."
     words = [f"{name} from byte {start:,} on" for start, name in switches[:MOST_SWITCHES]]
     more = f"; and {len(switches) - MOST_SWITCHES} more changes" if len(switches) > MOST_SWITCHES else ""
-    return [f"Between steps, the likeliest: {'; '.join(words)}{more}."]
+    return f"Between steps, the likeliest: {'; '.join(words)}{more}."
 
 
 def weights_csv(runs: list[ComparedRun], coded_bytes: np.ndarray, codes: dict[str, Code]) -> str:
@@ -139,8 +140,6 @@ def weights_csv(runs: list[ComparedRun], coded_bytes: np.ndarray, codes: dict[st
     for step, coded in enumerate(coded_bytes):
         for name, code in codes.items():
             weights = {run.name: f"{weight:.6g}" for run, weight in zip(runs, code.weights[step], strict=True)}
-            rows.append(
-                {"coded_bytes": round(float(coded)), "code": name, "bits": f"{code.step_nats[step] / math.log(2):.6g}"}
-                | weights
-            )
+            bits = f"{code.step_nats[step] / math.log(2):.6g}"
+            rows.append({"coded_bytes": round(float(coded)), "code": name, "bits": bits} | weights)
     return csv_text(rows)
