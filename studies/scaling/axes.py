@@ -21,7 +21,7 @@ def multiply(grid: Grid, depths: Sequence[int], factors: Sequence[float]) -> lis
     cells = []
     for depth, factor in itertools.product(depths or [config.model.depth], factors or [1.0]):
         varied, other_depth = [], depth if depth != config.model.depth else None
-        if other_depth:
+        if other_depth is not None:
             varied.append(f"--model.depth={depth}")
         if factor != 1:
             rates = {name: getattr(config.train, name) * factor for name in RATES}
