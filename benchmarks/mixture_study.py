@@ -25,7 +25,6 @@ import torch
 
 from benchmarks.diff_study import GRIDS, start, train
 from benchmarks.result_rows import appended, commit
-from eval.provenance import commit_text
 from eval.schema import finished_report
 from train.cost import device_name
 
@@ -53,9 +52,8 @@ def main() -> None:
             sizes = (length.data_bits, length.code_bits, length.total_bits)
             names = ("data_bytes", "program_bytes", "total_bytes")
             rows.append({"code": folder.name} | {name: bits / 8 for name, bits in zip(names, sizes, strict=True)})
-    trained = " ".join(dict.fromkeys(commit_text(report.commit) for report in reports.values()))
     stamp = [
-        trained or commit(),
+        commit(),
         datetime.date.today().isoformat(),
         device_name(torch.device("cpu")),
         torch.__version__,
