@@ -41,6 +41,8 @@ FACTS = {
     "262,144": "the largest vocabulary",
     "262,143": "its last id",
     "65,535": "the most ids of two bytes",
+    "48 bytes": "the index of a batch",
+    "4,096": "the most documents of a batch",
     "16 bits": "a type of ids",
     "32 bits": "a type of ids",
     "1,024 bytes": "the header of llm.c",
