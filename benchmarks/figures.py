@@ -283,11 +283,6 @@ ENTRIES = [
         (*TOTALS, "model/adapter.py", "benchmarks/own_block.py"), "own_block.csv",
     ),
     Entry(
-        "gallery", "minutes", ("python benchmarks/gallery.py",),
-        (*TOTALS, "eval/plots.py", "eval/templates", "studies/scaling", "train/metrics.py", "benchmarks/gallery.py"),
-        "gallery.csv",
-    ),
-    Entry(
         "networks", "minutes", ("python benchmarks/networks.py",), (*TOTALS, "train/networks.py"), "networks.csv",
         anew=True,
     ),

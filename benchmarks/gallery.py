@@ -3,8 +3,7 @@
     python benchmarks/gallery.py [--bytes 300000] [--chromium chromium] [any option of launch/sweep.py]
 
 Sweeps two blocks over two widths and two seeds on the start of the default corpus, and opens what the sweep wrote.
-Needs the program chromium. Writes docs/gallery-NAME.png and, as benchmarks/results/gallery.csv, the rows of the sweep.
-Five minutes on two cores.
+Needs the program chromium, and writes docs/gallery-NAME.png. Five minutes on two cores.
 """
 
 import sys
@@ -29,7 +28,6 @@ from train.engine import free_port
 
 GRID = ["--blocks=attention,ssd", "--widths=32,64", "--seeds=0,1", "--model.ngram_orders=[1,2,3]"]
 FIXED = ["--data.vocabulary=1024", "--train.lanes=8", "--engine.threads=1", "--jobs=2"]
-RESULTS = ROOT / "benchmarks" / "results" / "gallery.csv"
 WAIT_SECS = 60
 
 
@@ -69,7 +67,6 @@ def main() -> int:
         command = [sys.executable, "launch/sweep.py", *place, *GRID, *FIXED, *given]
         if status := subprocess.run(command, cwd=ROOT, check=False).returncode:
             return status
-        shutil.copy(runs / "comparison.csv", RESULTS)
         take_picture(options.chromium, f"file://{runs}/ssd-64/report.html", "report", 900, 1400, 2000)
         take_picture(options.chromium, f"file://{runs}/comparison.html", "comparison", 1000, 1500, 2000)
         port = free_port()

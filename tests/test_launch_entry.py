@@ -260,7 +260,7 @@ REFUSED = [
     (launch.report, ["runs", "--outt=x"], "unknown option --outt. Did you mean --out?"),
     (launch.report, [], "the following arguments are required: RUNS_DIR. See --help"),
     (launch.evaluate, ["encod", "a", "b"], "command encod: it must be one of encode, decode, sample, two-part, prune, "
-     "held-out, generalisation, curve. Did you mean encode?"),
+     "held-out, generalisation, mixture, curve. Did you mean encode?"),
     (launch.evaluate, ["encode", "a", "b", "--chekpoint=c"], "unknown option --chekpoint. Did you mean --checkpoint?"),
     (launch.evaluate, ["encode", "a", "/nowhere/b", "--checkpoint=c"],
      "archive /nowhere/b: /nowhere is no folder. Make it first"),

@@ -5,6 +5,7 @@ After an intended change, and for a new block, whose test fails until then: pyte
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,22 @@ GOLDEN = Path(__file__).parent / "golden"
 TEXT = (Path(__file__).parents[1] / "LICENSE").read_bytes()[:8192]
 
 
+@pytest.fixture(autouse=True)
+def in_double_precision() -> Iterator[None]:
+    """Other processors sum in another order, and training amplifies that: in single precision, to a thousandth of
+    mLSTM's bits."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def bits_of_the_licence(model: ModelConfig, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr("train.loop.build_engine", PlainEngine)
     torch.set_num_threads(1)
-    config = Config(model=model, train=TrainConfig(lanes=4, segment_tokens=32, optimizer=optimizer))  # type: ignore[arg-type]
+    # At the default rates, what AdamW makes of mLSTM depends on the last bit.
+    rates = {"matrix_lr": 0.005, "table_lr": 0.005, "vector_lr": 0.0025} if optimizer == "adamw" else {}
+    train = TrainConfig(lanes=4, segment_tokens=32, optimizer=optimizer, **rates)  # type: ignore[arg-type]
+    config = Config(model=model, train=train)
     place = Place(0, 1, torch.device("cpu"))
     learner, lanes = Learner(config, 257, 256, place), Lanes(len(TEXT), 4, 32)
     ledger, tokens = Ledger(4, np.ones(257, np.int64), place), np.frombuffer(TEXT, np.uint8)
@@ -54,6 +67,6 @@ def test_golden_bits(block: str, request: pytest.FixtureRequest, monkeypatch: py
     if request.config.getoption("--write_golden"):
         path.write_text(json.dumps(measured, indent=1) + "\n")
     golden = json.loads(path.read_text())
-    # Other processors sum in another order; a change of the model moves bits far more than that.
-    assert measured == pytest.approx(golden, rel=1e-3)
-    assert measured["muon with context mixing"] < measured["muon"] < 1.01 * measured["adamw"] < 8 * len(TEXT)
+    assert measured == pytest.approx(golden, rel=1e-5)
+    assert measured["muon with context mixing"] < measured["muon"] < 1.01 * measured["adamw"]
+    assert measured["adamw"] < 8 * len(TEXT)
