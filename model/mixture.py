@@ -3,8 +3,8 @@
 Each member is a whole language model, which learns from its own nats as if it was alone. Coded is the sum over all ways
 to choose a member for each token, where with probability SHARE the member of a lane is drawn again, each alike (fixed
 share: Herbster & Warmuth 1998, "Tracking the best expert"; van Erven, Grünwald & de Rooij 2012, "Catching up faster by
-switching sooner", arXiv:0807.1005). A lane so follows the member that predicts it best at the moment, and small members
-lead where large ones have not learned yet.
+switching sooner", arXiv:0807.1005). So each lane follows the member that predicts it best at the moment: at first a
+small one, because large members take longer to learn.
 
 Shapes: `B` rows, `T` time, `K` members, `P` paths through the digits of a token (LanguageModel.following).
 """

@@ -110,7 +110,8 @@ def test_the_best_rate_is_found_and_paid_for() -> None:
     turns = np.repeat(np.arange(64) % 2, 64)
     nats = np.where(turns == np.arange(2)[:, None], 0.2, 3.0)
     blocks = nats.reshape(2, 1, 64, 64).transpose(2, 0, 1, 3)
-    code, rate = token_switch(blocks, 2, 1)
+    code, rate, own = token_switch(blocks, 2, 1)
+    assert own.sum(0) == pytest.approx(nats.sum(1))
     assert rate in (1 / 32, 1 / 64, 1 / 128)
     assert code.step_nats.sum() <= code.nats <= code.step_nats.sum() + math.log(len(RATES))
     assert code.nats < nats.sum(1).min() / 4

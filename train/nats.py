@@ -157,7 +157,7 @@ def lane_span(lanes: Lanes, lane: int, start: int, stop: int) -> tuple[int, int]
 
 
 def map_nats(path: Path, tokens: int) -> np.ndarray:
-    """nats.npy, memory-mapped. Raises UsageError if it is none of so many tokens."""
+    """nats.npy, memory-mapped. Raises UsageError if it is no such file, or has another number of tokens."""
     try:
         nats = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -119,10 +119,11 @@ class TokenSwitch:
         return nats, means / block.shape[2]
 
 
-def token_switch(blocks: Iterable[np.ndarray], models: int, lanes: int) -> tuple[Code, float]:
-    """The mixture of a TokenSwitch of each rate, over the `blocks` [K, R, T] of all steps, and the best of the rates,
-    of which the nats and weights of the steps are."""
+def token_switch(blocks: Iterable[np.ndarray], models: int, lanes: int) -> tuple[Code, float, np.ndarray]:
+    """The mixture of a TokenSwitch of each rate, over the `blocks` [K, R, T] of all steps; the best of the rates, of
+    which the nats and weights of the steps are; and the models' own nats [n, K]."""
     switch = TokenSwitch(models, lanes)
-    step_nats, weights = map(np.array, zip(*[switch.code(block) for block in blocks], strict=True))
+    found = [(*switch.code(block), np.nansum(block, (1, 2))) for block in blocks]
+    step_nats, weights, own = map(np.array, zip(*found, strict=True))
     best = int(switch.nats.argmin())
-    return Code(mixture_nats(switch.nats), step_nats[:, best], weights[:, best]), float(RATES[best])
+    return Code(mixture_nats(switch.nats), step_nats[:, best], weights[:, best]), float(RATES[best]), own

@@ -27,7 +27,7 @@ from data.files import write_file
 from data.streams import publish
 from eval.layout import csv_text, lay_out
 from studies.common import argument, file_option, option, png_option, write_figures
-from studies.mixture.codes import Code, likeliest_path, mixture_nats, share, switch_rates, token_switch
+from studies.mixture.codes import Code, likeliest_path, share, switch_rates, token_switch
 from studies.mixture.plots import draw_mixture
 from studies.mixture.runs import Together, program_bytes, put_together
 from studies.scaling.runs import ComparedRun, group_by_corpus, load_runs, refuse_mixed
@@ -86,12 +86,10 @@ class Mixture:
 def code_all(together: Together) -> tuple[np.ndarray, dict[str, Code], float]:
     """Nats [n, K] of the runs at each step, the codes by name, and the rate of the switch at every token."""
     models, steps = len(together.runs), together.lanes.steps
-    step_nats = np.array([np.nansum(block, (1, 2)) for block in together.blocks()])
-    bayes = share(step_nats, np.zeros(steps))
-    bayes = Code(mixture_nats(together.data_nats), bayes.step_nats, bayes.weights)
     with tqdm(together.blocks(), unit="step", desc="switching", total=steps, leave=False) as blocks:
-        tokens, rate = token_switch(blocks, models, together.lanes.lanes)
-    return step_nats, {BAYES: bayes, STEPS: share(step_nats, switch_rates(steps)), TOKENS: tokens}, rate
+        tokens, rate, step_nats = token_switch(blocks, models, together.lanes.lanes)
+    bayes, switch = share(step_nats, np.zeros(steps)), share(step_nats, switch_rates(steps))
+    return step_nats, {BAYES: bayes, STEPS: switch, TOKENS: tokens}, rate
 
 
 def table_rows(together: Together, codes: dict[str, Code]) -> list[Row]:

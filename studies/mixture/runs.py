@@ -32,11 +32,6 @@ class Together:
     def lanes(self) -> Lanes:
         return self.kept[0].lanes
 
-    @property
-    def data_nats(self) -> np.ndarray:
-        """[K], as the ledgers have them."""
-        return np.array([sum(one.lane_nats) for one in self.kept])
-
     def blocks(self) -> Iterator[np.ndarray]:
         """Nats [K, R, T] of each step, float64; NaN past the end of a lane."""
         lanes = self.lanes
