@@ -22,7 +22,7 @@ coverage:
 	coverage combine -q
 	coverage report --sort=cover
 
-# Programs are started as a user does, not forked (tests/fork_server.py).
+# Programs are started as a user does, not forked (tests/fork_program.py).
 slow:
 	REAL_STARTS=1 pytest -m "slow or starts" -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cpu_durations import CpuDurations
-from fork_server import fork_decoder
+from fork_program import fork_decoder
 from small_run import cache, corpus, undisturbed  # noqa: F401
 
 import eval.decoder_imports

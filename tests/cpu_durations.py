@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fork_server import SERVER
+from fork_program import SERVER
 
 # User, system and wall seconds.
 Secs = tuple[float, float, float]

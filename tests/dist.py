@@ -1,6 +1,6 @@
 """Starting our own programs the way users do: one process, or N ranks over gloo on a free port.
 
-All of them are forked from a server that has loaded PyTorch (tests/fork_server.py), unless REAL_STARTS=1 is set.
+All of them are forked from a server that has loaded PyTorch (tests/fork_program.py), unless REAL_STARTS=1 is set.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fork_server import can_fork, fork_program
+from fork_program import can_fork, fork_program
 
 from train.engine import free_port
 

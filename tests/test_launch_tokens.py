@@ -24,7 +24,14 @@ OPTIONS = [option for option in SMALL if not option.startswith("--data.tokenizer
 
 def options(cache: Path, run_dir: Path, *more: str) -> list[str]:
     # Many lanes, which the coder takes in parallel.
-    return [f"--data.cache_dir={cache}", f"--run.dir={run_dir}", *OPTIONS, "--train.lanes=64", *more]
+    return [
+        f"--data.cache_dir={cache}",
+        f"--run.dir={run_dir}",
+        *OPTIONS,
+        "--train.lanes=192",
+        "--train.segment_tokens=16",
+        *more,
+    ]
 
 
 def flat(ids: list[list[int]]) -> list[int]:
@@ -185,7 +192,7 @@ def test_instruments_that_need_text_say_so_and_the_others_work(cache, tmp_path, 
     ):
         done = run("launch/evaluate.py", *command)
         assert "ids of token files" in complaint(done, 2)
-    succeeded(run("launch/evaluate.py", "two-part", str(tmp_path / "run")))
+    succeeded(run("launch/evaluate.py", "two-part", str(tmp_path / "run"), "--points=fp32"))
 
 
 def test_a_tokenizer_beside_the_ids_measures_the_text(cache, tmp_path, ids):

@@ -57,7 +57,8 @@ def drawn(model: ModelConfig, rows: int, tokens: int, prompt: list[int], seed: i
 
 @pytest.mark.parametrize("name", MODELS)
 def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
-    prompt, rows, tokens = [3, 1, 4], 6, 40
+    # Which tokens are drawn depends on the processor's rounding; among so many rows, some are long on any.
+    prompt, rows, tokens = [3, 1, 4], 24, 40
     samples, decoders = drawn(MODELS[name], rows, tokens, prompt)
     whole = np.full((rows, len(prompt) + tokens), END)
     for row, part in zip(whole, samples, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dist import ROOT, run, wait_until
-from fork_server import interpreter
+from fork_program import interpreter
 from small_run import SMALL, TRAIN, curve, report
 
 pytestmark = pytest.mark.starts

@@ -19,8 +19,8 @@ def test_all_stages_learn_the_same_and_go_on_from_a_checkpoint(tmp_path: Path) -
     # Muon's steps have one length, however small the gradient: nats go far.
     assert nats["stage 0"][-1] < 0.9 * nats["stage 0"][0]
     for stage in (1, 2, 3):
-        # 1e-7 was measured; the scale of DeepSpeed's own muon_update would be 1e-3 away.
-        assert nats[f"stage {stage}"] == pytest.approx(nats["stage 0"], rel=1e-6)
+        # 1e-7 was measured with AVX2 and 1.2e-6 with AVX-512; the scale of DeepSpeed's own muon_update is 1e-3 away.
+        assert nats[f"stage {stage}"] == pytest.approx(nats["stage 0"], rel=1e-5)
         assert nats[f"stage {stage}, resumed"] == nats[f"stage {stage}"]
     assert nats["stage 2, overlapped"] == nats["stage 2"]
 
