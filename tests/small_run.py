@@ -17,6 +17,8 @@ SMALL = [
     "--model.ngram_rows_log2=12", "--train.segment_tokens=32", "--train.lanes=8", "--engine.threads=1",
     "--data.tokenizer=bytes", "--run.log_steps=1", "--run.baselines=false",
 ]  # fmt: skip
+# For archives: the coder takes lanes in parallel.
+MANY_LANES = ["--train.lanes=128", "--train.segment_tokens=16"]
 
 
 @pytest.fixture(scope="module")

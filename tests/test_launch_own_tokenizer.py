@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from dist import run
-from small_run import TRAIN, arguments, report
+from small_run import MANY_LANES, TRAIN, arguments, report
 from test_data_own_tokenizer import byte_level
 
 from data.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ def test_an_archive_decodes_without_the_file(cache, tmp_path, file):
     lines = (b"%d bottles of beer on the wall, take %d down\n" % (n * n, n) for n in range(400))
     text.write_bytes(b"".join(lines) + b"\xff")
     gone.write_bytes(file.read_bytes())
-    options = own(text, cache, tmp_path / "run", gone)[1:]
+    options = own(text, cache, tmp_path / "run", gone, *MANY_LANES)[1:]
     done = run("launch/compress.py", str(text), str(archive), *options)
     assert done.returncode == 0, done.stderr
     gone.unlink()

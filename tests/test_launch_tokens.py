@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from archive_commands import complaint, succeeded, tree
 from dist import ROOT, run
-from small_run import SMALL, TRAIN, report
+from small_run import MANY_LANES, SMALL, TRAIN, report
 from test_data_own_tokenizer import byte_level
 from test_data_token_records import write
 from token_formats import llm_c, megatron, nano_gpt, npy
@@ -23,15 +23,7 @@ OPTIONS = [option for option in SMALL if not option.startswith("--data.tokenizer
 
 
 def options(cache: Path, run_dir: Path, *more: str) -> list[str]:
-    # Many lanes, which the coder takes in parallel.
-    return [
-        f"--data.cache_dir={cache}",
-        f"--run.dir={run_dir}",
-        *OPTIONS,
-        "--train.lanes=192",
-        "--train.segment_tokens=16",
-        *more,
-    ]
+    return [f"--data.cache_dir={cache}", f"--run.dir={run_dir}", *OPTIONS, *MANY_LANES, *more]
 
 
 def flat(ids: list[list[int]]) -> list[int]:

@@ -291,7 +291,8 @@ def test_a_network_trains_resumes_and_decodes(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(text)
     small = [f"--data.cache_dir={tmp_path / 'cache'}", "--data.tokenizer=bytes", "--model.width=16", "--model.window=9",
              "--model.head_width=8", "--model.depth=1", "--train.lanes=256", "--train.segment_tokens=8",
-             "--model.ngram_rows_log2=12", "--run.baselines=false", "--engine.threads=1", "--engine.timeout_secs=120"]  # fmt: skip
+             "--model.ngram_rows_log2=12", "--run.baselines=false", "--engine.threads=1",
+             "--engine.timeout_secs=120"]  # fmt: skip
     llama = "--model.network=transformers:llama"
 
     def work(program: str, *arguments: str, ranks: int = 1) -> str:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from archive_commands import COMPRESS, DECOMPRESS, complaint, succeeded
 from dist import run
-from small_run import TRAIN, arguments, report
+from small_run import MANY_LANES, TRAIN, arguments, report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_data_own_tokenizer import byte_level
 
@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, cache, file, text) -> Path:
     folder = tmp_path_factory.mktemp("archive")
-    options = arguments(text, cache, folder / "run", f"--data.tokenizer={file}", DECLARE)[1:]
+    options = arguments(text, cache, folder / "run", f"--data.tokenizer={file}", DECLARE, *MANY_LANES)[1:]
     succeeded(run(COMPRESS, str(text), str(folder / "archive"), *options))
     return folder / "archive"
 
@@ -117,7 +117,7 @@ def test_pieces_that_are_described_otherwise_than_before_are_refused(archive, fi
 
 
 def test_an_archive_that_holds_its_tokenizer_takes_no_file(cache, text, file, tmp_path):
-    options = arguments(text, cache, tmp_path / "run")[1:]
+    options = arguments(text, cache, tmp_path / "run", *MANY_LANES)[1:]
     succeeded(run(COMPRESS, str(text), str(tmp_path / "archive"), *options))
     line = complaint(run(DECOMPRESS, str(tmp_path / "archive"), str(tmp_path / "back"), f"--tokenizer={file}"), 1)
     assert f"holds its tokenizer, so --tokenizer {file} has no effect: leave it out" in line
