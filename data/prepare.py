@@ -140,7 +140,7 @@ def prepare(
 
 def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progress: bool) -> dict[str, Any]:
     """Describe somebody else's tokenizer for a decoder, in the folder of a corpus. Returns the manifest's entry."""
-    model = tokenizer_of(usable_pieces(file, segmenter))
+    model = tokenizer_of(usable_pieces(file, segmenter), directory.parent)
     directory.mkdir(exist_ok=True)
     content = pieces_content(model)
     write_file(directory / PIECES, content)
