@@ -6,6 +6,8 @@ parameters. Sums run in another order than those of the whole, so bits differ in
 `N` tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -27,3 +29,15 @@ class LanguageModelInParts(LanguageModel):
             known = None if hashes is None else hashes.flatten(1)[:, None, taken]  # [K, 1, N]
             nats.append(checkpoint(super().cost, part, wanted, known, use_reentrant=False, preserve_rng_state=False))
         return torch.cat(nats, 1).view_as(targets)
+
+
+def compute_in_parts(model: Any) -> None:
+    """Let a LanguageModel, the members of a Mixture, or a Network compute costs in parts."""
+    if hasattr(model, "network"):
+        from model.network_parts import NetworkInParts
+
+        model.__class__ = NetworkInParts
+        return
+    for part in model.modules():
+        if type(part) is LanguageModel:
+            part.__class__ = LanguageModelInParts

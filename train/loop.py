@@ -38,12 +38,12 @@ class Learner:
             from model.mixture import Mixture
 
             model = Mixture(config.model, vocabulary)
-        elif config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
-            from model.parts import LanguageModelInParts
-
-            model = LanguageModelInParts(config.model, vocabulary)
         else:
             model = LanguageModel(config.model, vocabulary)
+        if config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
+            from model.parts import compute_in_parts
+
+            compute_in_parts(model)
         muon: Any = Muon
         if config.engine.zero_stage and config.train.optimizer == "muon":
             from train.zero_muon import zero_muon
