@@ -31,13 +31,17 @@ class LanguageModelInParts(LanguageModel):
         return torch.cat(nats, 1).view_as(targets)
 
 
-def compute_in_parts(model: Any) -> None:
-    """Let a LanguageModel, the members of a Mixture, or a Network compute costs in parts."""
-    if hasattr(model, "network"):
+def build_in_parts(config: Any, vocabulary: int) -> Any:
+    """The LanguageModel of a configuration, or its Network or Mixture, with costs in parts."""
+    if config.network:
         from model.network_parts import NetworkInParts
 
-        model.__class__ = NetworkInParts
-        return
-    for part in model.modules():
-        if type(part) is LanguageModel:
-            part.__class__ = LanguageModelInParts
+        return NetworkInParts(config, vocabulary)
+    if "|" in config.block:
+        from model.mixture import Mixture
+
+        mixture = Mixture(config, vocabulary)
+        for member in mixture.members:
+            member.__class__ = LanguageModelInParts
+        return mixture
+    return LanguageModelInParts(config, vocabulary)

@@ -26,7 +26,7 @@ from data.shards import FORMAT, Manifest, Shard, TokenShards
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import code_identity, decoder_values, measure_code, unpack
 from model.lm import LanguageModel
-from model.parts import LanguageModelInParts, compute_in_parts
+from model.parts import LanguageModelInParts, build_in_parts
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
 from train.engine import Place
@@ -126,9 +126,8 @@ def test_rows_of_a_network_cost_and_teach_what_the_whole_does(
     name: str, orders: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = replace(MODEL, block=ModelConfig.block, network=f"transformers:{name}", ngram_orders=orders)
-    made = [build_model(resolve_network(network), 3000).double() for _ in range(2)]
+    made = [build(resolve_network(network), 3000).double() for build in (build_model, build_in_parts)]
     made[1].load_state_dict(made[0].state_dict())
-    compute_in_parts(made[1])
     # Two rows of five.
     monkeypatch.setattr(type(made[1]), "part_logits", 2 * 7 * 3000)
     history, targets = torch.randint(3000, (5, made[0].context - 1 + 7)), torch.randint(3000, (5, 7))
@@ -149,8 +148,7 @@ def test_rows_of_a_network_cost_and_teach_what_the_whole_does(
 
 
 def test_members_of_a_mixture_are_in_parts() -> None:
-    mixture = build_model(replace(MODEL, block="gru | attention"), 300)
-    compute_in_parts(mixture)
+    mixture = build_in_parts(replace(MODEL, block="gru | attention"), 300)
     assert {type(member) for member in mixture.members} == {LanguageModelInParts}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import UsageError
 from data.lanes import WHOLE_LOGITS, Lanes
@@ -14,7 +14,7 @@ from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.tokenizer_files import KINDS
 from model.lm import LanguageModel
-from model.parts import compute_in_parts
+from model.parts import LanguageModelInParts
 from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
@@ -58,6 +58,17 @@ class FrozenLearner:
         self.recent = history[:, -self.model.context :]
         nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)
         return nats
+
+
+def compute_in_parts(model: nn.Module) -> None:
+    """Let the language models in a model compute costs in parts."""
+    for part in model.modules():
+        if type(part) is LanguageModel:
+            part.__class__ = LanguageModelInParts
+        elif hasattr(part, "network"):
+            from model.network_parts import NetworkInParts
+
+            part.__class__ = NetworkInParts
 
 
 def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:
