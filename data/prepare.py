@@ -1,6 +1,5 @@
 """From documents to token shards: once for each corpus and tokenizer, in parallel, cached, atomic, resumable."""
 
-import contextlib
 import hashlib
 import json
 import lzma
@@ -39,12 +38,11 @@ from data.shards import (
     restore_tokenizer,
     write_manifest,
 )
+from data.shared_making import JOURNAL, await_shards, read_journal
 from data.streamed import StreamedTokens
 from data.token_files import Block, TokenFiles
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import KINDS, Segmenter, TokenizerFile, read_tokenizer_file
-
-JOURNAL = "journal.json"
 
 
 @dataclass(frozen=True)
@@ -81,30 +79,24 @@ def prepare(
     stream: bool = False,
     readers: int = 1,
     shard_batches: int = SHARD_BATCHES,
+    hosts: int = 1,
 ) -> PreparedCorpus:
     """Tokenise a corpus, or open what an earlier call left in cache_dir. Parameters: see DataConfig in train/config.py.
-    So many `readers` on this machine will read a streamed corpus at once.
+    So many `readers` on this machine will read a streamed corpus at once. Of so many `hosts`, this is host 0, and the
+    others call help_host_0 (data/shared_making.py) at the same time.
 
     The token stream is each document's tokens followed by an end of document. Calls for the same corpus wait for each
     other. What an earlier call left is opened only if it is shown to be of the same bytes: see Source.is_as_read.
     Raises UsageError on bad input, leaving nothing, and on a cache that is not what it should be. Raises OSError
     when writing fails; like a killed call, that leaves whole shards, from which the next call goes on.
     """
-    documents = open_source(source, field, split)
+    job = locate(
+        source, field, split, tokenizer, vocabulary, tokenizer_sample_bytes, token_ids, cache_dir, workers, stream,
+        readers, shard_batches,
+    )  # fmt: skip
+    documents, fingerprint, file, directory, plan = job.source, job.fingerprint, job.file, job.directory, job.plan
     for note in documents.notes if progress else ():
         tqdm.write(f"onepass: {note}", file=sys.stderr)
-    if stream and documents.only_forwards:
-        raise UsageError(f"data.source {documents.name} cannot be streamed by data.stream: {documents.only_forwards}")
-    fingerprint = documents.fingerprint()
-    file = None if documents.tokens or tokenizer in KINDS else read_tokenizer_file(tokenizer)
-    kind = "tokens" if documents.tokens else "file" if file else tokenizer
-    made_of = ["sha256", file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
-    made_of = [token_ids] if documents.tokens else made_of
-    made_of = [*made_of, shard_batches, stream]
-    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of]).encode()).hexdigest()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
-    directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
-    plan = Plan(workers, shard_batches, tokenizer, stream, readers)
     # Before anything is written.
     segmenter = None if file is None or (directory / plan.manifest).exists() else file.open()
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +107,10 @@ def prepare(
                 return corpus
             shutil.rmtree(directory)
         try:
-            journal = _read_journal(directory, fingerprint)
+            journal = read_journal(directory, fingerprint)
+            if journal is None:
+                # It was never more than a help to this call.
+                shutil.rmtree(directory, ignore_errors=True)
             if journal is None and file:
                 entry, empty = _take_file(file, segmenter or file.open(), directory, progress), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
@@ -131,16 +126,52 @@ def prepare(
                     tqdm.write(f"onepass: {found}, fewer than data.vocabulary {vocabulary:,}", file=sys.stderr)
                 entry, empty = describe_tokenizer(model), Position().sha256
                 journal = Manifest(FORMAT, documents.name, 0, 0, 0, empty, fingerprint, time.time_ns(), entry, [])
-            _make(directory, documents, journal, plan, progress)
+            _make(directory, documents, journal, plan, progress, hosts)
         except ValueError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return _open(directory, documents, fingerprint, plan)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A corpus that is to be prepared, or is: its source, the tokenizer's file, the folder in the cache, and how."""
+
+    source: Source
+    fingerprint: str
+    file: TokenizerFile | None
+    directory: Path
+    plan: Plan
+
+    @property
+    def is_done(self) -> bool:
+        return (self.directory / self.plan.manifest).exists()
+
+
+def locate(
+    source: str, field: str, split: str, tokenizer: str, vocabulary: int, tokenizer_sample_bytes: int, token_ids: int,
+    cache_dir: str | Path, workers: int = 0, stream: bool = False, readers: int = 1,
+    shard_batches: int = SHARD_BATCHES,
+) -> Job:  # fmt: skip
+    """What `prepare` would do, by the same parameters. Writes nothing. Raises UsageError on bad input."""
+    documents = open_source(source, field, split)
+    if stream and documents.only_forwards:
+        raise UsageError(f"data.source {documents.name} cannot be streamed by data.stream: {documents.only_forwards}")
+    fingerprint = documents.fingerprint()
+    file = None if documents.tokens or tokenizer in KINDS else read_tokenizer_file(tokenizer)
+    kind = "tokens" if documents.tokens else "file" if file else tokenizer
+    made_of = ["sha256", file.sha256] if file else [] if tokenizer == "bytes" else [vocabulary, tokenizer_sample_bytes]
+    made_of = [token_ids] if documents.tokens else made_of
+    made_of = [*made_of, shard_batches, stream]
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, kind, made_of]).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", documents.name)[:48]
+    directory = Path(cache_dir).expanduser() / f"{name}-{kind}-{key[:16]}"
+    return Job(documents, fingerprint, file, directory, Plan(workers, shard_batches, tokenizer, stream, readers))
+
+
 def _take_file(file: TokenizerFile, segmenter: Segmenter, directory: Path, progress: bool) -> dict[str, Any]:
     """Describe somebody else's tokenizer for a decoder, in the folder of a corpus. Returns the manifest's entry."""
-    model = tokenizer_of(usable_pieces(file, segmenter))
+    model = tokenizer_of(usable_pieces(file, segmenter), directory.parent)
     directory.mkdir(exist_ok=True)
     content = pieces_content(model)
     write_file(directory / PIECES, content)
@@ -226,22 +257,12 @@ def _digest(chunks: Chunks) -> tuple[str, str]:
     return content.hexdigest(), lengths.hexdigest()
 
 
-def _read_journal(directory: Path, fingerprint: str) -> Manifest | None:
-    """What an interrupted call finished. If it is of no use, the directory is removed, without an error: it was never
-    more than a help to the next call."""
-    with contextlib.suppress(OSError, UsageError):
-        journal = read_manifest(directory, JOURNAL)
-        if journal.fingerprint == fingerprint:
-            return journal
-    shutil.rmtree(directory, ignore_errors=True)
-    return None
-
-
-def _make(directory: Path, source: Source, journal: Manifest, plan: Plan, progress: bool) -> None:
+def _make(directory: Path, source: Source, journal: Manifest, plan: Plan, progress: bool, hosts: int) -> None:
     """Make the shards that are not there, then write the manifest. Token files that can be mapped are only
     checked."""
     directory.mkdir(exist_ok=True)
-    for leftover in directory.glob(".*.tmp"):
+    # Where others help, they may have begun.
+    for leftover in directory.glob(".*.tmp") if hosts == 1 else ():
         leftover.unlink()
     # Even if the journal is of an earlier call, this one reads all of the source.
     journal = replace(journal, begun_ns=time.time_ns())
@@ -260,9 +281,12 @@ def _make(directory: Path, source: Source, journal: Manifest, plan: Plan, progre
                 journal = replace(journal, tokens=tokens, **asdict(work.position))
     else:
         with bar:
-            for position, ends_shard in make_shards(directory, source, journal, plan):
+            for position, ends_shard in make_shards(directory, source, journal, plan, lambda shard: shard % hosts == 0):
                 bar.update(position.bytes - bar.n)
                 ends += [position] * ends_shard
+        while lacking := await_shards(directory, plan, len(ends), hosts):
+            for _ in make_shards(directory, source, journal, plan, lacking.__contains__):
+                pass
         journal = collect_shards(directory, journal, plan, ends)
     if not journal.bytes:
         raise UsageError(f"data.source {source.name} is empty: there is not one byte to train on")

@@ -6,7 +6,7 @@ beside it says, once it is whole, what it holds and where it ends. So a shard th
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -71,9 +71,11 @@ def read_note(directory: Path, name: str) -> Note | None:
     return None
 
 
-def make_shards(directory: Path, source: Source, journal: Manifest, plan: Plan) -> Iterator[tuple[Position, bool]]:
-    """Make the shards that are not there yet. Yield the position after each batch of the source, and whether it ends a
-    shard.
+def make_shards(
+    directory: Path, source: Source, journal: Manifest, plan: Plan, mine: Callable[[int], bool] = lambda shard: True
+) -> Iterator[tuple[Position, bool]]:
+    """Make the shards that are not there yet, of those that are `mine`. Yield the position after each batch of the
+    source, and whether it ends a shard.
 
     Raises UsageError if the source is not what it was when the shards that are there were made.
     """
@@ -84,7 +86,7 @@ def make_shards(directory: Path, source: Source, journal: Manifest, plan: Plan) 
             notes[number] = note
 
     def wanted(batch: int) -> bool:
-        return batch // plan.batches not in notes
+        return batch // plan.batches not in notes and mine(batch // plan.batches)
 
     tokenizer = restore_tokenizer(journal.tokenizer, directory)
     changed = UsageError(f"data.source {source.name} was changed while it was being prepared; run again")
@@ -133,6 +135,7 @@ def collect_shards(directory: Path, journal: Manifest, plan: Plan, ends: list[Po
 
 
 def remove_notes(directory: Path, plan: Plan, shards: int) -> None:
-    """Remove what is beside the shards, which the manifest has."""
-    for number in range(shards):
-        (directory / f"{plan.name(number)}.json").unlink(missing_ok=True)
+    """Remove what is beside the shards, which the manifest has, and what hosts that helped have left."""
+    notes = (directory / f"{plan.name(number)}.json" for number in range(shards))
+    for path in (*notes, *directory.glob("host-*.lock"), *directory.glob(".*.tmp")):
+        path.unlink(missing_ok=True)

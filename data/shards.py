@@ -79,13 +79,18 @@ def pieces_content(tokenizer: Tokenizer) -> bytes:
     return bytes(map(len, tokenizer.pieces)) + b"".join(tokenizer.pieces)
 
 
+def cut_pieces(content: bytes, vocabulary: int) -> list[bytes]:
+    """The pieces of a pieces_content."""
+    stops = [*accumulate(content[:vocabulary], initial=vocabulary)]
+    return [content[start:stop] for start, stop in pairwise(stops)]
+
+
 def _read_pieces(path: Path, vocabulary: int, sha256: str) -> list[bytes]:
     with path.open("rb") as file:
         content = file.read(MAX_PIECES_BYTES + 1)
     if hashlib.sha256(content).hexdigest() != sha256 or not 0 < vocabulary <= len(content):
         raise UsageError(f"{path} does not match its SHA-256")
-    stops = [*accumulate(content[:vocabulary], initial=vocabulary)]
-    return [content[start:stop] for start, stop in pairwise(stops)]
+    return cut_pieces(content, vocabulary)
 
 
 def restore_tokenizer(entry: dict[str, Any], directory: Path) -> Tokenizer:

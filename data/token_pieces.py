@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+# Of any vocabulary: that of token files, of pieces that are learned, and of a file, with the bytes and an end beside it
+# (data/joins.py).
 MAX_IDS = 1 << 18
 # By Megatron-LM's codes; it has no u4.
 TYPES = ("u1", "u1", "i1", "i2", "i4", "i8", "f8", "f4", "u2", "u4")

@@ -6,6 +6,8 @@ parameters. Sums run in another order than those of the whole, so bits differ in
 `N` tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -27,3 +29,19 @@ class LanguageModelInParts(LanguageModel):
             known = None if hashes is None else hashes.flatten(1)[:, None, taken]  # [K, 1, N]
             nats.append(checkpoint(super().cost, part, wanted, known, use_reentrant=False, preserve_rng_state=False))
         return torch.cat(nats, 1).view_as(targets)
+
+
+def build_in_parts(config: Any, vocabulary: int) -> Any:
+    """The LanguageModel of a configuration, or its Network or Mixture, with costs in parts."""
+    if config.network:
+        from model.network_parts import NetworkInParts
+
+        return NetworkInParts(config, vocabulary)
+    if "|" in config.block:
+        from model.mixture import Mixture
+
+        mixture = Mixture(config, vocabulary)
+        for member in mixture.members:
+            member.__class__ = LanguageModelInParts
+        return mixture
+    return LanguageModelInParts(config, vocabulary)

@@ -13,8 +13,9 @@ import data.documents
 import data.prepare
 import data.shard_making
 from data.documents import Source
-from data.prepare import JOURNAL, prepare
+from data.prepare import prepare
 from data.shards import MANIFEST
+from data.shared_making import JOURNAL
 
 MIB = 1 << 20
 

@@ -10,8 +10,9 @@ import pytest
 from archive.rerun import MARK
 from data.documents import Source, open_source
 from data.listing import COMPARISONS, OUTPUTS, STILLBORN
-from data.prepare import JOURNAL, prepare
+from data.prepare import prepare
 from data.shards import INDEX, MANIFEST
+from data.shared_making import JOURNAL
 from train.command_line import CONFIG_FILE
 from train.frozen import TOKENIZER_FILE
 from train.run_dir import CODE_FILE, LOCK_FILE

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 import data.batches
-from data.describe import describe_pieces, listed_bytes, tokenizer_of
+import data.describe
+from data.describe import KEPT, describe_pieces, listed_bytes, tokenizer_of
 from data.errors import UsageError
 from data.file_encoder import FileEncoder, open_encoder, usable_pieces
-from data.joins import read_joins
+from data.joins import MAX_PIECES, read_joins
+from data.listing import Listing
 from data.prepare import prepare
 from data.shards import MANIFEST, PIECES
+from data.token_pieces import MAX_IDS
 from data.tokenizer import load_tokenizer
 from data.tokenizer_files import read_tokenizer_file
 
@@ -251,6 +254,29 @@ def test_preparation_is_exact_parallel_cached_and_by_content(folder, tmp_path, m
         prepared(source, tmp_path / "other name", tmp_path / "one")
 
 
+def test_a_description_is_made_once_and_anew_where_the_kept_one_is_not_whole(folder, tmp_path, monkeypatch):
+    file = read_tokenizer_file(str(made("byte level", tmp_path)))
+    pieces = usable_pieces(file, file.open())
+    first = tokenizer_of(pieces, tmp_path / "cache")
+    [kept] = (tmp_path / "cache").glob(f"*/{KEPT}")
+    content = kept.read_bytes()
+    monkeypatch.setattr(data.describe, "describe_pieces", None)
+    assert tokenizer_of(pieces, tmp_path / "cache") == first
+    with pytest.raises(TypeError):
+        tokenizer_of(pieces - {min(pieces)}, tmp_path / "cache")
+    monkeypatch.undo()
+    # The description is damaged, the file cut off, or of other pieces.
+    other = tokenizer_of(pieces - {min(pieces)}, tmp_path / "other")
+    assert other != first
+    [foreign] = (tmp_path / "other").glob(f"*/{KEPT}")
+    for broken in content[:50] + b"x" + content[51:], content[:-1], b"", foreign.read_bytes():
+        kept.write_bytes(broken)
+        assert tokenizer_of(pieces, tmp_path / "cache") == first and kept.read_bytes() == content
+    # A corpus that holds the cache leaves it out.
+    (tmp_path / "cache" / "text").write_text("text")
+    assert Listing(tmp_path / "cache", "cache").paths == [tmp_path / "cache" / "text"]
+
+
 def test_a_file_with_other_pieces_is_not_taken_for_the_first(encoders, folder):
     with pytest.raises(UsageError, match="its pieces are not those that it had at first; put the file back"):
         open_encoder(encoders["ranks"].tokenizer, str(folder / "byte level"))
@@ -293,6 +319,10 @@ def test_what_is_no_tokenizer_is_refused_in_a_line_with_file_and_remedy(name, tm
     message = str(caught.value)
     assert problem in message and str(tmp_path / "file") in message and "\n" not in message and "give" in message
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_may_have_as_many_tokens_as_any_vocabulary_with_bytes_and_an_end():
+    assert MAX_PIECES == MAX_IDS + 256
 
 
 def test_a_file_that_cannot_be_read_and_too_many_pieces_are_refused(tmp_path, monkeypatch):

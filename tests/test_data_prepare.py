@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import data.batches
-from data.prepare import JOURNAL, prepare
+from data.prepare import prepare
 from data.shards import MANIFEST
+from data.shared_making import JOURNAL
 
 ROOT = Path(__file__).parents[1]
 TEXT = b"It was the best of times, it was the worst of times.\r\n" * 200

@@ -11,10 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_data_own_tokenizer import byte_level
 
 from archive.format import open_archive
-from archive.reference_tokenizer import supply_tokenizer, whole_archive
+from archive.reference_tokenizer import needed_tokenizer, supply_tokenizer, whole_archive
+from data.describe import tokenizer_of
 from data.errors import UsageError
 from data.files import file_sha256
 from eval.schema import load_report
+from studies.fixed_model.command import Decode, refuse_other_tokenizer
 from studies.scaling.runs import load_run
 
 DECLARE = "--run.reference_tokenizer"
@@ -43,8 +45,13 @@ def archive(tmp_path_factory, cache, file, text) -> Path:
     return folder / "archive"
 
 
-def test_its_cost_stands_beside_the_total_and_the_report_names_it(corpus, cache, tmp_path, file):
-    charged, declared = tmp_path / "charged", tmp_path / "declared"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_its_cost_stands_beside_the_total_and_the_report_names_it(corpus, cache, runs, file):
+    charged, declared = runs / "charged", runs / "declared"
     for folder, more in (charged, []), (declared, [DECLARE]):
         done = run(TRAIN, *arguments(corpus, cache, folder, f"--data.tokenizer={file}", *more))
         succeeded(done)
@@ -103,6 +110,21 @@ def test_no_file_or_another_one_is_refused_before_any_work(archive, file, tmp_pa
     line = complaint(run(DECOMPRESS, str(archive), str(tmp_path / "back"), "--tokenizer=gone.json"), 1)
     assert "--tokenizer gone.json cannot be read" in line
     assert {path.name for path in tmp_path.iterdir()} == {"other.json"}
+
+
+def test_an_archive_by_a_finished_model_names_the_file_and_the_run_has_the_pieces(runs, archive, text, tmp_path):
+    coded, declared = tmp_path / "coded", runs / "declared"
+    done = run("launch/evaluate.py", "encode", str(text), str(coded), f"--checkpoint={declared}")
+    succeeded(done)
+    opened = open_archive(coded)
+    assert opened.encoding == b"" and needed_tokenizer(opened) == needed_tokenizer(open_archive(archive))
+    [pieces] = [line for line in done.stdout.splitlines() if line.startswith("tokenizer, not charged")]
+    assert int(pieces.split()[3].replace(",", "")) == (declared / "tokenizer.bin").stat().st_size
+    # Whoever has the run needs no file.
+    Decode(coded, tmp_path / "back", declared).execute()
+    assert (tmp_path / "back").read_bytes() == text.read_bytes()
+    with pytest.raises(UsageError, match=r"with the tokenizer 'mine.json', and other has another one: name the run"):
+        refuse_other_tokenizer(opened, Path("other"), tokenizer_of({b"ab"}))
 
 
 def test_pieces_that_are_described_otherwise_than_before_are_refused(archive, file, monkeypatch):

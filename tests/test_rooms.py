@@ -23,7 +23,7 @@ FILES = [path.relative_to(ROOT) for room in ORDER for path in sorted((ROOT / roo
 # A decoder, and so its code term, holds them only where its configuration asks for them (eval/decoder_imports.py).
 CHOSEN_BY_CONFIGURATION = {
     "data.joins", "data.token_pieces", "model.adapter", "model.cuda", "model.mixing", "model.mixture",
-    "model.network", "model.parts", "model.words",
+    "model.network", "model.network_parts", "model.parts", "model.words",
     "train.cuda", "train.graphs", "train.replay", "train.zero_muon",
 }  # fmt: skip
 # Its program is the decoder's interpreter, which must import what it looks at, and nothing before.

@@ -17,6 +17,7 @@ from archive.coder import LOW, Decoder, cumulative, encode
 from archive.decoding import code_segment
 from data.errors import UsageError
 from data.lanes import Lanes
+from data.token_pieces import MAX_IDS
 from data.tokenizer import load_tokenizer
 from model.lm import LanguageModel
 from model.registry import BLOCKS
@@ -35,32 +36,38 @@ MODELS = {
 }
 
 
-def learner(model: ModelConfig, rows: int) -> FrozenLearner:
+def learner(model: ModelConfig, rows: int, vocabulary: int = VOCABULARY) -> FrozenLearner:
     """Of a model with random parameters, whose tables have counted a little: not uniform, and the same each time."""
     torch.manual_seed(1)
-    made = LanguageModel(model, VOCABULARY)
+    made = LanguageModel(model, vocabulary)
     with torch.no_grad():
         for name, values in made.named_parameters():
             # Weights of the mixing multiply log-odds: more of it, and one token would be drawn time and again.
             values.add_((0.1 if name.startswith("mixing") else 0.3) * torch.randn_like(values))
     if made.mixing is not None:
-        made.mixing.learn(torch.randint(VOCABULARY, (4, made.context + 19)), torch.randint(VOCABULARY, (4, 20)))
-    return FrozenLearner(Config(model=model), made, END, rows, PLACE)
+        made.mixing.learn(torch.randint(vocabulary, (4, made.context + 19)), torch.randint(vocabulary, (4, 20)))
+    return FrozenLearner(Config(model=model), made, vocabulary - 1, rows, PLACE)
 
 
-def drawn(model: ModelConfig, rows: int, tokens: int, prompt: list[int], seed: int = 0, temperature: float = 1.0):
-    made = learner(model, rows)
+def drawn(
+    model: ModelConfig, rows: int, tokens: int, prompt: list[int], seed: int = 0, temperature: float = 1.0,
+    vocabulary: int = VOCABULARY,
+):  # fmt: skip
+    made = learner(model, rows, vocabulary)
     decoders = [Decoder(random_payload(seed, number, tokens * len(made.model.radices))) for number in range(rows)]
-    samples = draw(made, np.array(prompt), decoders, temperature, np.ones(VOCABULARY, int), tokens)
+    samples = draw(made, np.array(prompt), decoders, temperature, np.ones(vocabulary, int), tokens)
     return samples, decoders
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
-    # Which tokens are drawn depends on the processor's rounding; among so many rows, some are long on any.
-    prompt, rows, tokens = [3, 1, 4], 24, 40
-    samples, decoders = drawn(MODELS[name], rows, tokens, prompt)
-    whole = np.full((rows, len(prompt) + tokens), END)
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "rows", "tokens"),
+    [*((name, VOCABULARY, 24, 40) for name in MODELS), ("gru", MAX_IDS, 6, 12), ("context mixing", MAX_IDS, 6, 12)],
+)
+def test_encoding_a_sample_gives_the_random_bits_back(name: str, vocabulary: int, rows: int, tokens: int) -> None:
+    # Which tokens are drawn depends on the processor's rounding; among 24 rows, some are long on any.
+    prompt = [3, 1, vocabulary - 2]
+    samples, decoders = drawn(MODELS[name], rows, tokens, prompt, vocabulary=vocabulary)
+    whole = np.full((rows, len(prompt) + tokens), vocabulary - 1)
     for row, part in zip(whole, samples, strict=True):
         row[: len(prompt) + len(part.tokens)] = prompt + part.tokens
     shares: list[list[tuple[int, int]]] = [[] for _ in range(rows)]
@@ -75,7 +82,7 @@ def test_encoding_a_sample_gives_the_random_bits_back(name: str) -> None:
         return digits
 
     lanes = Lanes(whole.size, rows, whole.shape[1])
-    again: Any = learner(MODELS[name], rows)
+    again: Any = learner(MODELS[name], rows, vocabulary)
     assert np.array_equal(code_segment(0, again, lanes, lanes.share(0, 1), collect), whole)
     assert any(len(part.tokens) > 10 for part in samples)
     for number, (part, decoder) in enumerate(zip(samples, decoders, strict=True)):

@@ -124,6 +124,13 @@ def test_the_figure_has_a_bar_for_each_tokenizer_with_all_terms(swept: tuple[Pat
     assert widths == pytest.approx([one.total_bits / 8 for one in best])
 
 
+def test_a_corpus_that_is_cut_already_has_no_axis_of_tokenizers(tmp_path: Path) -> None:
+    given = ("--data.source=tokens:ids.npy",)
+    with pytest.raises(UsageError, match=r"--tokenizers and .* data.source tokens:ids.npy is cut already: leave them"):
+        cells(tmp_path, "bytes", "bpe:512", given=given)
+    assert len(cells(tmp_path, given=given)) == 1
+
+
 def test_two_axes_of_tokenizers_are_refused(tmp_path: Path) -> None:
     given = [f"--dir={tmp_path / 'sweep'}", "--blocks=attention", "--widths=16", "--tokenizers=bytes"]
     assert "--vocabularies has no effect beside it" in complaint(run(SWEEP, *given, "--vocabularies=512"), 2)

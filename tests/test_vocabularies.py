@@ -4,6 +4,7 @@ Shapes: `B` rows, `T` time, `D` width, `V` vocabulary, `K` contexts.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ from data.shards import FORMAT, Manifest, Shard, TokenShards
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import code_identity, decoder_values, measure_code, unpack
 from model.lm import LanguageModel
-from model.parts import LanguageModelInParts
+from model.parts import LanguageModelInParts, build_in_parts
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
 from train.engine import Place
+from train.frozen import FrozenLearner
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
+from train.meta import build_model
+from train.networks import resolve_network
 
 LARGEST = 262_144
 PLACE = Place(0, 1, torch.device("cpu"))
@@ -114,6 +118,55 @@ def test_no_tensor_has_the_logits_of_all_tokens(kind: type[LanguageModel], most:
             made.cost(x, targets, None).sum().backward()
     assert max(tensor.numel() for tensor in made.parameters()) < LanguageModelInParts.part_logits
     assert largest.numbers == most
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("orders", [[], [1, 2]])
+def test_rows_of_a_network_cost_and_teach_what_the_whole_does(
+    name: str, orders: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = replace(MODEL, block=ModelConfig.block, network=f"transformers:{name}", ngram_orders=orders)
+    made = [build(resolve_network(network), 3000).double() for build in (build_model, build_in_parts)]
+    made[1].load_state_dict(made[0].state_dict())
+    # Two rows of five.
+    monkeypatch.setattr(type(made[1]), "part_logits", 2 * 7 * 3000)
+    history, targets = torch.randint(3000, (5, made[0].context - 1 + 7)), torch.randint(3000, (5, 7))
+    targets[2, 4:] = -1
+    nats, sizes = [], []
+    for one in made:
+        with Largest() as largest:
+            cost, _ = one(history, one.init_state(5), targets)
+            cost.sum().backward()
+        nats.append(cost.detach())
+        sizes.append(largest.numbers)
+    assert torch.allclose(*nats, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(made[1].parameters(), made[0].parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        if mine.grad is not None and theirs.grad is not None:
+            assert torch.allclose(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+    assert sizes[0] >= 5 * 7 * 3000 and (orders or sizes[1] < sizes[0] / 2)
+
+
+def test_members_of_a_mixture_are_in_parts() -> None:
+    mixture = build_in_parts(replace(MODEL, block="gru | attention"), 300)
+    assert {type(member) for member in mixture.members} == {LanguageModelInParts}
+
+
+def test_a_frozen_model_computes_large_steps_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(LanguageModelInParts, "part_logits", 1 << 12)
+    nats = []
+    for limit in 1 << 20, 3 * 7 * 300 - 1:
+        monkeypatch.setattr("train.frozen.WHOLE_LOGITS", limit)
+        torch.manual_seed(0)
+        learner: Any = FrozenLearner(Config(model=MODEL), LanguageModel(MODEL, 300), 299, 3, PLACE)
+        with torch.no_grad():
+            learner.model.output.normal_()
+        lanes = Lanes(21, 3, 7)
+        with Largest() as largest:
+            nats.append(learner.learn(torch.arange(21).view(3, 7), lanes, 0))
+        assert (largest.numbers >= 3 * 7 * 300) == (limit == 1 << 20)
+    assert torch.allclose(*nats, rtol=1e-5, atol=1e-5) and nats[0].std() > 0
 
 
 def test_only_large_steps_are_in_parts_and_charged_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ class DataConfig:
     file of yours: a tokenizer.json of the package tokenizers, ranks of tiktoken, or a .model of sentencepiece. Its
     pieces are charged; write ./bpe for a file of that name. Beside tokens:, a file is the tokenizer of the ids, and the
     report also measures their text."""
-    vocabulary: Annotated[int, Field(ge=258, le=1 << 18), WHOLE] = 2048
+    vocabulary: Annotated[int, Field(ge=258, le=MAX_IDS), WHOLE] = 2048
     """Symbols of the bpe tokenizer, with bytes and end-of-document; fewer if the corpus has not as many. `bytes` has
     257."""
     tokenizer_sample_bytes: Annotated[int, Field(ge=1), WHOLE] = 100_000_000

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.errors import UsageError
 from data.lanes import Lanes
-from data.prepare import PreparedCorpus, prepare
+from data.prepare import Job, PreparedCorpus, locate, prepare
 from train.config import DataConfig
 from train.engine import local_ranks
 from train.loop import Learner, TokenSource
@@ -47,22 +47,24 @@ class CorpusSource:
                 )
 
 
-def prepare_data(data: DataConfig, progress: bool) -> PreparedCorpus:
-    """The corpus that `data` names, as tokens. Raises UsageError if it cannot be."""
-    return prepare(
-        source=data.source,
-        field=data.field,
-        split=data.split,
-        tokenizer=data.tokenizer,
-        vocabulary=data.vocabulary,
-        tokenizer_sample_bytes=data.tokenizer_sample_bytes,
-        token_ids=data.token_ids,
-        cache_dir=data.cache_dir,
-        workers=data.workers,
-        progress=progress,
-        stream=data.stream,
-        readers=local_ranks(),
-    )
+def prepare_data(data: DataConfig, progress: bool, hosts: int = 1) -> PreparedCorpus:
+    """The corpus that `data` names, as tokens. Of so many `hosts`, this is the one in charge (data/shared_making.py).
+    Raises UsageError if it cannot be."""
+    return prepare(**options_of(data), progress=progress, hosts=hosts)
+
+
+def locate_data(data: DataConfig) -> Job:
+    """What prepare_data would do, or has done. Raises UsageError."""
+    return locate(**options_of(data))
+
+
+def options_of(data: DataConfig) -> dict[str, Any]:
+    """What data/prepare.py is to know of a DataConfig."""
+    names = (
+        "source", "field", "split", "tokenizer", "vocabulary", "tokenizer_sample_bytes", "token_ids", "cache_dir",
+        "workers", "stream",
+    )  # fmt: skip
+    return {name: getattr(data, name) for name in names} | {"readers": local_ranks()}
 
 
 def identify(corpus: PreparedCorpus) -> dict[str, str]:

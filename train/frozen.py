@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import UsageError
-from data.lanes import Lanes
+from data.lanes import WHOLE_LOGITS, Lanes
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.tokenizer_files import KINDS
 from model.lm import LanguageModel
+from model.parts import LanguageModelInParts
 from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
@@ -50,10 +51,24 @@ class FrozenLearner:
     @torch.no_grad()
     def learn(self, targets: Tensor, lanes: Lanes, step: int) -> Tensor:
         """Nats [R, T] of targets [R, T], by the parallel form; nothing is learned."""
+        # Forms for CUDA have parts of their own.
+        if targets.numel() * self.model.vocabulary > WHOLE_LOGITS and not hasattr(self.model, "part_logits"):
+            compute_in_parts(self.model)
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]
         nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)
         return nats
+
+
+def compute_in_parts(model: nn.Module) -> None:
+    """Let the language models in a model compute costs in parts."""
+    for part in model.modules():
+        if type(part) is LanguageModel:
+            part.__class__ = LanguageModelInParts
+        elif hasattr(part, "network"):
+            from model.network_parts import NetworkInParts
+
+            part.__class__ = NetworkInParts
 
 
 def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:

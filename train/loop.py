@@ -30,18 +30,18 @@ class Learner:
         """`start` is the token before every lane; `extra` are the user's own DeepSpeed keys."""
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
-        if config.model.network:
+        if config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
+            from model.parts import build_in_parts
+
+            model: Any = build_in_parts(config.model, vocabulary)
+        elif config.model.network:
             from model.network import Network
 
-            model: Any = Network(config.model, vocabulary)
+            model = Network(config.model, vocabulary)
         elif "|" in config.model.block:
             from model.mixture import Mixture
 
             model = Mixture(config.model, vocabulary)
-        elif config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
-            from model.parts import LanguageModelInParts
-
-            model = LanguageModelInParts(config.model, vocabulary)
         else:
             model = LanguageModel(config.model, vocabulary)
         muon: Any = Muon

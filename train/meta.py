@@ -58,8 +58,9 @@ def refuse_giant(config: ModelConfig, train: TrainConfig, vocabulary: int, world
     with shape_device(config, vocabulary):
         state_bytes = sum(tensor.nbytes for tensor in tree_leaves(model.init_state(1)))
     needed_bytes = rows * state_bytes + sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    logits = rows // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
-    needed_bytes += 4 * (logits if config.network else min(logits, WHOLE_LOGITS))
+    row_logits = longest_segment(train.segment_tokens) * vocabulary
+    part_logits = max(WHOLE_LOGITS, row_logits) if config.network else WHOLE_LOGITS
+    needed_bytes += 4 * min(rows // train.accumulation * row_logits, part_logits)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed_bytes > memory_bytes:
         raise UsageError(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import UsageError
-from data.lanes import longest_segment
+from data.lanes import WHOLE_LOGITS, longest_segment
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.launched import is_rank_0
 from train.meta import build_model
@@ -338,7 +338,8 @@ def check_behaviour(learner: Learner) -> None:
     is what makes its number a description's. Every rank calls it, before the epoch."""
     model: Any = learner.model
     kind = type(model.network).__name__
-    length = longest_segment(learner.config.segment_tokens)
+    # With a large vocabulary less is enough: four rows of logits are there at once.
+    length = min(longest_segment(learner.config.segment_tokens), max(8, WHOLE_LOGITS // (4 * model.vocabulary)))
     generator = torch.Generator().manual_seed(0)
     history = torch.randint(model.vocabulary, (1, model.context - 1 + length), generator=generator).repeat(4, 1)
     places = {1: length // 2, 2: length - 1}

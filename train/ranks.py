@@ -166,15 +166,11 @@ def hosts_without(place: Place, seats: list[Seat], good: bool) -> str:
     return ", ".join(sorted({seats[rank].host for rank, yes in enumerate(said) if not yes}))
 
 
-def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
-    """Raise UsageError, on every rank, unless `folder`, a run.dir, is one folder for all of them.
-
-    Every rank must call it. On one host there is nothing to ask.
-    """
-    if len({seat.host for seat in seats}) == 1:
-        return
+def hosts_apart(place: Place, seats: list[Seat], folder: Path, name: str) -> str:
+    """The hosts for which `folder`, which is called `name`, is not the folder that rank 0 has. Every rank must call it,
+    and gets the same answer."""
     # A new name: a network file system may remember that a file did not exist.
-    probe = folder / from_rank_0(place, "probe of run.dir", f".shared-{secrets.token_hex(8)}")
+    probe = folder / from_rank_0(place, f"probe of {name}", f".shared-{secrets.token_hex(8)}")
     if place.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -185,7 +181,17 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
     blind = hosts_without(place, seats, seen)
     if place.rank == 0:
         probe.unlink()
-    if blind:
+    return blind
+
+
+def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
+    """Raise UsageError, on every rank, unless `folder`, a run.dir, is one folder for all of them.
+
+    Every rank must call it. On one host there is nothing to ask.
+    """
+    if len({seat.host for seat in seats}) == 1:
+        return
+    if blind := hosts_apart(place, seats, folder, "run.dir"):
         raise UsageError(
             f"run.dir {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
             "all hosts share, or save no checkpoints (checkpoint_secs 0)"
@@ -206,10 +212,13 @@ def from_rank_0(place: Place, name: str, value: str) -> str:
     return store.get(key).decode()
 
 
-def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
+def after_rank_0(
+    place: Place, name: str, work: Callable[[], Result], helped: Callable[[Callable[[], bool]], None] | None = None
+) -> Result:
     """Run `work()` on rank 0, and then on the other ranks, which find in a cache what rank 0 has done.
 
-    They wait without a collective, which would time out. Raises ChildProcessError there if rank 0 failed.
+    They wait without a collective, which would time out. Until rank 0 is done they may help: `helped` gets what says
+    whether it still works. Raises ChildProcessError there if rank 0 failed.
     """
     if place.world_size == 1:
         return work()
@@ -223,6 +232,8 @@ def after_rank_0(place: Place, name: str, work: Callable[[], Result]) -> Result:
         finally:
             store.set(key, outcome)
     try:
+        if helped:
+            helped(lambda: not store.check([key]))
         while not store.check([key]):
             time.sleep(0.1)
         outcome = store.get(key).decode()

@@ -17,13 +17,14 @@ import torch
 from data.documents import folder_name
 from data.errors import RunFailed, Stopped, UsageError
 from data.lanes import Lanes
-from data.prepare import PreparedCorpus
+from data.prepare import Job, PreparedCorpus
+from data.shared_making import help_host_0, is_shared
 from data.tokenizer import Tokenizer
 from model.registry import block_folder, display_name
 from train.checkpoint import POINTER, explain_misfit, is_sound, load_checkpoint, save_checkpoint
 from train.command_line import CONFIG_FILE, check
 from train.config import BYTE_SYMBOLS, Config
-from train.corpus import CorpusSource, ResumableSource, identify, prepare_data
+from train.corpus import CorpusSource, ResumableSource, identify, locate_data, prepare_data
 from train.cost import Cost
 from train.cuda import choose_compile, choose_kernels
 from train.engine import Place
@@ -43,6 +44,7 @@ from train.ranks import (
     after_rank_0,
     explain_lost,
     from_rank_0,
+    hosts_apart,
     hosts_without,
     join,
     meeting_apart,
@@ -118,7 +120,8 @@ def restore_signals() -> Iterator[None]:
 
 
 def prepare_corpus(session: Session) -> PreparedCorpus:
-    """The corpus as tokens, on every rank: rank 0 prepares it, and then the others find it done.
+    """The corpus as tokens, on every rank: rank 0 prepares it, and then the others find it done. Hosts that share its
+    cache help with a large one.
 
     On a host that does not share rank 0's cache, it is prepared again. Raises UsageError if it cannot be prepared, or
     if a host has another one than rank 0.
@@ -127,7 +130,17 @@ def prepare_corpus(session: Session) -> PreparedCorpus:
     # What cannot be built is refused before any work.
     meta_model(config.model, BYTE_SYMBOLS)
     first_here = int(os.environ["LOCAL_RANK"]) == 0
-    corpus = after_rank_0(place, "preparation", lambda: prepare_data(config.data, progress=first_here))
+    hosts, helped = [*dict.fromkeys(seat.host for seat in seats)], None
+    if job := job_to_share(session):
+        own = hosts.index(seats[place.rank].host)
+
+        def helped(in_charge: Callable[[], bool]) -> None:
+            if first_here:
+                help_host_0(job.directory, job.source, job.fingerprint, job.plan, own, len(hosts), in_charge)
+
+    sharing = len(hosts) if job else 1
+    work = lambda: prepare_data(config.data, progress=first_here, hosts=sharing)  # noqa: E731
+    corpus = after_rank_0(place, "preparation", work, helped)
     refuse_giant(config.model, config.train, corpus.tokenizer.vocabulary, place.world_size)
     ours = f"{corpus.manifest.sha256} {corpus.manifest.tokenizer['sha256']}"
     if odd := hosts_without(place, seats, ours == from_rank_0(place, "corpus", ours)):
@@ -136,6 +149,19 @@ def prepare_corpus(session: Session) -> PreparedCorpus:
             "copy the source, or name a data.cache_dir that all hosts share"
         )
     return corpus
+
+
+def job_to_share(session: Session) -> Job | None:
+    """The preparation of the corpus, if several hosts are to share the work, in one folder: what is done, small or read
+    fast is not worth it."""
+    place, seats, data = session.place, session.seats, session.config.data
+    if len({seat.host for seat in seats}) == 1:
+        return None
+    job = after_rank_0(place, "preparation", lambda: locate_data(data))
+    wanted = "" if job.is_done or not is_shared(job.source, job.plan) else job.directory.name
+    chosen = from_rank_0(place, "corpus to share", wanted)
+    others = chosen and hosts_without(place, seats, chosen == job.directory.name)
+    return None if not chosen or others or hosts_apart(place, seats, job.directory.parent, "data.cache_dir") else job
 
 
 def corpus_source(session: Session, corpus: PreparedCorpus, more: dict[str, str]) -> CorpusSource:

@@ -4,22 +4,27 @@ This is the other meaning of lossless compression with a language model: both si
 is learned on the way. Both sizes are printed: with the model shared, and with the model charged in full.
 """
 
+import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import zstandard
 
 from archive.encoding import EncodingSource, coded_frames, coded_header
-from archive.format import end_content, open_archive, write_archive
+from archive.format import Archive, end_content, open_archive, write_archive
 from archive.machine import refuse_other_machine
+from archive.reference_tokenizer import declared_tokenizer, needed_tokenizer
 from archive.restoring import RestorableDecoding
 from data.errors import RunFailed, UsageError
 from data.files import output_file
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
+from data.shards import describe_tokenizer
 from data.streams import publish
+from data.tokenizer import Tokenizer
+from data.tokenizer_files import read_tokenizer_file
 from eval.code_size import decoder_values, measure_code
 from model.lm import LanguageModel
 from studies.common import argument, option
@@ -55,11 +60,17 @@ class Encode:
             folder, threads = Path(temporary), torch.get_num_threads()
             coding = EncodingSource(source_of(tokens, lanes, end.sha256), folder, place)
             data_bits = one_pass(frozen, lanes, coding, place, end.bytes)
-            header = coded_header(about, lanes, tokenizer, 1, threads, {})
+            held, packages = tokenizer, {}
+            if config.run.reference_tokenizer:
+                used = read_tokenizer_file(config.data.tokenizer)
+                entry = describe_tokenizer(tokenizer) | {"file": used.path.name, "file_sha256": used.sha256}
+                held, packages = replace(tokenizer, encoding=b""), declared_tokenizer(entry)
+            header = coded_header(about, lanes, held, 1, threads, packages)
             footer = end_content(end.sha256, data_bits)
-            write_archive(self.archive, coded_frames(header, tokenizer, b"", folder, b"", footer))
+            write_archive(self.archive, coded_frames(header, held, b"", folder, b"", footer))
         code_bytes = measure_code(decoder_values(config, tokenizer, {})).xz_bytes
-        publish_sizes(end.bytes, self.archive.stat().st_size, packed_bytes(model), code_bytes)
+        uncharged_bytes = len(tokenizer.encoding) - len(held.encoding)
+        publish_sizes(end.bytes, self.archive.stat().st_size, packed_bytes(model), code_bytes, uncharged_bytes)
 
 
 @dataclass
@@ -84,6 +95,7 @@ class Decode:
                 f"{self.archive} was written with model {header['model'][:16]}, {self.checkpoint} holds "
                 f"{identity[:16]}: name the run that wrote it"
             )
+        refuse_other_tokenizer(opened, self.checkpoint, tokenizer)
         if header["threads"] != config.engine.threads:
             raise UsageError(
                 f"{self.archive} was written with threads {header['threads']} and here it is {config.engine.threads}"
@@ -101,6 +113,16 @@ class Decode:
         publish(f"{self.file}: {corpus['bytes']:,} bytes, SHA-256 {opened.sha256} as it was")
 
 
+def refuse_other_tokenizer(archive: Archive, run: Path, tokenizer: Tokenizer) -> None:
+    """Raise UsageError unless the tokenizer of `run` is the one that an archive names in place of holding it."""
+    needed, described = needed_tokenizer(archive), hashlib.sha256(tokenizer.encoding).hexdigest()
+    if needed and not described.startswith(needed[1]):
+        raise UsageError(
+            f"{archive.path} was written with the tokenizer {needed[2]!r}, and {run} has another one: name the run "
+            "that wrote it"
+        )
+
+
 def packed_bytes(model: LanguageModel) -> int:
     """What the model takes by zstd, tensor by tensor."""
     packer = zstandard.ZstdCompressor(level=12)
@@ -108,8 +130,10 @@ def packed_bytes(model: LanguageModel) -> int:
     return sum(len(packer.compress(tensor.data)) for tensor in tensors)
 
 
-def publish_sizes(corpus_bytes: int, archive_bytes: int, model_bytes: int, code_bytes: int) -> None:
-    """Print both sizes."""
+def publish_sizes(
+    corpus_bytes: int, archive_bytes: int, model_bytes: int, code_bytes: int, uncharged_bytes: int
+) -> None:
+    """Print both sizes, and that of a tokenizer that is part of the reference machine."""
     rows = {
         "corpus": corpus_bytes,
         "archive, model shared": archive_bytes,
@@ -117,6 +141,8 @@ def publish_sizes(corpus_bytes: int, archive_bytes: int, model_bytes: int, code_
         "code": code_bytes,
         "archive, model charged": archive_bytes + model_bytes + code_bytes,
     }
+    if uncharged_bytes:
+        rows["tokenizer, not charged"] = uncharged_bytes
     for name, size in rows.items():
         per_byte = f"{8 * size / corpus_bytes:10.4f} bits/byte" if corpus_bytes else ""
         publish(f"{name:24}{size:14,} bytes{per_byte}")

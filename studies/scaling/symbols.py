@@ -60,6 +60,9 @@ def tokenizer_axis(config: Config, texts: Sequence[str]) -> list[Symbols]:
     used, or is there twice."""
     if not texts:
         return [read_symbols(config, config.data.tokenizer, "data.tokenizer")]
+    if config.data.source.startswith("tokens:"):
+        given = f"data.source {config.data.source} is cut already"
+        raise UsageError(f"{OPTION} and --vocabularies are ways to cut a text, and {given}: leave them out")
     axis: dict[str, tuple[str, Symbols]] = {}
     for text in texts:
         symbols = read_symbols(config, text, OPTION)

@@ -1,0 +1,36 @@
+"""The cost of a whole network's tokens in parts of some rows: model/parts.py, of model/network.py.
+
+What such a network does with its output is its own, so a part is computed from the tokens on, and a second time for its
+gradients. A row is the smallest part: its T V logits are there at once. Shapes: as in model/network.py.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.network import Network
+
+
+class NetworkInParts(Network):
+    """Network, with targets in parts of so many logits."""
+
+    part_logits = 1 << 24
+
+    def forward(
+        self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False
+    ) -> tuple[Any, list[Tensor]]:
+        if targets is None or targets.numel() * self.vocabulary <= self.part_logits:
+            return super().forward(history, state, targets, alone)
+        rows = max(1, self.part_logits // (targets.shape[1] * self.vocabulary))
+        parts = [x.split(rows) for x in (history, state[0], targets)]
+        nats = [
+            checkpoint(self.cost, *part, alone, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(*parts, strict=True)
+        ]
+        return torch.cat(nats), [history[:, :0]]
+
+    def cost(self, history: Tensor, before: Tensor, targets: Tensor, alone: bool) -> Tensor:
+        """Nats [B, T] of some rows."""
+        return super().forward(history, [before], targets, alone)[0]
