@@ -20,7 +20,8 @@ from data.lanes import Lanes
 from data.tokenizer import load_tokenizer
 from model.lm import LanguageModel
 from model.registry import BLOCKS
-from studies.sampling.command import Sample, apply_temperature, distribution, draw, random_payload
+from studies.sampling.command import apply_temperature, distribution, draw, execute, random_payload
+from studies.sampling.options import Sample
 from train.command_line import save_config
 from train.config import Config, ModelConfig
 from train.engine import Place
@@ -210,7 +211,7 @@ def test_samples_of_a_finished_run_as_its_users_draw_them(run_dir: Path, tmp_pat
 )
 def test_bad_arguments_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong), "holds no run")):
-        Sample(tmp_path, **wrong).execute()
+        execute(Sample(tmp_path, **wrong))
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
