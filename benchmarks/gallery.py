@@ -78,7 +78,7 @@ def main() -> int:
             wait_for(f"http://localhost:{port}/data/runs")
             address = f"http://localhost:{port}/"
             take_picture(options.chromium, f"{address}#custom_scalars", "tensorboard", 1400, 1250, 20_000)
-            take_picture(options.chromium, f"{address}#hparams", "hparams", 1400, 500, 20_000)
+            take_picture(options.chromium, f"{address}#hparams", "hparams", 1700, 480, 20_000)
         finally:
             server.terminate()
             server.wait()
