@@ -14,18 +14,16 @@ import lzma
 import zlib
 from collections.abc import Mapping, Set
 from math import prod
-from typing import Literal
 
 import numpy as np
 import torch
 
 from archive.coder import Decoder, cumulative, encode
+from archive.points import FLOATS, Point
 from data.errors import UsageError
 from model.lm import LanguageModel
 
-Point = Literal["fp32", "fp16", "bf16"] | int
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FLOATS: tuple[Point, ...] = ("fp32", "fp16", "bf16")
 # Steps are 2^((symbol + LOWEST) / STEPS_PER_OCTAVE): 2^-24 .. 2^8.
 STEPS_PER_OCTAVE, LOWEST, STEP_SYMBOLS = 8, -192, 256
 # Down to an eighth of the largest weight of a group: with three levels and large groups, most is clipped.

@@ -9,6 +9,7 @@ modules of Python's library, `{deuterocanon}` what benchmarks/deuterocanon.py ma
 import csv
 import json
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,12 @@ def rung(size: int, options: str, *, needs: tuple[str, ...] = ()) -> Entry:
         "ladder.csv",
         figures=last_row(columns, corpus="enwik8", bytes=str(size), options=options),
     )
+
+
+def picture_checksums(_: Path) -> Figures:
+    """CRC-32 of the pictures of the gallery: none of them is another than those that the command took."""
+    pictures = {path.stem: path.read_bytes() for path in sorted((ROOT / "docs").glob("gallery-*.png"))}
+    return {f"{name.removeprefix('gallery-')}_crc32": (zlib.crc32(data), "CRC-32") for name, data in pictures.items()}
 
 
 def whole_enwik8(path: Path) -> Figures:
@@ -281,6 +288,11 @@ ENTRIES = [
     Entry(
         "own-block", "minutes", ("python benchmarks/own_block.py",),
         (*TOTALS, "model/adapter.py", "benchmarks/own_block.py"), "own_block.csv",
+    ),
+    Entry(
+        "gallery", "minutes", ("python benchmarks/gallery.py",),
+        ("benchmarks/gallery.py", "eval/plots.py", "eval/templates", "studies/scaling/templates", "train/metrics.py"),
+        "gallery.csv", figures=picture_checksums,
     ),
     Entry(
         "networks", "minutes", ("python benchmarks/networks.py",), (*TOTALS, "train/networks.py"), "networks.csv",

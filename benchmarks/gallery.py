@@ -3,7 +3,8 @@
     python benchmarks/gallery.py [--bytes 300000] [--chromium chromium] [any option of launch/sweep.py]
 
 Sweeps two blocks over two widths and two seeds on the start of the default corpus, and opens what the sweep wrote.
-Needs the program chromium, and writes docs/gallery-NAME.png. Five minutes on two cores.
+Needs the program chromium, and writes docs/gallery-NAME.png, and benchmarks/results/gallery.csv, a row a run. Five
+minutes on two cores.
 """
 
 import sys
@@ -29,6 +30,7 @@ from train.engine import free_port
 GRID = ["--blocks=attention,ssd", "--widths=32,64", "--seeds=0,1", "--model.ngram_orders=[1,2,3]"]
 FIXED = ["--data.vocabulary=1024", "--train.lanes=8", "--engine.threads=1", "--jobs=2"]
 WAIT_SECS = 60
+RESULTS = ROOT / "benchmarks" / "results" / "gallery.csv"
 
 
 def take_picture(chromium: str, address: str, name: str, width: int, height: int, settle_ms: int) -> None:
@@ -74,11 +76,13 @@ def main() -> int:
         server = subprocess.Popen([program, f"--logdir={runs}", f"--port={port}"], stderr=subprocess.DEVNULL)
         try:
             wait_for(f"http://localhost:{port}/data/runs")
-            address = f"http://localhost:{port}/#scalars&_smoothingWeight=0"
-            take_picture(options.chromium, address, "tensorboard", 1400, 900, 20_000)
+            address = f"http://localhost:{port}/"
+            take_picture(options.chromium, f"{address}#custom_scalars", "tensorboard", 1400, 1250, 20_000)
+            take_picture(options.chromium, f"{address}#hparams", "hparams", 1700, 480, 20_000)
         finally:
             server.terminate()
             server.wait()
+        shutil.copy(runs / "comparison.csv", RESULTS)
     return 0
 
 

@@ -76,7 +76,8 @@ def main() -> None:
             "first step, deepspeed": ([*DEEPSPEED, *given, f"--run.dir={new}"], new),
             "first step, resumed": ([sys.executable, *resume], resumed),
         }
-        commands = {f"{name} --help": f"launch/{name}.py" for name in ("train", "sweep", "report", "check_block")}
+        helps = ("train", "sweep", "report", "report diff", "evaluate", "evaluate held-out", "check_block")
+        commands = {f"{name} --help": [f"launch/{name.split()[0]}.py", *name.split()[1:], "--help"] for name in helps}
         for what in (*starts, *commands):
             secs = []
             for _ in range(options.rounds):
@@ -86,7 +87,7 @@ def main() -> None:
                 if what in starts:
                     secs.append(first_step_secs(starts[what][0], root, starts[what][1]))
                 else:
-                    secs.append(whole_secs([sys.executable, commands[what], "--help"], root))
+                    secs.append(whole_secs([sys.executable, *commands[what]], root))
             row = {"what": what, "least_secs": f"{min(secs):.2f}", "median_secs": f"{statistics.median(secs):.2f}"}
             row |= {"rounds": options.rounds, "load": f"{os.getloadavg()[0]:.1f}", "cores": os.cpu_count()}
             write(row | {"commit": commit, "command": f"python benchmarks/starts.py --rounds {options.rounds}"})

@@ -16,6 +16,8 @@ from properdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "research/*.md")
+# The site's theme is light, whatever a browser prefers, and transparent pictures for dark pages vanish on it.
+DARK = re.compile(r"<source media=\"\(prefers-color-scheme: dark\)\"[^>]*>\s*")
 log = get_plugin_logger("links")
 # Targets of Markdown links and of <img> and <source>, without anchors; code has none.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)[^)#\s]+|(?<=(?:src|set)=\")[^\"]+")
@@ -55,7 +57,7 @@ def add(files: Files, path: str, config: ProperDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links that hold in the repository into those that hold in the site."""
+    """Turn links that hold in the repository into those that hold in the site; drop pictures for dark pages."""
     here = in_repository(page.file.src_uri)
 
     def moved(found: re.Match[str]) -> str:
@@ -65,4 +67,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return relpath(in_site(target), dirname(in_site(here)) or ".")
 
     parts = re.split(f"({CODE.pattern})", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if number % 2 else LINK.sub(moved, part) for number, part in enumerate(parts))
+    return "".join(part if number % 2 else LINK.sub(moved, DARK.sub("", part)) for number, part in enumerate(parts))

@@ -1,3 +1,4 @@
+# %% [markdown]
 """From configurations to a table and back to a model, as the cells of a notebook. Each `# %%` begins a cell.
 
 python examples/notebook.py FILE [RUNS_DIR]      or open it in an editor that runs cells, or with jupytext

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from launch import entry
 
-entry.begin(__name__, run_directory=True)
+entry.begin(__name__)
 
 from train.help import help_text
 

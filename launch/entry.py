@@ -22,17 +22,16 @@ from train.options import did_you_mean
 WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 
-def begin(module: str, run_directory: bool = False) -> None:
+def begin(module: str) -> None:
     """The first statement of an entry point, before it imports anything that may print. `module` is its __name__:
-    standard output is separated only in a process that it is the program of. A program that has a `run_directory` keeps
-    other libraries' notices there."""
+    standard output is separated only in a process that it is the program of. Other libraries' notices are kept: for the
+    run directory if the program has one, and to be printed if it fails before or without."""
     # Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon
     # as anything else runs on the machine. It has to be said before PyTorch is loaded (docs/performance.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if module == "__main__":
         STREAMS.separate()
-        if run_directory:
-            NOTICES.collect()
+        NOTICES.collect()
 
 
 def answer_help(module: str, text: Callable[[], str]) -> None:

@@ -19,24 +19,21 @@ if __name__ == "__main__":
 from launch import entry
 
 entry.begin(__name__)
-if len(sys.argv) == 2:
-    # A command's own help names its options, which its module declares.
-    entry.answer_help(__name__, lambda: f"usage: evaluate.py COMMAND ...\n\n{(__doc__ or '').strip()}")
 
 import argparse
 from typing import Any
 
-from studies.common import add_arguments
-from studies.fixed_model import command as fixed_model
-from studies.generalisation import command as generalisation
-from studies.held_out import command as held_out
-from studies.loss_curve import command as curve
-from studies.mixture import command as mixture
-from studies.pruning import command as prune
-from studies.sampling import command as sampling
-from studies.two_part import command as two_part
+from studies.common import add_arguments, execute
+from studies.fixed_model import options as fixed_model
+from studies.generalisation import options as generalisation
+from studies.held_out import options as held_out
+from studies.loss_curve import options as curve
+from studies.mixture import options as mixture
+from studies.pruning import options as prune
+from studies.sampling import options as sampling
+from studies.two_part import options as two_part
 
-# By name: a dataclass whose fields are what it takes, and whose `execute` does it.
+# By name: a dataclass whose fields are what it takes.
 COMMANDS: dict[str, type[Any]] = {
     "encode": fixed_model.Encode,
     "decode": fixed_model.Decode,
@@ -62,9 +59,9 @@ def evaluate(arguments: list[str]) -> None:
         description = sys.modules[command.__module__].__doc__
         add_arguments(commands.add_parser(name, help=command.__doc__, description=description), command)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    options = vars(parser.parse_args(arguments))
-    del options["local_rank"]
-    COMMANDS[options.pop("command")](**options).execute()
+    given = vars(parser.parse_args(arguments))
+    del given["local_rank"]
+    execute(COMMANDS[given.pop("command")](**given))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ from launch import entry
 
 entry.begin(__name__)
 
+from studies.common import add_arguments, execute
+from studies.diff import options as diff
+
 
 def make_parser() -> entry.Parser:
     parser = entry.Parser(description=__doc__)
@@ -37,12 +40,25 @@ def make_parser() -> entry.Parser:
     return parser
 
 
-if sys.argv[1:2] != ["diff"]:
-    entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+def names_diff(arguments: list[str]) -> bool:
+    """A folder of runs with that name is ./diff."""
+    return arguments[:1] == ["diff"]
+
+
+def make_diff_parser() -> entry.Parser:
+    parser = entry.Parser(prog="report.py diff", description=diff.__doc__)
+    add_arguments(parser, diff.Diff)
+    return parser
+
+
+def help_text() -> str:
+    parser = make_diff_parser() if names_diff(sys.argv[1:]) else make_parser()
+    return parser.format_help().rstrip()
+
+
+entry.answer_help(__name__, help_text)
 
 from data.streams import publish
-from studies.common import add_arguments
-from studies.diff import command as diff
 from studies.scaling.pages import write_comparison
 from studies.scaling.rates import read_rates
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
@@ -55,11 +71,8 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
-    # A folder of runs with that name is ./diff.
-    if arguments[:1] == ["diff"]:
-        parser = entry.Parser(prog="report.py diff", description=diff.__doc__)
-        add_arguments(parser, diff.Diff)
-        diff.Diff(**vars(parser.parse_args(arguments[1:]))).execute()
+    if names_diff(arguments):
+        execute(diff.Diff(**vars(make_diff_parser().parse_args(arguments[1:]))))
         return
     options = make_parser().parse_args(arguments)
     report(options.runs_dir, options.out or options.runs_dir, options.corpus)

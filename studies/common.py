@@ -1,21 +1,25 @@
 """What all studies share: how they describe their commands, and the figures that they write.
 
-A study is a folder with a command.py: a dataclass for each command, whose fields are `argument`s and `option`s, whose
-docstring is its line of help, and whose `execute()` does the work. The docstring of the module is their --help.
-launch/evaluate.py has a line for each command.
+A study is a folder. Its options.py has a dataclass for each command, whose fields are `argument`s and `option`s, and
+whose docstring is its line of help; the docstring of the module is their --help. Its command.py has `execute(options)`,
+which does the work. launch/evaluate.py has a line for each command.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, get_args
 
 from data.files import output_file, write_file
 from eval.plots import picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def argument(help: str, **settings: Any) -> Any:
@@ -51,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: type) -> None:
         if group and group not in groups:
             groups[group] = parser.add_mutually_exclusive_group()
         groups.get(group, parser).add_argument(name, **settings)
+
+
+def execute(options: Any) -> None:
+    """Do what the options of a command ask for. What that takes is imported now: --help comes without."""
+    importlib.import_module(type(options).__module__.removesuffix("options") + "command").execute(options)
 
 
 def write_figures(path: Path | None, draw: Callable[..., Figure], *arguments: Any) -> None:

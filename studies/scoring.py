@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archive.weights import Point, pack, parameters, unpack
+from archive.points import Point
+from archive.weights import pack, parameters, unpack
 from data.batches import Position, encode_source
 from data.documents import open_source
 from data.errors import UsageError

@@ -27,6 +27,8 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path: Path, caplog: pytest.Lo
     assert [record.getMessage() for record in caplog.records] == []
     pages = {path.stem for path in (tmp_path / "site").glob("*.html")}
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= pages
+    assert "own-block-light" in (text := (tmp_path / "site/your-architecture.html").read_text())
+    assert "dark" not in re.findall(r"<source[^>]*>|own-block-(\w+)", text)
 
 
 def test_a_broken_link_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

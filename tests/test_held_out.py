@@ -15,7 +15,9 @@ from trained_run import project_text, trained_run
 
 from data.prepare import prepare
 from eval.schema import load_report
-from studies.held_out.command import Search, Windows, read_prepared
+from studies.held_out import command
+from studies.held_out.command import Windows, read_prepared
+from studies.held_out.options import Search
 from train.command_line import parse_config
 from train.config import DataConfig
 from train.frozen import load_frozen
@@ -88,7 +90,7 @@ def search(folder: Path, given: str | None = None, **changes: str) -> float:
     data = load_frozen(folder / "run")[0].data
     for name, value in changes.items():
         setattr(data, name, value)
-    (overlap,) = Search(threshold=1.0).search(trained, data, given, [folder / "partly.txt"])
+    (overlap,) = command.search(Search(threshold=1.0), trained, data, given, [folder / "partly.txt"])
     return overlap.share
 
 
@@ -136,7 +138,7 @@ def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
         ([folder / "new.txt"], 64, 1.5, "--threshold 1.5"),
     ]:
         with pytest.raises(ValueError, match=message):
-            Search(window=window, threshold=threshold).search(trained, data, None, files)
+            command.search(Search(window=window, threshold=threshold), trained, data, None, files)
 
 
 @pytest.mark.parametrize("name", ["train.epochs", "train.passes", "data.repeat"])

@@ -22,6 +22,14 @@ import launch.evaluate
 import launch.report
 import launch.sweep
 import launch.train
+import studies.fixed_model.command
+import studies.generalisation.command
+import studies.held_out.command
+import studies.loss_curve.command
+import studies.pruning.command
+import studies.sampling.command
+import studies.scoring
+import studies.two_part.command
 from data.errors import RunFailed, UsageError
 from data.files import output_file
 from launch.entry import Parser, exit_status, meant
@@ -211,14 +219,14 @@ BUGS: list[tuple[Any, str, list[str]]] = [
     (launch.decompress, "open_archive", [str(ROOT / "LICENSE"), "/tmp/no-such-file"]),
     (launch.sweep, "multiply", SWEEP),
     (launch.report, "load_runs", ["runs"]),
-    (launch.evaluate.curve, "read_points", ["curve", "loss.csv"]),
-    (launch.evaluate.fixed_model, "load_frozen", ["encode", "a", "b", "--checkpoint=c"]),
-    (launch.evaluate.fixed_model, "open_archive", ["decode", "a", "b", "--checkpoint=c"]),
-    (launch.evaluate.generalisation, "load_runs", ["generalisation", "a", "b"]),
-    (launch.evaluate.held_out, "finished_report", ["held-out", "a", "b"]),
-    (launch.evaluate.prune.scoring, "open_run", ["prune", "a", "--held_out=b"]),
-    (launch.evaluate.sampling, "load_frozen", ["sample", "a"]),
-    (launch.evaluate.two_part, "open_run", ["two-part", "a"]),
+    (studies.loss_curve.command, "read_points", ["curve", "loss.csv"]),
+    (studies.fixed_model.command, "load_frozen", ["encode", "a", "b", "--checkpoint=c"]),
+    (studies.fixed_model.command, "open_archive", ["decode", "a", "b", "--checkpoint=c"]),
+    (studies.generalisation.command, "load_runs", ["generalisation", "a", "b"]),
+    (studies.held_out.command, "finished_report", ["held-out", "a", "b"]),
+    (studies.scoring, "open_run", ["prune", "a", "--held_out=b"]),
+    (studies.sampling.command, "load_frozen", ["sample", "a"]),
+    (studies.two_part.command, "open_run", ["two-part", "a"]),
 ]
 
 

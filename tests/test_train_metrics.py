@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from train.config import flatten
 from train.metrics import HEADER, Metrics, truncate_curve, write_flat_lines
@@ -158,6 +159,11 @@ def test_the_end_adds_cost_and_hparams(tmp_path: Path) -> None:
     assert b"model.width" in started
     assert b"[1, 2]" in started
     assert "_hparams_/session_end_info" in events.summary_metadata
+    listed = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    # TensorBoard puts those that differ before the others.
+    first = [info.name for info in listed.experiment.hparam_infos if info.differs]
+    assert first == ["model.block", "model.width"]
+    assert len(listed.experiment.hparam_infos) > len(first)
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert layout.index(b"description_length/total_bytes") < layout.index(b"rate/bits_per_byte_now")
     assert b"other_codes/.*" in layout

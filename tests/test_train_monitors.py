@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +88,47 @@ def test_wandb_and_csv_get_the_curve_and_the_run_its_bits(tmp_path: Path) -> Non
     assert points[max(points)]["machine/elapsed_secs"] > 0
 
 
+def test_comet_gets_the_curve_under_the_name_of_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("comet_ml")
+    (tmp_path / "text").write_bytes(b"In the beginning was the Word. " * 80)
+    path = written(tmp_path, {"comet": {"enabled": True, "online": False}})
+    done = run(
+        TRAIN, *SMALL, f"--data.source={tmp_path / 'text'}", f"--run.dir={tmp_path / 'run'}",
+        f"--engine.deepspeed_config={path}", HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (kept,) = (tmp_path / "run").glob("*.zip")
+    with zipfile.ZipFile(kept) as archive:
+        messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
+    found = [message["payload"]["metric"] for message in messages if message["type"] == "metric_msg"]
+    charted = {m["step"]: m["metricValue"] for m in found if m["metricName"] == "description_length/total_bytes"}
+    with (tmp_path / "run/curve.csv").open() as stream:
+        curve = {int(row["coded_bytes"]): float(row["total_bits"]) / 8 for row in csv.DictReader(stream)}
+    assert len(curve) > 2
+    assert charted == pytest.approx(curve)
+    others = [message["payload"] for message in messages if message["type"] == "log_other"]
+    assert ("Name", "run") in [(one["key"], one["value"]) for one in others]
+    # What a finished run has cost is there too.
+    assert "machine/elapsed_secs" in {one["metricName"] for one in found}
+
+
+def test_each_run_of_a_process_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def begin(_: object) -> SimpleNamespace:
+        begun.append(os.environ["WANDB_NAME"])
+        return SimpleNamespace(wandb_monitor=None, comet_monitor=None)
+
+    monkeypatch.setattr("deepspeed.monitor.monitor.MonitorMaster", begin)
+    monkeypatch.delenv("WANDB_NAME", raising=False)
+    for name in ("one", "two"):
+        monitors = Monitors({"csv_monitor": {"enabled": True}}, tmp_path / name)
+        monitors.begin({})
+        monitors.close(failed=False)
+    assert begun == ["one", "two"]
+    assert "WANDB_NAME" not in os.environ
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -95,7 +138,10 @@ def test_wandb_and_csv_get_the_curve_and_the_run_its_bits(tmp_path: Path) -> Non
         ({"wandb": {"enabled": True, "project": 3}}, "wandb.project: Input should be a valid string"),
     ],
 )
-def test_sections_that_are_wrong_are_named(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+def test_sections_that_are_wrong_are_named(
+    tmp_path: Path, sections: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.monitors.find_spec", lambda name: None if name == "comet_ml" else name)
     with pytest.raises(UsageError, match=r"ds\.json") as caught:
         read_monitors(written(tmp_path, sections))
     assert message in str(caught.value) and "\n" not in str(caught.value)

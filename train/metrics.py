@@ -7,9 +7,11 @@ recorded beyond that point is dropped from both.
 import csv
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -22,14 +24,27 @@ HEADER = ("step", "coded_bytes", "coded_tokens", "data_bits", "total_bits", "ela
 # What TensorBoard's HPARAMS page shows of a run, besides its configuration.
 RUN_METRICS = ("description_length/total_bytes", "description_length/bits_per_byte", "description_length/ratio",
                "machine/elapsed_secs")  # fmt: skip
+# It shows the first five of these, in alphabetical order, and lists the others before the rest of the configuration.
+FIRST_HPARAMS = ("data.source", "data.vocabulary", "model.block", "model.depth", "model.width", "train.matrix_lr",
+                 "train.seed", "train.table_lr", "train.vector_lr")  # fmt: skip
+
+
+def unsmoothed(*tags: str) -> dict[str, Any]:
+    """A chart for each of `tags`, for a layout. TensorBoard smooths lines by 0.6 at first, which bends sums. It draws
+    margins, here of no width, as they are; but finds no tags for them by a regular expression, and puts such charts
+    after all others of a category, in reverse."""
+    return {tag.split("/")[-1].replace("_", " "): ["Margin", [tag] * 3] for tag in reversed(tags)}
+
+
 LAYOUT = {
-    "Description length": {
+    "So far": unsmoothed("description_length/total_bytes", "description_length/bits_per_byte",
+                         "description_length/ratio", "description_length/data_bytes"),
+    "Smoothed": {
         "bytes so far, and baselines": ["Multiline", ["description_length/total_bytes", "other_codes/.*"]],
-        "bits per byte": ["Multiline", ["rate/bits_per_byte_now", "description_length/bits_per_byte"]],
+        "bits per byte of data, now": ["Multiline", ["rate/bits_per_byte_now"]],
         "terms, bytes so far": ["Multiline", ["description_length/(data|code|(reference_)?tokenizer)_bytes"]],
-        "compression ratio so far": ["Multiline", ["description_length/ratio"]],
-    }
-}
+    },
+}  # fmt: skip
 # Baselines, which are flat lines, get a point for so many points of the curve. TensorBoard scales a chart to the middle
 # 90 % of its points: so the highest baseline is in view, and nine tenths of the curve.
 BASELINE_RECORDS = 8
@@ -77,6 +92,7 @@ class Metrics:
             for name, value in flatten(hparams).items()
         }
         experiment, session, self.session_end = hparams_summaries(shown, dict.fromkeys(RUN_METRICS))
+        put_first(experiment, FIRST_HPARAMS)
         for summary in (experiment, session):
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
         self.monitors.begin(shown)
@@ -135,6 +151,16 @@ class Metrics:
         self.file.close()
         self.writer.close()
         self.monitors.close(failed)
+
+
+def put_first(experiment: Any, names: Collection[str]) -> None:
+    """Let TensorBoard list these parameters of an `experiment`, a summary, before all others, by saying that runs
+    differ in them."""
+    kept = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(kept.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in names
+    kept.content = content.SerializeToString()
 
 
 def flat_lines(baselines: dict[str, Any]) -> dict[str, Any]:

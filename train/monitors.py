@@ -49,6 +49,8 @@ class Monitors:
         self.sections, self.run_dir = sections, run_dir
         # DeepSpeed's, once it is there.
         self.master: Any = None
+        # What was set for them in the environment, which is not for the next run of this process.
+        self.environment: dict[str, str] = {}
 
     def begin(self, hparams: dict[str, Any]) -> None:
         """Start the loggers, whose runs get the name of the run's folder and its flat configuration."""
@@ -58,13 +60,18 @@ class Monitors:
         from deepspeed.monitor.monitor import MonitorMaster
 
         # DeepSpeed has no keys for these. What the user has set stays.
-        for name, value in {"WANDB_NAME": self.run_dir.name, "WANDB_DIR": str(self.run_dir)}.items():
-            os.environ.setdefault(name, value)
+        name, folder = self.run_dir.name, str(self.run_dir)
+        ours = {"WANDB_NAME": name, "WANDB_DIR": folder, "COMET_OFFLINE_DIRECTORY": folder}
+        self.environment = {key: value for key, value in ours.items() if key not in os.environ}
+        os.environ.update(self.environment)
         self.master = MonitorMaster(get_monitor_config(self.sections))
         if self.master.wandb_monitor:
             sys.modules["wandb"].config.update(hparams)
         if self.master.comet_monitor:
-            self.master.comet_monitor.experiment.log_parameters(hparams)
+            experiment = self.master.comet_monitor.experiment
+            if not self.sections["comet"].get("experiment_name"):
+                experiment.set_name(name)
+            experiment.log_parameters(hparams)
 
     def write(self, points: dict[str, float], coded_bytes: int) -> None:
         """Write the points of all charts at so many corpus bytes."""
@@ -73,6 +80,8 @@ class Monitors:
 
     def close(self, failed: bool) -> None:
         """Let the loggers' runs end, as `failed` or as finished."""
+        for key in self.environment:
+            os.environ.pop(key, None)
         if not self.master:
             return
         if self.master.wandb_monitor:

@@ -1,15 +1,4 @@
-"""Compare two finished runs over one corpus byte by byte: where is one code shorter than the other, and is it noise?
-
-    python launch/report.py diff runs/ssd-64 runs/attention-64
-    python launch/report.py diff runs/bytes runs/bpe --find Melchizedek --out docs/diff
-
-Both runs must have kept what every token cost (run.keep_nats) and code the same corpus; architecture, tokenizer, width
-and lanes may differ. A piece's cost is divided equally among its bytes, so that sums stay those of both ledgers. It
-prints the difference of the data terms, since when it is there, and where it comes from: by kind of character, first
-and later occurrences of words, how long ago the 8 bytes before were last seen, and the place in a document. Intervals
-are 95 %, by a bootstrap over the lanes of RUN_A. In --out it writes diff.html, which also shows the passages with the
-largest gains and losses colored by bits saved, diff.csv (a row a class), diff-curve.csv, and pictures.
-"""
+"""The comparison of two codes, byte by byte: what is printed and written (options.py says how to ask for it)."""
 
 import csv
 import io
@@ -27,9 +16,9 @@ from data.files import write_file
 from data.streams import publish
 from eval.pages import render
 from eval.plots import picture
-from studies.common import argument, option
 from studies.diff.classes import Distances, Documents, Kinds, Positions, Words
 from studies.diff.evidence import ClassRow, Course, Tally
+from studies.diff.options import Diff
 from studies.diff.paired import ReadRun, open_runs, pair_blocks, read_blocks
 from studies.diff.passages import Passages
 from studies.diff.plots import evidence_figure, place_figure, where_figure
@@ -95,35 +84,20 @@ def compare(runs: Sequence[ReadRun], most: int, text: bytes) -> Difference:
     return Difference(runs, course, tallies, passages)
 
 
-@dataclass(kw_only=True)
-class Diff:
-    """Show where one code is shorter than another, byte by byte."""
-
-    run_a: Path = argument("run.dir of a finished run", metavar="RUN_A")
-    run_b: Path = argument("another, over the same corpus", metavar="RUN_B")
-    out: Path | None = option(
-        "folder for what is written (default: diff-RUN_A-RUN_B beside RUN_B)", None, metavar="DIR"
-    )
-    passages: int = option("passages of each sort on the page, 1 to 500 (default: 40)", 40, metavar="N")
-    find: str = option("also show passages that hold this text", "", metavar="TEXT")
-    corpus: str | None = option(
-        "where the corpus is, as data.source says it (default: where the runs had it)", None, metavar="SOURCE"
-    )
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, or runs that cannot be compared."""
-        if not 1 <= self.passages <= 500:
-            raise UsageError(f"--passages {self.passages}: take 1 to 500")
-        runs = open_runs([self.run_a, self.run_b], self.corpus)
-        here, there = (folder.resolve() for folder in (self.run_a, self.run_b))
-        out = self.out or there.parent / f"diff-{here.name}-{there.name}"
-        found = compare(runs, self.passages, self.find.encode(errors="surrogateescape"))
-        publish(terminal_text(found))
-        for name, content in files(found, self.find).items():
-            out.mkdir(parents=True, exist_ok=True)
-            write_file(out / name, content)
-            if name.endswith((".html", ".csv")):
-                print(f"wrote {out / name}", file=sys.stderr)
+def execute(options: Diff) -> None:
+    """Raises UsageError for what is wrong with the arguments, or runs that cannot be compared."""
+    if not 1 <= options.passages <= 500:
+        raise UsageError(f"--passages {options.passages}: take 1 to 500")
+    runs = open_runs([options.run_a, options.run_b], options.corpus)
+    here, there = (folder.resolve() for folder in (options.run_a, options.run_b))
+    out = options.out or there.parent / f"diff-{here.name}-{there.name}"
+    found = compare(runs, options.passages, options.find.encode(errors="surrogateescape"))
+    publish(terminal_text(found))
+    for name, content in files(found, options.find).items():
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(out / name, content)
+        if name.endswith((".html", ".csv")):
+            print(f"wrote {out / name}", file=sys.stderr)
 
 
 def saved_text(row: ClassRow, scale: float = 1.0, form: str = "+z,.0f") -> str:

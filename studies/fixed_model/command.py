@@ -1,12 +1,8 @@
-"""Coding with the frozen model of a finished run.
-
-This is the other meaning of lossless compression with a language model: both sides have the trained model, and nothing
-is learned on the way. Both sizes are printed: with the model shared, and with the model charged in full.
-"""
+"""Coding with the frozen model of a finished run."""
 
 import hashlib
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +14,6 @@ from archive.machine import refuse_other_machine
 from archive.reference_tokenizer import declared_tokenizer, needed_tokenizer
 from archive.restoring import RestorableDecoding
 from data.errors import RunFailed, UsageError
-from data.files import output_file
 from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.shards import describe_tokenizer
@@ -27,90 +22,81 @@ from data.tokenizer import Tokenizer
 from data.tokenizer_files import read_tokenizer_file
 from eval.code_size import decoder_values, measure_code
 from model.lm import LanguageModel
-from studies.common import argument, option
+from studies.fixed_model.options import Decode, Encode
 from studies.scoring import connect_alone, one_pass, source_of, tokenize
 from train.frozen import load_frozen, model_identity
 
 
-@dataclass
-class Encode:
-    """Code a file with the frozen model of a run."""
-
-    file: Path = argument("is read")
-    archive: Path = argument("is written; must not exist", type=output_file)
-    checkpoint: Path = option("run.dir of a finished run", metavar="RUN")
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments."""
-        if self.archive.exists():
-            raise UsageError(f"{self.archive} exists: name another archive, or remove it")
-        frozen = config, model, tokenizer = load_frozen(self.checkpoint)
-        with (
-            connect_alone(config.engine.threads) as place,
-            tempfile.TemporaryDirectory(prefix="onepass-") as temporary,
-        ):
-            name, tokens, end = tokenize(self.file, tokenizer, config.data.tokenizer)
-            lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
-            about = {
-                "method": "fixed",
-                "corpus": {"name": name, "bytes": end.bytes, "documents": end.documents, "tokens": len(tokens)},
-                "code": "",
-                "model": model_identity(model),
-            }
-            folder, threads = Path(temporary), torch.get_num_threads()
-            coding = EncodingSource(source_of(tokens, lanes, end.sha256), folder, place)
-            data_bits = one_pass(frozen, lanes, coding, place, end.bytes)
-            held, packages = tokenizer, {}
-            if config.run.reference_tokenizer:
-                used = read_tokenizer_file(config.data.tokenizer)
-                entry = describe_tokenizer(tokenizer) | {"file": used.path.name, "file_sha256": used.sha256}
-                held, packages = replace(tokenizer, encoding=b""), declared_tokenizer(entry)
-            header = coded_header(about, lanes, held, 1, threads, packages)
-            footer = end_content(end.sha256, data_bits)
-            write_archive(self.archive, coded_frames(header, held, b"", folder, b"", footer))
-        code_bytes = measure_code(decoder_values(config, tokenizer, {})).xz_bytes
-        uncharged_bytes = len(tokenizer.encoding) - len(held.encoding)
-        publish_sizes(end.bytes, self.archive.stat().st_size, packed_bytes(model), code_bytes, uncharged_bytes)
+def execute(options: Encode | Decode) -> None:
+    if isinstance(options, Encode):
+        encode(options)
+    else:
+        decode(options)
 
 
-@dataclass
-class Decode:
-    """Bring back what encode wrote, given the same run."""
+def encode(options: Encode) -> None:
+    """Raises UsageError for what is wrong with the arguments."""
+    if options.archive.exists():
+        raise UsageError(f"{options.archive} exists: name another archive, or remove it")
+    frozen = config, model, tokenizer = load_frozen(options.checkpoint)
+    with (
+        connect_alone(config.engine.threads) as place,
+        tempfile.TemporaryDirectory(prefix="onepass-") as temporary,
+    ):
+        name, tokens, end = tokenize(options.file, tokenizer, config.data.tokenizer)
+        lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
+        about = {
+            "method": "fixed",
+            "corpus": {"name": name, "bytes": end.bytes, "documents": end.documents, "tokens": len(tokens)},
+            "code": "",
+            "model": model_identity(model),
+        }
+        folder, threads = Path(temporary), torch.get_num_threads()
+        coding = EncodingSource(source_of(tokens, lanes, end.sha256), folder, place)
+        data_bits = one_pass(frozen, lanes, coding, place, end.bytes)
+        held, packages = tokenizer, {}
+        if config.run.reference_tokenizer:
+            used = read_tokenizer_file(config.data.tokenizer)
+            entry = describe_tokenizer(tokenizer) | {"file": used.path.name, "file_sha256": used.sha256}
+            held, packages = replace(tokenizer, encoding=b""), declared_tokenizer(entry)
+        header = coded_header(about, lanes, held, 1, threads, packages)
+        footer = end_content(end.sha256, data_bits)
+        write_archive(options.archive, coded_frames(header, held, b"", folder, b"", footer))
+    code_bytes = measure_code(decoder_values(config, tokenizer, {})).xz_bytes
+    uncharged_bytes = len(tokenizer.encoding) - len(held.encoding)
+    publish_sizes(end.bytes, options.archive.stat().st_size, packed_bytes(model), code_bytes, uncharged_bytes)
 
-    archive: Path = argument("is read")
-    file: Path = argument("is written; must not exist", type=output_file)
-    checkpoint: Path = option("run.dir of the run that wrote it", metavar="RUN")
 
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, RunFailed for an archive that does not decode."""
-        if self.file.exists():
-            raise UsageError(f"{self.file} exists: name another file, or remove it")
-        opened = open_archive(self.archive)
-        header = opened.header
-        if header["method"] != "fixed":
-            raise UsageError(f"{self.archive} was not written with a fixed model: give it to launch/decompress.py")
-        frozen = config, model, tokenizer = load_frozen(self.checkpoint)
-        if (identity := model_identity(model)) != header["model"]:
-            raise UsageError(
-                f"{self.archive} was written with model {header['model'][:16]}, {self.checkpoint} holds "
-                f"{identity[:16]}: name the run that wrote it"
-            )
-        refuse_other_tokenizer(opened, self.checkpoint, tokenizer)
-        if header["threads"] != config.engine.threads:
-            raise UsageError(
-                f"{self.archive} was written with threads {header['threads']} and here it is {config.engine.threads}"
-            )
-        refuse_other_machine(header)
-        corpus = header["corpus"]
-        lanes = Lanes(corpus["tokens"], header["lanes"], header["segment_tokens"])
-        with connect_alone(header["threads"]) as place, tempfile.TemporaryDirectory(prefix="onepass-") as folder:
-            source = RestorableDecoding(opened, lanes, place, Path(folder, "tokens"))
-            try:
-                one_pass(frozen, lanes, source, place, corpus["bytes"])
-            except UsageError as error:
-                raise RunFailed(f"{self.archive}: {error}") from error
-            write_documents(token_chunks(source.tokens, tokenizer), self.file, True, opened.sha256)
-        publish(f"{self.file}: {corpus['bytes']:,} bytes, SHA-256 {opened.sha256} as it was")
+def decode(options: Decode) -> None:
+    """Raises UsageError for what is wrong with the arguments, RunFailed for an archive that does not decode."""
+    if options.file.exists():
+        raise UsageError(f"{options.file} exists: name another file, or remove it")
+    opened = open_archive(options.archive)
+    header = opened.header
+    if header["method"] != "fixed":
+        raise UsageError(f"{options.archive} was not written with a fixed model: give it to launch/decompress.py")
+    frozen = config, model, tokenizer = load_frozen(options.checkpoint)
+    if (identity := model_identity(model)) != header["model"]:
+        raise UsageError(
+            f"{options.archive} was written with model {header['model'][:16]}, {options.checkpoint} holds "
+            f"{identity[:16]}: name the run that wrote it"
+        )
+    refuse_other_tokenizer(opened, options.checkpoint, tokenizer)
+    if header["threads"] != config.engine.threads:
+        raise UsageError(
+            f"{options.archive} was written with threads {header['threads']} and here it is {config.engine.threads}"
+        )
+    refuse_other_machine(header)
+    corpus = header["corpus"]
+    lanes = Lanes(corpus["tokens"], header["lanes"], header["segment_tokens"])
+    with connect_alone(header["threads"]) as place, tempfile.TemporaryDirectory(prefix="onepass-") as folder:
+        source = RestorableDecoding(opened, lanes, place, Path(folder, "tokens"))
+        try:
+            one_pass(frozen, lanes, source, place, corpus["bytes"])
+        except UsageError as error:
+            raise RunFailed(f"{options.archive}: {error}") from error
+        write_documents(token_chunks(source.tokens, tokenizer), options.file, True, opened.sha256)
+    publish(f"{options.file}: {corpus['bytes']:,} bytes, SHA-256 {opened.sha256} as it was")
 
 
 def refuse_other_tokenizer(archive: Archive, run: Path, tokenizer: Tokenizer) -> None:

@@ -1,21 +1,7 @@
-"""Does the shorter description predict the better held-out loss? All finished runs of a folder on a file they lack.
-
-    python launch/evaluate.py generalisation runs/study FILE
-    python launch/evaluate.py generalisation runs/study FILE --csv rows.csv --json found.json --png picture
-
-Each finished run with a checkpoint scores FILE as held-out does, frozen, and FILE is refused if any run has seen it.
-Beside that rate: the run's total description length, its data term, and the last tenth of its training. Agreement of
-each with the held-out rates is Kendall's tau, among all runs and among those of equal vocabulary and width, whose
-intervals come from drawing the runs again. All runs must code one corpus.
-
-A run keeps its score (held_out.json in its folder) by the SHA-256 of FILE and of its checkpoint: the same command goes
-on after a stop, and is quick when nothing is new. Exit status 2: bad arguments, or FILE was refused, and nothing was
-scored.
-"""
+"""Held-out scores of all finished runs of a folder, beside their description lengths."""
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +13,11 @@ from data.errors import UsageError
 from data.files import file_sha256, read_json, write_file
 from data.streams import publish
 from eval.schema import Section
-from studies.common import argument, file_option, png_option, write_figures
+from studies.common import write_figures
 from studies.generalisation.correlation import ScoredRun, agreements, rows_csv, score_run, table
+from studies.generalisation.options import Generalisation
 from studies.generalisation.plots import draw_agreement
-from studies.held_out.command import Search
+from studies.held_out.command import search_all
 from studies.scaling.runs import ComparedRun, load_runs, refuse_mixed
 from studies.scoring import connect_alone, held_out_bits
 from train.checkpoint import POINTER
@@ -50,48 +37,38 @@ class Scores(Section):
     bits: dict[str, Annotated[float, Field(ge=0)]]
 
 
-@dataclass(kw_only=True)
-class Generalisation(Search):
-    """Compare the runs of a folder by how they score text that they have not seen."""
-
-    runs_dir: Path = argument("finished runs at or below it are compared", metavar="RUNS_DIR")
-    file: Path = argument("is read as one document of bytes", metavar="FILE")
-    csv: Path | None = file_option("write the rows")
-    json: Path | None = file_option("write rows and agreement")
-    png: Path | None = png_option()
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, and for a file that a run has seen."""
-        found = load_runs(self.runs_dir)
-        refuse_mixed(found)
-        runs = [run for run in found if pointer_file(run).exists()]
-        if len(runs) < 2:
-            raise UsageError(
-                f"finished runs in {self.runs_dir}: {len(found)}, with a checkpoint: {len(runs)}; it takes two to "
-                "compare, and runs keep a checkpoint if run.checkpoint_secs is above 0"
-            )
-        (overlap,) = self.search_all([run.directory for run in runs], [self.file])
-        with connect_alone(load_config(runs[0].directory / CONFIG_FILE).engine.threads) as place:
-            rows = score_all(runs, self.file, place)
-        agreed, trained = agreements(rows), runs[0].report.corpus
-        verdict = "  CONTAMINATED: not held out" if overlap.share > self.threshold else ""
-        publish(
-            f"\n{self.file}: {overlap.text_bytes:,} bytes, {overlap.share:.2%} of them seen in {trained.name} "
-            f"({trained.bytes:,} bytes){verdict}"
+def execute(options: Generalisation) -> None:
+    """Raises UsageError for what is wrong with the arguments, and for a file that a run has seen."""
+    found = load_runs(options.runs_dir)
+    refuse_mixed(found)
+    runs = [run for run in found if pointer_file(run).exists()]
+    if len(runs) < 2:
+        raise UsageError(
+            f"finished runs in {options.runs_dir}: {len(found)}, with a checkpoint: {len(runs)}; it takes two to "
+            "compare, and runs keep a checkpoint if run.checkpoint_secs is above 0"
         )
-        for run in found:
-            if run not in runs:
-                publish(f"{run.name} is left out: it has no checkpoint")
-        publish("\n" + table(rows, agreed))
-        name = make_printable(self.file.name)
-        if self.csv:
-            write_file(self.csv, rows_csv(name, rows).encode())
-        if self.json:
-            sha256 = file_sha256(self.file)
-            about = {"name": name, "bytes": overlap.text_bytes, "sha256": sha256, "seen": overlap.share}
-            found_lists = {"runs": rows, "agreement": agreed}
-            write_json(self.json, {"format": 1, "held_out": about, "corpus": trained, **found_lists})
-        write_figures(self.png, draw_agreement, rows, agreed, name)
+    (overlap,) = search_all(options, [run.directory for run in runs], [options.file])
+    with connect_alone(load_config(runs[0].directory / CONFIG_FILE).engine.threads) as place:
+        rows = score_all(runs, options.file, place)
+    agreed, trained = agreements(rows), runs[0].report.corpus
+    verdict = "  CONTAMINATED: not held out" if overlap.share > options.threshold else ""
+    publish(
+        f"\n{options.file}: {overlap.text_bytes:,} bytes, {overlap.share:.2%} of them seen in {trained.name} "
+        f"({trained.bytes:,} bytes){verdict}"
+    )
+    for run in found:
+        if run not in runs:
+            publish(f"{run.name} is left out: it has no checkpoint")
+    publish("\n" + table(rows, agreed))
+    name = make_printable(options.file.name)
+    if options.csv:
+        write_file(options.csv, rows_csv(name, rows).encode())
+    if options.json:
+        sha256 = file_sha256(options.file)
+        about = {"name": name, "bytes": overlap.text_bytes, "sha256": sha256, "seen": overlap.share}
+        found_lists = {"runs": rows, "agreement": agreed}
+        write_json(options.json, {"format": 1, "held_out": about, "corpus": trained, **found_lists})
+    write_figures(options.png, draw_agreement, rows, agreed, name)
 
 
 def write_json(path: Path, values: dict) -> None:

@@ -1,22 +1,7 @@
-"""Score files that a finished run has not seen, with its frozen model, beside what its own corpus took in training.
-
-    python launch/evaluate.py held-out runs/mine FILE...
-    python launch/evaluate.py held-out runs/mine FILE --window 128 --threshold 0.05
-
-Each file is one document, read from its first byte to its last without learning: bits per byte, its end included.
-
-A file that the run was trained on would tell nothing, so the run's corpus is searched first: which bytes of FILE are in
-a stretch of --window bytes or more that occurs in the corpus, byte by byte? Short passages that the corpus repeats at
---boilerplate places or more, such as markup, do not count. The longest passages in common are shown. Above the share
---threshold the file is refused. --contaminated scores it all the same, and says so. The corpus is found among the
-prepared ones (data.cache_dir of the run) by its SHA-256, or read again from data.source, or from --corpus; it must be
-the run's to the byte. What a warm-started run's parameters had seen before is searched too. Exit status 2: bad
-arguments, or a file was refused; nothing was scored.
-"""
+"""Scores of files that a run has not seen, and the search for what it has seen."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +15,7 @@ from data.shards import MANIFEST, TokenShards, read_manifest, restore_tokenizer
 from data.streams import publish
 from eval.curve import load_curve
 from eval.schema import Corpus, finished_report
-from studies.common import argument, option
+from studies.held_out.options import HeldOut, Search
 from studies.held_out.overlap import Overlap, Passage, Strings, Windows
 from studies.scoring import connect_alone, held_out_bits
 from train.command_line import CONFIG_FILE, load_config
@@ -44,108 +29,86 @@ QUOTED_BYTES = 48
 SHOWN = 5
 
 
-@dataclass(kw_only=True)
-class Search:
-    """What the search for contamination takes."""
+def search_all(options: Search, runs: list[Path], files: list[Path]) -> list[Overlap]:
+    """Of each file the largest overlap, as `search` finds it, with what any of the runs was trained on, or its
+    first parameters were. A corpus that several have seen is searched once; `corpus` is the first run's."""
+    searched: dict[str, list[Overlap]] = {}
+    for run in runs:
+        own = (finished_report(run).corpus, load_config(run / CONFIG_FILE).data)
+        for trained, data in [own, *((seen["corpus"], seen["data"]) for seen in seen_before(run))]:
+            if trained.sha256 not in searched:
+                found = search(options, trained, data, None if searched else options.corpus, files)
+                searched[trained.sha256] = found
+    by_file = zip(*searched.values(), strict=True)
+    return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
 
-    window: int = option(
-        "shortest stretch in common with the corpus that counts as seen, 8 or more (default: 64)", 64, metavar="BYTES"
-    )
-    threshold: float = option(
-        "refuse a file of which more than this share was seen, 0 to 1 (default: 0.01)", 0.01, metavar="SHARE"
-    )
-    boilerplate: int = option(
-        "do not count short passages that the corpus itself has at so many places or more; 0 counts all (default: 10)",
-        10, metavar="TIMES",
-    )  # fmt: skip
-    contaminated: bool = option("score it all the same, and say so", False)
-    corpus: str | None = option(
-        "where the corpus is, as data.source says it (default: where the run had it)", None, metavar="SOURCE"
-    )
 
-    def search_all(self, runs: list[Path], files: list[Path]) -> list[Overlap]:
-        """Of each file the largest overlap, as `search` finds it, with what any of the runs was trained on, or its
-        first parameters were. A corpus that several have seen is searched once; `corpus` is the first run's."""
-        searched: dict[str, list[Overlap]] = {}
-        for run in runs:
-            own = (finished_report(run).corpus, load_config(run / CONFIG_FILE).data)
-            for trained, data in [own, *((seen["corpus"], seen["data"]) for seen in seen_before(run))]:
-                if trained.sha256 not in searched:
-                    found = self.search(trained, data, None if searched else self.corpus, files)
-                    searched[trained.sha256] = found
-        by_file = zip(*searched.values(), strict=True)
-        return [max(overlaps, key=lambda overlap: overlap.share) for overlaps in by_file]
+def search(options: Search, trained: Corpus, data: DataConfig, given: str | None, files: list[Path]) -> list[Overlap]:
+    """What each of the files has in common with the corpus that a run was `trained` on.
 
-    def search(self, trained: Corpus, data: DataConfig, given: str | None, files: list[Path]) -> list[Overlap]:
-        """What each of the files has in common with the corpus that a run was `trained` on.
-
-        Raises UsageError if that is more than the threshold, unless contaminated files are welcome; if a file is too
-        short to tell; and if the corpus cannot be read.
-        """
-        if self.window < 8 or not 0 <= self.threshold <= 1:
+    Raises UsageError if that is more than the threshold, unless contaminated files are welcome; if a file is too
+    short to tell; and if the corpus cannot be read.
+    """
+    if options.window < 8 or not 0 <= options.threshold <= 1:
+        raise UsageError(
+            f"--window {options.window} and --threshold {options.threshold}: take 8 bytes or more, and a share of 0 to "
+            "1"
+        )
+    if options.boilerplate < 0 or options.boilerplate == 1:
+        raise UsageError(f"--boilerplate {options.boilerplate} would leave nothing: take 2 or more, or 0 to count all")
+    searches = []
+    for file in files:
+        if not file.is_file() or file.stat().st_size < options.window:
+            raise UsageError(f"{file} is no file of {options.window:,} bytes or more: too short to tell if it was seen")
+        searches.append(Windows(file.read_bytes(), options.window))
+    show_corpus(trained, data, given, searches)
+    overlaps = [windows.overlap() for windows in searches]
+    if options.boilerplate and any(overlap.passages for overlap in overlaps):
+        found = [n for n, overlap in enumerate(overlaps) if overlap.passages]
+        strings = [Strings(searches[n].text, overlaps[n]) for n in found]
+        show_corpus(trained, data, given, strings)
+        for n, part in zip(found, strings, strict=True):
+            overlaps[n] = part.sort_out(options.window, options.boilerplate)
+    for file, windows, overlap in zip(files, searches, overlaps, strict=True):
+        show_passages(file, windows.text, overlap)
+        if overlap.share > options.threshold and not options.contaminated:
+            first = overlap.passages[0]
             raise UsageError(
-                f"--window {self.window} and --threshold {self.threshold}: take 8 bytes or more, and a share of 0 to 1"
+                f"{overlap.share:.2%} of {file} is in the run's corpus, in stretches of {options.window} bytes or "
+                f"more, the first at byte {first.text_offset:,} (byte {first.corpus_offset:,} of the corpus): "
+                f"{quote(windows.text, first)!r}...; more than {options.threshold:.2%} is refused: take other text, "
+                "or --contaminated to score it as what it is"
             )
-        if self.boilerplate < 0 or self.boilerplate == 1:
-            raise UsageError(f"--boilerplate {self.boilerplate} would leave nothing: take 2 or more, or 0 to count all")
-        searches = []
-        for file in files:
-            if not file.is_file() or file.stat().st_size < self.window:
-                raise UsageError(
-                    f"{file} is no file of {self.window:,} bytes or more: too short to tell if it was seen"
-                )
-            searches.append(Windows(file.read_bytes(), self.window))
-        show_corpus(trained, data, given, searches)
-        overlaps = [windows.overlap() for windows in searches]
-        if self.boilerplate and any(overlap.passages for overlap in overlaps):
-            found = [n for n, overlap in enumerate(overlaps) if overlap.passages]
-            strings = [Strings(searches[n].text, overlaps[n]) for n in found]
-            show_corpus(trained, data, given, strings)
-            for n, part in zip(found, strings, strict=True):
-                overlaps[n] = part.sort_out(self.window, self.boilerplate)
-        for file, windows, overlap in zip(files, searches, overlaps, strict=True):
-            show_passages(file, windows.text, overlap)
-            if overlap.share > self.threshold and not self.contaminated:
-                first = overlap.passages[0]
-                raise UsageError(
-                    f"{overlap.share:.2%} of {file} is in the run's corpus, in stretches of {self.window} bytes or "
-                    f"more, the first at byte {first.text_offset:,} (byte {first.corpus_offset:,} of the corpus): "
-                    f"{quote(windows.text, first)!r}...; more than {self.threshold:.2%} is refused: take other text, "
-                    "or --contaminated to score it as what it is"
-                )
-        return overlaps
+    return overlaps
 
 
-@dataclass(kw_only=True)
-class HeldOut(Search):
-    """Score files that a run has not seen, and make sure of that."""
+def execute(options: HeldOut) -> None:
+    """Raises UsageError for what is wrong with the arguments, and for a file that the run has seen."""
+    report, curve, frozen = (
+        finished_report(options.run),
+        load_curve(options.run / "curve.csv"),
+        load_frozen(options.run),
+    )
+    overlaps = search_all(options, [options.run], options.files)
+    with connect_alone(frozen[0].engine.threads) as place:
+        scores = [held_out_bits(file, frozen, place) for file in options.files]
+    widest = max(24, *(len(str(file)) for file in options.files))
 
-    run: Path = argument("run.dir of a finished run", metavar="RUN")
-    files: list[Path] = argument("is read as one document of bytes", nargs="+", metavar="FILE")
+    def show(name: str, size_bytes: int, rate: float, more: str = "") -> None:
+        publish(f"{name:<{widest}}{size_bytes:>15,}{rate:>11.4f}{more}")
 
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, and for a file that the run has seen."""
-        report, curve, frozen = finished_report(self.run), load_curve(self.run / "curve.csv"), load_frozen(self.run)
-        overlaps = self.search_all([self.run], self.files)
-        with connect_alone(frozen[0].engine.threads) as place:
-            scores = [held_out_bits(file, frozen, place) for file in self.files]
-        widest = max(24, *(len(str(file)) for file in self.files))
-
-        def show(name: str, size_bytes: int, rate: float, more: str = "") -> None:
-            publish(f"{name:<{widest}}{size_bytes:>15,}{rate:>11.4f}{more}")
-
-        publish(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}{'boilerplate':>13}")
-        for file, bits, overlap in zip(self.files, scores, overlaps, strict=True):
-            verdict = "  CONTAMINATED: not held out" if overlap.share > self.threshold else ""
-            repeated = f"{overlap.boilerplate_bytes / overlap.text_bytes:>13.2%}"
-            show(str(file), overlap.text_bytes, bits / overlap.text_bytes, f"{overlap.share:>9.2%}{repeated}{verdict}")
-        if len(self.files) > 1:
-            all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
-            show("all", all_bytes, sum(scores) / all_bytes, f"{seen_bytes / all_bytes:>9.2%}")
-        corpus_bytes, length = report.corpus.bytes, report.description_length
-        show("in training, its corpus", corpus_bytes, length.data_bits_per_byte)
-        show("  the last tenth of that", corpus_bytes // 10, curve.last_rate())
-        publish(f"{'  and with code and all':<{widest}}{'':>15}{length.bits_per_byte:>11.4f}")
+    publish(f"\n{'':<{widest}}{'bytes':>15}{'bits/byte':>11}{'seen':>9}{'boilerplate':>13}")
+    for file, bits, overlap in zip(options.files, scores, overlaps, strict=True):
+        verdict = "  CONTAMINATED: not held out" if overlap.share > options.threshold else ""
+        repeated = f"{overlap.boilerplate_bytes / overlap.text_bytes:>13.2%}"
+        show(str(file), overlap.text_bytes, bits / overlap.text_bytes, f"{overlap.share:>9.2%}{repeated}{verdict}")
+    if len(options.files) > 1:
+        all_bytes, seen_bytes = (sum(getattr(o, name) for o in overlaps) for name in ("text_bytes", "seen_bytes"))
+        show("all", all_bytes, sum(scores) / all_bytes, f"{seen_bytes / all_bytes:>9.2%}")
+    corpus_bytes, length = report.corpus.bytes, report.description_length
+    show("in training, its corpus", corpus_bytes, length.data_bits_per_byte)
+    show("  the last tenth of that", corpus_bytes // 10, curve.last_rate())
+    publish(f"{'  and with code and all':<{widest}}{'':>15}{length.bits_per_byte:>11.4f}")
 
 
 def quote(text: np.ndarray, passage: Passage) -> bytes:

@@ -1,21 +1,9 @@
-"""The description length that a training curve stands for: its integral over the tokens, with bounds.
-
-    python launch/evaluate.py curve loss.csv --tokens_per_step 4e6 --vocabulary 32000 --corpus_bytes 5.6e12
-    python launch/evaluate.py curve export.csv --x Step --y "run - train/loss" --tokens_per_step 524288
-    python launch/evaluate.py curve runs/theirs/events --tag train/loss --tokens_per_step 524288 --smoothing ema:0.9
-    python launch/evaluate.py curve runs/mine/curve.csv --y data_bits --points total --unit bits
-
-FILE is a CSV file with a header (lines that begin with # are skipped), W&B's export among them, whose columns __MIN and
-__MAX bound the curve; or a file or folder of TensorBoard events. Of a model that was trained for one epoch, the area
-under the curve of its training loss is the length of its data, coded; the program comes on top. What the points leave
-open is bounded, and what is assumed for that is printed. Exit status 2: bad arguments, or FILE is no such curve.
-"""
+"""The integral of a training curve over its tokens, with bounds: table, JSON and figure."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +13,9 @@ from matplotlib.ticker import FuncFormatter
 from data.errors import UsageError
 from data.streams import publish
 from eval.plots import Theme, canvas, end_labels
-from studies.common import argument, option, png_option, write_figures
-from studies.loss_curve.points import BITS, KINDS, Kind, LossCurve, convert_points, parse_smoothing, read_points
+from studies.common import write_figures
+from studies.loss_curve.options import Curve
+from studies.loss_curve.points import LossCurve, convert_points, parse_smoothing, read_points
 
 # Points at most so much further than the one before are close.
 CLOSE = 1.1
@@ -35,53 +24,24 @@ SIGMAS = 3.0
 UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
-@dataclass
-class Curve:
-    """Turn a training curve into a description length, with bounds."""
-
-    file: Path = argument("CSV file, or a file or folder of TensorBoard events", metavar="FILE")
-    x: str | None = option("of the tokens or steps (default: tokens, step and the like)", None, metavar="COLUMN")
-    y: Sequence[str] = option("of the loss; several make several (default: loss)", (), metavar="COLUMN", nargs="+")
-    tag: str | None = option("of TensorBoard's scalars (default: the only one that ends in loss)", None)
-    error: str | None = option("by how much y may be off, either way, in the unit of y", None, metavar="COLUMN")
-    tokens_per_step: float | None = option(
-        "tokens that one of x is (default: 1 where its name says tokens)", None, metavar="N"
-    )
-    unit: str = option("of y, per token (default: nats)", "nats", choices=list(BITS))
-    points: Kind = option(
-        "y is the loss at x, or the mean since the point before, or the sum so far (default: instant)", "instant",
-        type=str, choices=KINDS,
-    )  # fmt: skip
-    smoothing: str = option(
-        "that y went through: ema:A (TensorBoard's slider), ema-first:A (begun at the first value), window:POINTS",
-        "none", metavar="HOW",
-    )  # fmt: skip
-    tokens: float | None = option("of the epoch, if the curve ends before (default: where it ends)", None, metavar="N")
-    vocabulary: int | None = option(
-        "an untrained model takes log2 V: bounds what is before the curve", None, metavar="V"
-    )
-    corpus_bytes: float | None = option("gives bits per byte and the ratio", None, metavar="B")
-    json: bool = option("print JSON, a list of one entry a curve", False)
-    png: Path | None = png_option()
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments or the file."""
-        for name in ("tokens_per_step", "tokens", "corpus_bytes"):
-            amount = getattr(self, name)
-            if amount is not None and not 0 < amount < math.inf:
-                raise UsageError(f"--{name} {amount:g}: give a number above 0")
-        if self.vocabulary is not None and self.vocabulary < 2:
-            raise UsageError(f"--vocabulary {self.vocabulary}: give the number of tokens that there are, 2 or more")
-        how = parse_smoothing(self.smoothing)
-        found = read_points(self.file, self.x, self.y, self.tag, self.error)
-        curves = [convert_points(logged, self.tokens_per_step, self.unit, self.points, how) for logged in found]
-        integrals = [integrate(curve, self.tokens, self.vocabulary) for curve in curves]
-        if self.json:
-            entries = [to_json(integral, self.corpus_bytes) for integral in integrals]
-            publish(json.dumps(entries, indent=1, allow_nan=False))
-        else:
-            publish("\n\n".join(format_table(integral, self.corpus_bytes) for integral in integrals))
-        write_figures(self.png, draw, list(zip(curves, integrals, strict=True)))
+def execute(options: Curve) -> None:
+    """Raises UsageError for what is wrong with the arguments or the file."""
+    for name in ("tokens_per_step", "tokens", "corpus_bytes"):
+        amount = getattr(options, name)
+        if amount is not None and not 0 < amount < math.inf:
+            raise UsageError(f"--{name} {amount:g}: give a number above 0")
+    if options.vocabulary is not None and options.vocabulary < 2:
+        raise UsageError(f"--vocabulary {options.vocabulary}: give the number of tokens that there are, 2 or more")
+    how = parse_smoothing(options.smoothing)
+    found = read_points(options.file, options.x, options.y, options.tag, options.error)
+    curves = [convert_points(logged, options.tokens_per_step, options.unit, options.points, how) for logged in found]
+    integrals = [integrate(curve, options.tokens, options.vocabulary) for curve in curves]
+    if options.json:
+        entries = [to_json(integral, options.corpus_bytes) for integral in integrals]
+        publish(json.dumps(entries, indent=1, allow_nan=False))
+    else:
+        publish("\n\n".join(format_table(integral, options.corpus_bytes) for integral in integrals))
+    write_figures(options.png, draw, list(zip(curves, integrals, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,8 @@
-"""Which run to trust, and when: one code from all runs of a folder, and how much each of them counts in it.
-
-    python launch/evaluate.py mixture runs/sweep
-    python launch/evaluate.py mixture runs/sweep --png picture --csv weights.csv --json codes.json
-
-Runs that kept the code length of every token (run.keep_nats) over the same tokens, lanes and segments are put together.
-Their codes have exact lengths, without any training:
-
-- The Bayesian mixture of K runs: at most log2 K bits longer than the best of them. Its weights are the posterior.
-- The switch between steps: the best run may change as the corpus grows, as from a small width to a large one (van
-  Erven, Grünwald & de Rooij 2012, "Catching up faster by switching sooner").
-- The switch at every token: each lane follows the run that predicts it best at the moment.
-
-A decoder of these codes trains all the runs side by side. Its program is the programs of all runs and these codes in
-one xz stream, which the table charges. Exit status 2: bad arguments, or there are no two runs that can be put together.
-"""
+"""One code from all runs of a folder: its table, weights and figure."""
 
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +10,9 @@ from tqdm import tqdm
 from data.files import write_file
 from data.streams import publish
 from eval.layout import csv_text, lay_out
-from studies.common import argument, file_option, option, png_option, write_figures
+from studies.common import write_figures
 from studies.mixture.codes import Code, likeliest_path, share, switch_rates, token_switch
+from studies.mixture.options import Mixture
 from studies.mixture.plots import draw_mixture
 from studies.mixture.runs import Together, program_bytes, put_together
 from studies.scaling.runs import ComparedRun, group_by_corpus, load_runs, refuse_mixed
@@ -48,39 +33,29 @@ class Row:
     total_bytes: float
 
 
-@dataclass(kw_only=True)
-class Mixture:
-    """Code a corpus by all runs of a folder at once, and see which counts when."""
-
-    runs_dir: Path = argument("finished runs at or below it are put together", metavar="RUNS_DIR")
-    corpus: str = option("only runs over it: a name, or a SHA-256's start", "", metavar="NAME")
-    csv: Path | None = file_option("write the weights of the runs, a row a step")
-    json: Path | None = file_option("write the lengths of all codes, and where the best run changes")
-    png: Path | None = png_option()
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, and where there are no two runs to put together."""
-        found = [run for group in group_by_corpus(load_runs(self.runs_dir), self.corpus) for run in group]
-        refuse_mixed(found)
-        together = put_together(found)
-        step_nats, codes, rate = code_all(together)
-        runs = together.runs
-        rows = table_rows(together, codes)
-        corpus = runs[0].report.corpus
-        coded_bytes = together.coded_tokens() * (corpus.bytes / corpus.tokens)
-        switches = best_runs(runs, step_nats, coded_bytes)
-        publish(f"\n{corpus.name}: {corpus.bytes:,} bytes, {len(runs)} runs over the same {corpus.tokens:,} tokens\n")
-        publish("\n".join(table(rows)))
-        publish(f"\nAt every token: a run is drawn again with probability 1/{1 / rate:,.0f} (the best of the rates).")
-        publish(switch_text(switches))
-        for name, reason in together.left_out.items():
-            publish(f"{name} is left out: {reason}")
-        if self.csv:
-            write_file(self.csv, weights_csv(runs, coded_bytes, codes).encode())
-        if self.json:
-            content = {"format": 1, "corpus": corpus.model_dump(), "codes": rows, "rate": rate, "switches": switches}
-            write_file(self.json, json.dumps(content, indent=1, allow_nan=False, default=vars).encode())
-        write_figures(self.png, draw_mixture, runs, step_nats, coded_bytes, codes)
+def execute(options: Mixture) -> None:
+    """Raises UsageError for what is wrong with the arguments, and where there are no two runs to put together."""
+    found = [run for group in group_by_corpus(load_runs(options.runs_dir), options.corpus) for run in group]
+    refuse_mixed(found)
+    together = put_together(found)
+    step_nats, codes, rate = code_all(together)
+    runs = together.runs
+    rows = table_rows(together, codes)
+    corpus = runs[0].report.corpus
+    coded_bytes = together.coded_tokens() * (corpus.bytes / corpus.tokens)
+    switches = best_runs(runs, step_nats, coded_bytes)
+    publish(f"\n{corpus.name}: {corpus.bytes:,} bytes, {len(runs)} runs over the same {corpus.tokens:,} tokens\n")
+    publish("\n".join(table(rows)))
+    publish(f"\nAt every token: a run is drawn again with probability 1/{1 / rate:,.0f} (the best of the rates).")
+    publish(switch_text(switches))
+    for name, reason in together.left_out.items():
+        publish(f"{name} is left out: {reason}")
+    if options.csv:
+        write_file(options.csv, weights_csv(runs, coded_bytes, codes).encode())
+    if options.json:
+        content = {"format": 1, "corpus": corpus.model_dump(), "codes": rows, "rate": rate, "switches": switches}
+        write_file(options.json, json.dumps(content, indent=1, allow_nan=False, default=vars).encode())
+    write_figures(options.png, draw_mixture, runs, step_nats, coded_bytes, codes)
 
 
 def code_all(together: Together) -> tuple[np.ndarray, dict[str, Code], float]:

@@ -1,20 +1,9 @@
-"""Contextual compression of the parameters: take out what a context does not need, in stages over all layers.
-
-Groups of parameters (heads of attention, channels of recurrences and MLPs, states of SSD) are scored by what their
-readers hear of them in a calibration context, activation times gradient (first order in leaving the group out), all
-layers are ranked together, and those that are worth least for their parameters go. Scores are taken again after every
-stage, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
-
-Beside it: as many groups taken out of every place by their norm, as many single weights set to zero by their size, and
-plain quantisation at equal size. And half of each block and of each MLP taken out alone: which is missed least? The run
-must be one without context mixing, whose tables would hide what the network lost.
-"""
+"""Contextual compression of the parameters: the stages, and what is measured after each."""
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -23,17 +12,17 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from archive.weights import Point
 from data.errors import UsageError
 from data.files import write_file
 from data.lanes import Lanes
 from data.streams import publish
 from model.lm import LanguageModel
 from studies import scoring
-from studies.common import argument, file_option, option, png_option, write_figures
+from studies.common import write_figures
 from studies.pruning import surgery
+from studies.pruning.options import Prune
 from studies.pruning.report import HEADING, Coded, Half, Stage, draw, format_coded, format_halves
-from studies.two_part.command import GROUP, check_group, parse_points
+from studies.two_part.command import check_group
 from train.engine import Place
 from train.optim import build_optimizer
 
@@ -42,61 +31,28 @@ HELD_OUT_LANES = 8
 TIMED_ROUNDS = 21
 
 
-def parse_shares(text: str) -> list[float]:
-    """The type of --remove."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or found[0] <= 0 or found[-1] >= 1 or found != sorted(set(found)):
-        raise UsageError("give rising numbers between 0 and 1, by commas")
-    return found
-
-
-@dataclass
-class Prune:
-    """Take out what its contexts do not need, and measure."""
-
-    run: Path = argument("run.dir of a finished run without context mixing", metavar="RUN")
-    held_out: Path = option("text that the run has not seen", metavar="FILE")
-    corpus: str | None = option("the run's corpus, if it is no longer where data.source says", None, metavar="FILE")
-    remove: Sequence[float] = option(
-        "share of blocks' and MLPs' parameters gone after each stage, rising (default: 0.1,0.2,0.3,0.4,0.5)",
-        (0.1, 0.2, 0.3, 0.4, 0.5), type=parse_shares,
-    )  # fmt: skip
-    corpus_lanes: int | None = option(
-        "score only so many of the run's lanes, evenly apart, and draw totals up from them (default: all)", None,
-        metavar="N",
-    )  # fmt: skip
-    calibration_steps: int = option("segments of all lanes that scores are taken on (default: 16)", 16)
-    retrain_steps: int = option("steps of learning after each stage (default: none)", 0)
-    points: Sequence[Point] = option("as of two-part (default: 8,6,5,4)", (8, 6, 5, 4), type=parse_points)
-    group: int | None = option(f"weights that share a step (default: {GROUP})", None)
-    png: Path | None = png_option()
-    json: Path | None = file_option("write what was measured")
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments."""
-        if self.calibration_steps < 1 or self.retrain_steps < 0:
-            raise UsageError(
-                f"--calibration_steps {self.calibration_steps} must be 1 or more, --retrain_steps "
-                f"{self.retrain_steps} 0 or more"
-            )
-        group = check_group(self.group, self.points)
-        run = scoring.open_run(self.run, self.corpus)
-        if run.model.mixing is not None:
-            raise UsageError(f"{self.run} has context mixing: give a run with --model.ngram_orders '[]'")
-        surgery.list_groups(run.model)  # refuses what it does not know
-        with scoring.connect_alone(run.config.engine.threads) as place:
-            bench = Bench(run, place, self, group)
-            stages = prune_in_stages(bench)
-            publish("\n" + format_coded(stages))
-            halves = measure_halves(bench, stages[0].held_out_bits)
-            publish("\n" + format_halves(halves))
-        write_figures(self.png, draw, stages, halves)
-        if self.json:
-            found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(half) for half in halves]}
-            write_file(self.json, json.dumps(found, indent=1).encode())
+def execute(options: Prune) -> None:
+    """Raises UsageError for what is wrong with the arguments."""
+    if options.calibration_steps < 1 or options.retrain_steps < 0:
+        raise UsageError(
+            f"--calibration_steps {options.calibration_steps} must be 1 or more, --retrain_steps "
+            f"{options.retrain_steps} 0 or more"
+        )
+    group = check_group(options.group, options.points)
+    run = scoring.open_run(options.run, options.corpus)
+    if run.model.mixing is not None:
+        raise UsageError(f"{options.run} has context mixing: give a run with --model.ngram_orders '[]'")
+    surgery.list_groups(run.model)  # refuses what it does not know
+    with scoring.connect_alone(run.config.engine.threads) as place:
+        bench = Bench(run, place, options, group)
+        stages = prune_in_stages(bench)
+        publish("\n" + format_coded(stages))
+        halves = measure_halves(bench, stages[0].held_out_bits)
+        publish("\n" + format_halves(halves))
+    write_figures(options.png, draw, stages, halves)
+    if options.json:
+        found = {"stages": [asdict(stage) for stage in stages], "halves": [asdict(half) for half in halves]}
+        write_file(options.json, json.dumps(found, indent=1).encode())
 
 
 class Bench:

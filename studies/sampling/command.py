@@ -1,21 +1,8 @@
-"""Draw text from a finished run: sampling is decoding random bits.
-
-    python launch/evaluate.py sample runs/mine --prompt "In the beginning" --bytes 300
-    python launch/evaluate.py sample runs/mine --prompt_file FILE --temperature 0.8 --seed 7 --count 4
-
-An entropy decoder turns bits into text by a model's probabilities. Fed with an archive it gives the corpus back; fed
-with random bits it gives a sample, for a symbol of probability p has a share p of all bit strings, and takes -log2 p
-bits. So nothing is needed except the decoder (archive/coder.py) and the frozen model in its stepwise form, and encoding
-the sample with the model gives the random bits back.
-
-The drawn text goes to stdout as it is, bytes that are no UTF-8 included and without the prompt; with --count above 1,
-a line feed ends each sample. All else goes to stderr. A sample ends with the document. Exit status 2: bad arguments.
-"""
+"""Text drawn from a finished run: its entropy decoder, fed with random bits."""
 
 import math
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,66 +17,52 @@ from data.file_encoder import open_encoder
 from data.lanes import longest_segment
 from data.streams import publish
 from model.lm import LanguageModel
-from studies.common import argument, option
+from studies.sampling.options import Sample
 from studies.scoring import connect_alone
 from train.frozen import FrozenLearner, load_frozen
 
 
-@dataclass
-class Sample:
-    """Draw text from a run, by decoding random bits."""
-
-    run: Path = argument("run.dir of a finished run", metavar="RUN")
-    prompt: str = option("what stands before the sample (default: nothing)", "", metavar="TEXT", group="prompt")
-    prompt_file: Path | None = option("the same, from a file of any bytes", None, metavar="FILE", group="prompt")
-    temperature: float = option(
-        "p^(1/T) in place of p: below 1 more likely text, above 1 more surprising; 1 is the model's own (default)",
-        1.0, metavar="T",
-    )  # fmt: skip
-    seed: int = option("0 or more, of the random bits; same seed, same sample (default: 0)", 0)
-    bytes: int = option("end with the token that makes N bytes full (default: 500)", 500, metavar="N", group="length")
-    tokens: int | None = option("end after N tokens instead", None, metavar="N", group="length")
-    count: int = option("samples, drawn side by side (default: 1)", 1, metavar="K")
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments."""
-        count, most = self.count, self.bytes if self.tokens is None else self.tokens
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(
-                f"--temperature {self.temperature}: give a number above 0. 1 is the model's own, 0.01 almost always "
-                "takes the most probable token"
-            )
-        if self.seed < 0 or count < 1 or most < 1:
-            raise UsageError(
-                f"--seed {self.seed}, --count {count}, and {most:,} bytes or tokens: take 0, 1 and 1 or more"
-            )
-        if self.prompt_file and not self.prompt_file.exists():
-            raise UsageError(f"--prompt_file {self.prompt_file} does not exist")
-        prompt = self.prompt_file.read_bytes() if self.prompt_file else self.prompt.encode("utf-8", "surrogateescape")
-        config, model, tokenizer = load_frozen(self.run)
-        with connect_alone(config.engine.threads) as place:
-            learner = FrozenLearner(config, model, tokenizer.end_of_document, count, place)
-            piece_bytes = np.array([len(piece) for piece in tokenizer.pieces])
-            costs = piece_bytes if self.tokens is None else np.ones_like(piece_bytes)
-            symbols = most * len(model.radices)
-            decoders = [Decoder(random_payload(self.seed, number, symbols)) for number in range(count)]
-            samples = draw(
-                learner,
-                open_encoder(tokenizer, config.data.tokenizer).encode(prompt),
-                decoders,
-                self.temperature,
-                costs,
-                most,
-            )
-        for number, drawn in enumerate(samples, 1):
-            text = tokenizer.decode(drawn.tokens)
-            ended = ", the document's end among them" if drawn.tokens[-1] == tokenizer.end_of_document else ""
-            print(
-                f"sample {number} of {count}: {len(text):,} bytes in {len(drawn.tokens):,} tokens{ended}, by "
-                f"{drawn.bits:,.1f} random bits, {drawn.bits / max(1, len(text)):.3f} bits/byte",
-                file=sys.stderr,
-            )
-            publish(text + b"\n" * (count > 1))
+def execute(options: Sample) -> None:
+    """Raises UsageError for what is wrong with the arguments."""
+    count, most = options.count, options.bytes if options.tokens is None else options.tokens
+    if not 0 < options.temperature < math.inf:
+        raise UsageError(
+            f"--temperature {options.temperature}: give a number above 0. 1 is the model's own, 0.01 almost always "
+            "takes the most probable token"
+        )
+    if options.seed < 0 or count < 1 or most < 1:
+        raise UsageError(
+            f"--seed {options.seed}, --count {count}, and {most:,} bytes or tokens: take 0, 1 and 1 or more"
+        )
+    if options.prompt_file and not options.prompt_file.exists():
+        raise UsageError(f"--prompt_file {options.prompt_file} does not exist")
+    prompt = (
+        options.prompt_file.read_bytes() if options.prompt_file else options.prompt.encode("utf-8", "surrogateescape")
+    )
+    config, model, tokenizer = load_frozen(options.run)
+    with connect_alone(config.engine.threads) as place:
+        learner = FrozenLearner(config, model, tokenizer.end_of_document, count, place)
+        piece_bytes = np.array([len(piece) for piece in tokenizer.pieces])
+        costs = piece_bytes if options.tokens is None else np.ones_like(piece_bytes)
+        symbols = most * len(model.radices)
+        decoders = [Decoder(random_payload(options.seed, number, symbols)) for number in range(count)]
+        samples = draw(
+            learner,
+            open_encoder(tokenizer, config.data.tokenizer).encode(prompt),
+            decoders,
+            options.temperature,
+            costs,
+            most,
+        )
+    for number, drawn in enumerate(samples, 1):
+        text = tokenizer.decode(drawn.tokens)
+        ended = ", the document's end among them" if drawn.tokens[-1] == tokenizer.end_of_document else ""
+        print(
+            f"sample {number} of {count}: {len(text):,} bytes in {len(drawn.tokens):,} tokens{ended}, by "
+            f"{drawn.bits:,.1f} random bits, {drawn.bits / max(1, len(text)):.3f} bits/byte",
+            file=sys.stderr,
+        )
+        publish(text + b"\n" * (count > 1))
 
 
 @dataclass

@@ -27,16 +27,13 @@ from studies.scaling.tables import (
 )
 from studies.scaling.tokenizers import tokenizer_figure
 from studies.scaling.verdicts import Standing
+from train.metrics import unsmoothed
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of the files of a picture, where that is not its name.
 STEMS = {"curves": "comparison", "behind": "comparison-behind", "tokenizers": "comparison-tokenizers"}
 EVENTS_SUFFIX = ".scaling"
-LAYOUT = {
-    "Scaling": {
-        f"{term} bytes by width": ["Multiline", [f"scaling/{term}_bytes_by_width"]] for term in ("total", "data")
-    }
-}
+LAYOUT = {"Scaling": unsmoothed("scaling/total_bytes_by_width", "scaling/data_bytes_by_width")}
 
 
 def write_comparison(comparisons: list[Comparison], out: Path) -> list[Path]:

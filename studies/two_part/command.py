@@ -1,16 +1,7 @@
-"""The two-part code of a finished run: bits of its weights, and bits of the corpus given the weights.
-
-Weights are quantised in groups, coded by the entropy coder of the archives, decoded again and compared; what is decoded
-then codes the corpus, learning nothing. Shapes, steps and all else that the weights' decoder reads is counted. Code,
-tokenizer and side information are charged as in the run's own, prequential, total, which stands beside it.
-
-Context mixing keeps tables of counts beside the weights. `charged`: they are sent as they are at the end of the run.
-`emptied`: they are not, and stay empty. `learned`: they begin empty and count what is decoded; only weights are sent.
-"""
+"""The two-part code of a finished run: its weights measured at each precision, the table and the figure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,79 +9,46 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from archive.weights import FLOATS, Point, pack_counts, unpack_counts
+from archive.points import Point
+from archive.weights import pack_counts, unpack_counts
 from data.errors import RunFailed, UsageError
 from data.files import write_file
 from data.streams import publish
 from eval.layout import csv_text
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
 from model.lm import LanguageModel
-from studies.common import argument, file_option, option, png_option, write_figures
+from studies.common import write_figures
 from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
+from studies.two_part.options import TABLES, TwoPart, check_group
 from train.engine import Place
 from train.loop import Learner, TokenSource
 
-POINTS: tuple[Point, ...] = (*FLOATS, 8, 7, 6, 5, 4, 3, 2)
-TABLES = ("charged", "emptied", "learned")
-# Weights that share a step.
-GROUP = 64
 HEADING = f"{'weights as':<12}{'weights':>12}{'tables':>12}{'data':>12}{'code':>10}{'total':>13}{'prequential':>14}"
 
 
-def parse_points(text: str) -> list[Point]:
-    """The type of --points. Raises UsageError for what `pack` would refuse."""
-    known: dict[str, Point] = {str(point): point for point in POINTS}
-    if any(part not in known for part in text.split(",")):
-        raise UsageError(f"give 2 to 8 bits a weight, or {', '.join(map(str, FLOATS))}, by commas")
-    return [known[part] for part in text.split(",")]
-
-
-@dataclass
-class TwoPart:
-    """Send the weights, then the corpus given the weights."""
-
-    runs: list[Path] = argument("run.dir of a finished run", nargs="+", metavar="RUN")
-    corpus: str | None = option("the runs' corpus, if it is no longer where data.source says", None, metavar="FILE")
-    points: Sequence[Point] = option(
-        "2 to 8 bits a weight, fp32, fp16, bf16, by commas (default: all)", POINTS, type=parse_points
-    )
-    group: int | None = option(f"weights that share a step; 0 is a whole tensor (default: {GROUP})", None)
-    tables: list[str] | None = option("of context mixing, if any (default: all three)", None, choices=TABLES, nargs="+")
-    png: Path | None = png_option()
-    csv: Path | None = file_option("write the rows")
-
-    def execute(self) -> None:
-        """Raises UsageError for wrong options, RunFailed if weights do not come back as they were."""
-        group = check_group(self.group, self.points)
-        runs = [open_run(run, self.corpus) for run in self.runs]
-        for run in runs:
-            if run.model.mixing is not None and "|" in run.config.model.block:
-                raise UsageError(
-                    f"{run.folder} is of several models side by side, and each has tables of context mixing: name runs "
-                    "of one model, or without context mixing"
-                )
-        if self.tables and all(run.model.mixing is None for run in runs):
+def execute(options: TwoPart) -> None:
+    """Raises UsageError for wrong options, RunFailed if weights do not come back as they were."""
+    group = check_group(options.group, options.points)
+    runs = [open_run(run, options.corpus) for run in options.runs]
+    for run in runs:
+        if run.model.mixing is not None and "|" in run.config.model.block:
             raise UsageError(
-                f"--tables {' '.join(self.tables)} has no effect on runs without context mixing: leave it out"
+                f"{run.folder} is of several models side by side, and each has tables of context mixing: name runs "
+                "of one model, or without context mixing"
             )
-        rows: list[Row] = []
-        with connect_alone(runs[0].config.engine.threads) as place:
-            for run in runs:
-                for treatment in ["none"] if run.model.mixing is None else self.tables or TABLES:
-                    rows += measure(run, treatment, self.points, group, place)
-        write_figures(self.png, draw, rows)
-        if self.csv:
-            cells = [{n: round(v) if isinstance(v, float) else v for n, v in asdict(row).items()} for row in rows]
-            write_file(self.csv, csv_text(cells).encode())
-
-
-def check_group(group: int | None, points: Sequence[Point]) -> int:
-    """The value of --group. Raises UsageError if it is out of range, or given without an effect."""
-    if group is not None and all(point in FLOATS for point in points):
-        raise UsageError(f"--group {group} has no effect on --points {','.join(map(str, points))}: leave it out")
-    if group is not None and group < 0:
-        raise UsageError(f"--group {group}: give 1 or more weights, or 0 for whole tensors")
-    return GROUP if group is None else group
+    if options.tables and all(run.model.mixing is None for run in runs):
+        raise UsageError(
+            f"--tables {' '.join(options.tables)} has no effect on runs without context mixing: leave it out"
+        )
+    rows: list[Row] = []
+    with connect_alone(runs[0].config.engine.threads) as place:
+        for run in runs:
+            for treatment in ["none"] if run.model.mixing is None else options.tables or TABLES:
+                rows += measure(run, treatment, options.points, group, place)
+    write_figures(options.png, draw, rows)
+    if options.csv:
+        cells = [{n: round(v) if isinstance(v, float) else v for n, v in asdict(row).items()} for row in rows]
+        write_file(options.csv, csv_text(cells).encode())
 
 
 @dataclass(frozen=True)
