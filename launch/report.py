@@ -4,6 +4,7 @@
     python launch/report.py runs --corpus kjv       those over one corpus, by its name or the start of its SHA-256
     python launch/report.py runs/sweep --out docs   the files go to docs/ instead
     python launch/report.py diff RUN_A RUN_B        where one of two codes is shorter, byte by byte; diff --help
+    python launch/report.py verify RUN              run spans of a run again, and compare to the last bit; verify --help
 
 Runs are compared by the total description length in their report.json, and by its data term; the picture overlays their
 live curves (curve.csv) and the baselines. What the runs do not show is called not distinguishable: intervals are from
@@ -24,7 +25,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from launch import entry
 
-entry.begin(__name__)
+# Of what other libraries have to say, verify shows what may explain a failure.
+entry.begin(__name__, run_directory="verify" in sys.argv)
 
 
 def make_parser() -> entry.Parser:
@@ -37,8 +39,10 @@ def make_parser() -> entry.Parser:
     return parser
 
 
-if sys.argv[1:2] != ["diff"]:
+if sys.argv[1:2] not in (["diff"], ["verify"]):
     entry.answer_help(__name__, lambda: make_parser().format_help().rstrip())
+
+from typing import Any
 
 from data.streams import publish
 from studies.common import add_arguments
@@ -47,6 +51,7 @@ from studies.scaling.pages import write_comparison
 from studies.scaling.rates import read_rates
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
 from studies.scaling.tables import compare_runs, comparison_text, scaling_text
+from studies.verify import command as verify
 
 
 def main(arguments: list[str]) -> int:
@@ -55,14 +60,25 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
-    # A folder of runs with that name is ./diff.
-    if arguments[:1] == ["diff"]:
-        parser = entry.Parser(prog="report.py diff", description=diff.__doc__)
-        add_arguments(parser, diff.Diff)
-        diff.Diff(**vars(parser.parse_args(arguments[1:]))).execute()
+    # A folder of runs with such a name is ./diff. The launcher's --local_rank may stand before the word.
+    words = [word for word in arguments if not word.startswith("--local_rank=")]
+    if words[:1] == ["diff"]:
+        diff.Diff(**parsed("diff", diff.__doc__, diff.Diff, words[1:])).execute()
+        return
+    if words[:1] == ["verify"]:
+        command = verify.Verify(**parsed("verify", verify.__doc__, verify.Verify, words[1:]))
+        entry.pin(command.portable)
+        command.execute()
         return
     options = make_parser().parse_args(arguments)
     report(options.runs_dir, options.out or options.runs_dir, options.corpus)
+
+
+def parsed(name: str, description: str | None, command: type, arguments: list[str]) -> dict[str, Any]:
+    """What is given of the fields of `command`."""
+    parser = entry.Parser(prog=f"report.py {name}", description=description)
+    add_arguments(parser, command)
+    return vars(parser.parse_args(arguments))
 
 
 def report(runs_dir: Path, out: Path, corpus: str) -> None:

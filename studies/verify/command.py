@@ -1,0 +1,258 @@
+"""Check a finished run without running all of it: do its files agree, and do spans of it come out again?
+
+    python launch/report.py verify runs/mine
+    python launch/report.py verify runs/mine --spans 5 --seed 7
+    deepspeed launch/report.py verify runs/mine              a run of as many ranks
+
+Train with --run.record_spans N to keep the state at N points of the epoch. First everything is compared that needs no
+training: the report's terms with the corpus, the tokenizer and the code here, every row of the curve and the ledger of
+every kept state with the code lengths that were kept (run.keep_nats). Then spans between two kept states are drawn at
+random and run again. On a machine like the run's, each token's code length and the state at the end of the span must
+come out to the last bit; elsewhere, within the tolerances that are printed.
+
+Exit status 0: nothing differs. 1: something does, and the line on stderr says what was first. 2: bad arguments, or
+another corpus or code than the run's.
+"""
+
+import json
+import math
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from archive.pins import refuse_unpinned
+from archive.warm_start import warm_start
+from data.errors import UsageError
+from data.files import write_file
+from data.prepare import PreparedCorpus
+from data.streams import publish
+from eval.layout import duration, lay_out
+from studies.common import argument, file_option, option
+from studies.verify.claims import Claims, check_claims, check_model, check_rates, other_machine, read_claims
+from studies.verify.rerun import EXACT, Checked, Tolerance, new_learner, refuse_different, run_again
+from studies.verify.spans import Span, draw, find_spans, missed
+from train.command_line import read_deepspeed_config
+from train.config import Config
+from train.cost import Cost
+from train.engine import Place, disconnect
+from train.loop import Learner
+from train.optim import rate_scale
+from train.ranks import after_rank_0, from_rank_0
+from train.run import corpus_source, explain_memory, join_ranks, leave_out_compiler, prepare_corpus
+
+# Elsewhere, sums are taken in another order, and the difference grows as the span is learned (docs/verify.md).
+TOKEN_NATS, SPAN_PART, STATE_PART = 0.05, 1e-4, 0.01
+CHUNK_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found: which spans there are, which were drawn by which seed and run again, and what is not as it was
+    where the run was made."""
+
+    claims: Claims
+    spans: list[Span]
+    seed: int
+    checked: list[Checked]
+    elsewhere: list[str]
+    allowed: Tolerance
+
+    @property
+    def tokens(self) -> int:
+        return sum(one.tokens for one in self.checked)
+
+    @property
+    def secs(self) -> float:
+        return sum(one.secs for one in self.checked)
+
+
+@dataclass(kw_only=True)
+class Verify:
+    """Check a finished run by running spans of it again."""
+
+    run: Path = argument("run.dir of a finished run", metavar="RUN")
+    spans: int | None = option("spans to run again (default: a hundredth of them, at least 1)", None, metavar="N")
+    seed: int | None = option("draws the spans: 0 or more (default: from the system's entropy)", None, metavar="S")
+    corpus: str = option(
+        "where the corpus is, as data.source says it (default: where the run had it)", "", metavar="SOURCE"
+    )
+    tolerance: float = option(
+        f"nats by which a token may differ on another machine (default: {TOKEN_NATS:g})", TOKEN_NATS, metavar="NATS"
+    )
+    scratch: Path | None = option(
+        "folder for a state that is compared and removed; several hosts must share it (default: the system's)",
+        None, metavar="DIR",
+    )  # fmt: skip
+    json: Path | None = file_option("write what was found")
+
+    @property
+    def portable(self) -> bool:
+        """Whether the run's instruction sets are pinned, which PyTorch has to find when it is loaded."""
+        return read_claims(self.run).config.engine.portable
+
+    def execute(self) -> None:
+        """Raises UsageError for what is wrong with the arguments, RunFailed for what is wrong with the run."""
+        if self.spans is not None and self.spans < 1:
+            raise UsageError(f"--spans {self.spans}: take 1 or more")
+        if self.seed is not None and self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: take 0 or more")
+        if not 0 < self.tolerance < math.inf:
+            raise UsageError(f"--tolerance {self.tolerance}: give nats above 0, such as {TOKEN_NATS:g}")
+        claims = read_claims(self.run)
+        config = self.run_config(claims)
+        refuse_unpinned(config.engine.portable)
+        extra = read_deepspeed_config(config.engine.deepspeed_config)
+        with join_ranks(config, extra, lambda config: "Start all ranks again") as session, explain_memory():
+            place = session.place
+            refuse_regrouping(claims, place)
+            corpus = prepare_corpus(session)
+            spans = find_spans(self.run, claims.kept.lanes.steps)
+            after_rank_0(place, "claims", lambda: None if place.rank else check_claims(claims, corpus, spans, extra))
+            if place.rank == 0:
+                publish(claims_text(claims, spans))
+            warm = warm_start(session, corpus)
+            source = corpus_source(session, corpus, {"warm start": warm.sha256} if warm else {})
+            if config.engine.kernels == "off":
+                leave_out_compiler()
+            # Rank 0's entropy.
+            drawn_by = secrets.randbits(64) if self.seed is None else self.seed
+            seed = int(from_rank_0(place, "seed", str(drawn_by)))
+            chosen = draw(spans, self.spans or max(1, len(spans) // 100), seed)
+            elsewhere = other_machine(claims, place)
+            allowed = Tolerance(self.tolerance, SPAN_PART, STATE_PART) if elsewhere else EXACT
+            token_bytes = np.array([len(piece) for piece in corpus.tokenizer.pieces])
+            checked = []
+            for number, span in enumerate(chosen):
+                tokenizer = corpus.tokenizer
+                learner = new_learner(session, tokenizer.vocabulary, tokenizer.end_of_document, warm)
+                if number == 0:
+                    check_learner(claims, learner)
+                with shared_scratch(self.scratch, place) as scratch:
+                    checked.append(run_again(span, learner, source, claims.kept, token_bytes, allowed, scratch))
+            if place.rank == 0:
+                self.conclude(Verdict(claims, spans, seed, checked, elsewhere, allowed), corpus, token_bytes)
+        disconnect()
+
+    def run_config(self, claims: Claims) -> Config:
+        """The run's own, as for a run that goes on."""
+        data = replace(claims.config.data, source=self.corpus or claims.config.data.source)
+        return replace(claims.config, data=data, run=replace(claims.config.run, dir=str(self.run), resume=True))
+
+    def conclude(self, found: Verdict, corpus: PreparedCorpus, token_bytes: np.ndarray) -> None:
+        publish(verdict_text(found))
+        if self.json:
+            write_file(self.json, json.dumps(as_json(found), indent=1).encode())
+
+        def place_of(index: int) -> int:
+            chunks = range(0, index, CHUNK_TOKENS)
+            return sum(
+                int(token_bytes[corpus.tokens.read(start, min(start + CHUNK_TOKENS, index))].sum()) for start in chunks
+            )
+
+        for one in found.checked:
+            refuse_different(one, found.allowed, place_of)
+
+
+def refuse_regrouping(claims: Claims, place: Place) -> None:
+    """Raise UsageError where another number of ranks cannot load what the run's ranks saved."""
+    world_size, stage = claims.report.cost.world_size, claims.config.engine.zero_stage
+    if place.world_size != world_size and stage:
+        raise UsageError(
+            f"{claims.run_dir} was made by {world_size} ranks with engine.zero_stage {stage}, and this is a run of "
+            f"{place.world_size}: start deepspeed --num_accelerators {world_size} launch/report.py verify"
+        )
+
+
+@contextmanager
+def shared_scratch(parent: Path | None, place: Place) -> Iterator[Path]:
+    """A new empty folder of all ranks, removed afterwards."""
+    made = tempfile.mkdtemp(prefix="onepass-verify-", dir=parent) if place.rank == 0 else ""
+    folder = Path(from_rank_0(place, "scratch", made))
+    try:
+        yield folder
+    finally:
+        # A rank that is ahead must not remove what another one writes: rank 0 is the last to need it.
+        if place.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_learner(claims: Claims, learner: Learner) -> None:
+    """What the report says of the model, and the curve of learning rates. Every rank calls it."""
+    lanes, cost = claims.kept.lanes, Cost(learner, claims.kept.lanes, 0.0)
+    check_model(claims, cost.parameters, cost.parameters_non_embedding, 3.0 * cost.work()[0].flops)
+    peak = learner.engine.optimizer.param_groups[0]["peak_lr"]
+    steps = [int(row["step"]) for row in claims.rows]
+    check_rates(claims, {step: peak * rate_scale(lanes.progress(step - 1), claims.config.train) for step in steps})
+
+
+def claims_text(claims: Claims, spans: list[Span]) -> str:
+    states = sum(span.after is not None for span in spans)
+    return (
+        f"{claims.run_dir}: report.json, curve.csv ({len(claims.rows):,} rows), nats.npy ({len(claims.kept.nats):,} "
+        f"tokens), {states:,} kept state{'s' if states != 1 else ''}, the corpus and the code agree"
+    )
+
+
+def verdict_text(found: Verdict) -> str:
+    """What the command prints after its work."""
+    count, total = len(found.checked), len(found.spans)
+    lines = [f"--seed {found.seed} draws {count:,} of {total:,} span{'s' if total != 1 else ''}", ""]
+    rows = [("span", "steps", "tokens", "other bits", "largest, nats", "state after it", "s")]
+    for one in found.checked:
+        state = "differs" if one.state else "not kept" if not one.span.after else "the same"
+        if found.elsewhere and one.span.after and not one.state:
+            state = f"within {one.state_part:.1g}"
+        numbers = f"{one.tokens:,}", f"{one.differing:,}", f"{one.largest:.2g}", state, f"{one.secs:.1f}"
+        rows.append((f"{one.span.number}", f"{one.span.start:,} to {one.span.stop:,}", *numbers))
+    lines += lay_out(rows, ">6", ">18", ">12", ">12", ">15", ">16", ">9")
+    allowed = found.allowed
+    lines.append("")
+    if found.elsewhere:
+        lines += [
+            f"This is not the run's machine ({'; '.join(found.elsewhere)}). It may differ by {allowed.token_nats:g} "
+            f"nats a token, {100 * allowed.span_part:g} % of a span and {100 * allowed.state_part:g} % of a parameter."
+        ]
+    tokens, report = len(found.claims.kept.nats), found.claims.report
+    share = found.secs / report.cost.elapsed_secs
+    lines.append(
+        f"Run again: {100 * found.tokens / tokens:.3g} % of the tokens, in {duration(found.secs)}, "
+        f"{100 * share:.3g} % of the run's time"
+    )
+    if count < total:
+        chances = ", ".join(f"{missed(total, count, forged):.3g} if {forged:,}" for forged in forgeries(total))
+        lines.append(f"Probability that such a draw shows no forged span: {chances} of the {total:,} are forged")
+    return "\n".join(lines)
+
+
+def forgeries(spans: int) -> list[int]:
+    """How many forged spans it is said for: one, a tenth, a half of them."""
+    return sorted({1, math.ceil(spans / 10), math.ceil(spans / 2)})
+
+
+def as_json(found: Verdict) -> dict[str, object]:
+    count, total = len(found.checked), len(found.spans)
+
+    def span(one: Checked) -> dict[str, object]:
+        place = {"number": one.span.number, "start_step": one.span.start, "stop_step": one.span.stop}
+        return place | {name: value for name, value in asdict(one).items() if name != "span"}
+
+    return {
+        "format": 1,
+        "run": str(found.claims.run_dir),
+        "seed": found.seed,
+        "spans": total,
+        "elsewhere": found.elsewhere,
+        "allowed": asdict(found.allowed),
+        "tokens": len(found.claims.kept.nats),
+        "tokens_again": found.tokens,
+        "secs": found.secs,
+        "run_secs": found.claims.report.cost.elapsed_secs,
+        "missed": {str(forged): missed(total, count, forged) for forged in forgeries(total)},
+        "checked": [span(one) for one in found.checked],
+    }
