@@ -33,11 +33,12 @@ from data.files import write_file
 from data.prepare import PreparedCorpus
 from data.streams import publish
 from eval.layout import duration, lay_out
+from eval.schema import finished_report
 from studies.common import argument, file_option, option
 from studies.verify.claims import Claims, check_claims, check_model, check_rates, other_machine, read_claims
 from studies.verify.rerun import EXACT, Checked, Tolerance, new_learner, refuse_different, run_again
 from studies.verify.spans import Span, draw, find_spans, missed
-from train.command_line import read_deepspeed_config
+from train.command_line import CONFIG_FILE, load_config, read_deepspeed_config
 from train.config import Config
 from train.cost import Cost
 from train.engine import Place, disconnect
@@ -91,19 +92,26 @@ class Verify:
     )  # fmt: skip
     json: Path | None = file_option("write what was found")
 
-    @property
-    def portable(self) -> bool:
-        """Whether the run's instruction sets are pinned, which PyTorch has to find when it is loaded."""
-        return read_claims(self.run).config.engine.portable
-
-    def execute(self) -> None:
-        """Raises UsageError for what is wrong with the arguments, RunFailed for what is wrong with the run."""
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is wrong with the arguments."""
         if self.spans is not None and self.spans < 1:
             raise UsageError(f"--spans {self.spans}: take 1 or more")
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"--seed {self.seed}: take 0 or more")
         if not 0 < self.tolerance < math.inf:
             raise UsageError(f"--tolerance {self.tolerance}: give nats above 0, such as {TOKEN_NATS:g}")
+
+    @property
+    def portable(self) -> bool:
+        """Whether the run's instruction sets are pinned, which PyTorch has to find when it is loaded."""
+        finished_report(self.run)
+        return load_config(self.run / CONFIG_FILE).engine.portable
+
+    def execute(self, stay: bool = False) -> None:
+        """Several ranks `stay` connected, as in launch.train.train.
+
+        Raises UsageError for what cannot be verified, RunFailed for what is wrong with the run.
+        """
         claims = read_claims(self.run)
         config = self.run_config(claims)
         refuse_unpinned(config.engine.portable)
@@ -135,9 +143,10 @@ class Verify:
                     check_learner(claims, learner)
                 with shared_scratch(self.scratch, place) as scratch:
                     checked.append(run_again(span, learner, source, claims.kept, token_bytes, allowed, scratch))
-            if place.rank == 0:
-                self.conclude(Verdict(claims, spans, seed, checked, elsewhere, allowed), corpus, token_bytes)
-        disconnect()
+        if place.world_size == 1 or not stay:
+            disconnect()
+        if place.rank == 0:
+            self.conclude(Verdict(claims, spans, seed, checked, elsewhere, allowed), corpus, token_bytes)
 
     def run_config(self, claims: Claims) -> Config:
         """The run's own, as for a run that goes on."""

@@ -123,14 +123,19 @@ def run_again(
 ) -> Checked:  # fmt: skip
     """Run `span` again with a new learner, and compare. Every rank calls it; what it returns is known to rank 0.
 
-    `scratch` is an empty folder that all ranks share. Raises RunFailed if the state before the span cannot be loaded.
+    `scratch` is an empty folder that all ranks share.
     """
     began, checked = time.monotonic(), Checked(span)
     ledger = Comparing(learner.rows, token_bytes, learner.place, kept, checked, allowed)
     if span.before:
-        with refuted():
-            _, _, state = load_checkpoint(span.before, learner, ledger, any_world=True)
-            source.restore(span.start, state)
+        try:
+            with refuted():
+                _, _, state = load_checkpoint(span.before, learner, ledger, any_world=True)
+                source.restore(span.start, state)
+        except RunFailed as error:
+            # It is the same on every rank.
+            checked.state = str(error)
+            return checked
     for done in one_epoch(learner, source.lanes, source, ledger, span.start):
         if done == span.stop:
             break
@@ -149,32 +154,43 @@ def compare_states(kept: Path, again: Path, checked: Checked, allowed: Tolerance
     except RunFailed as error:
         checked.state = str(error)
         return
-    for name in ("tokens", "bytes"):
-        if there[name] != here[name]:
-            checked.state = f"{name} {there[name]:,}, and here {here[name]:,}"
-            return
     folders = kept / there["tag"], again / here["tag"]
-    if allowed.exact:
-        files = [sorted(file.relative_to(folder) for file in folder.rglob("*.pt")) for folder in folders]
-        if files[0] != files[1]:
-            checked.state = f"the files {', '.join(map(str, files[0]))}, and here {', '.join(map(str, files[1]))}"
-            return
-        for file in files[0]:
-            before, now = (flat(load_saved(str(folder / file))) for folder in folders)
-            if wrong := [name for name in {**before, **now} if not same(before.get(name), now.get(name))]:
-                checked.state = f"{file}: {wrong[0]}" + (f" and {len(wrong) - 1} more" if wrong[1:] else "")
-                return
-        return
-    before, now = (load_saved(str(folder / MODEL_FILE))["module"] for folder in folders)
+    counts = [f"{one['tokens']:,} tokens and {one['bytes']:,} bytes" for one in (there, here)]
+    if counts[0] != counts[1]:
+        found = f"{counts[0]} coded, and here {counts[1]}"
+    elif allowed.exact:
+        found = first_other_bit(*folders)
+    else:
+        found = first_far_tensor(*folders, checked, allowed)
+    if found:
+        checked.state = f"the state after it, {kept}, is not what comes out again: {found}"
+
+
+def first_other_bit(kept: Path, again: Path) -> str:
+    """The first thing in the files of a state that has not the same bits."""
+    files, ours = (sorted(file.relative_to(folder) for file in folder.rglob("*.pt")) for folder in (kept, again))
+    if files != ours:
+        return f"the files {', '.join(map(str, files))}, and here {', '.join(map(str, ours))}"
+    for file in files:
+        before, now = (flat(load_saved(str(folder / file))) for folder in (kept, again))
+        if wrong := [name for name in {**before, **now} if not same(before.get(name), now.get(name))]:
+            return f"{file}: {wrong[0]}" + (f" and {len(wrong) - 1} more" if wrong[1:] else "")
+    return ""
+
+
+def first_far_tensor(kept: Path, again: Path, checked: Checked, allowed: Tolerance) -> str:
+    """The first of a state's parameters and tables that differs by more than it may."""
+    before, now = (load_saved(str(folder / MODEL_FILE))["module"] for folder in (kept, again))
+    found = ""
     for name, tensor in now.items():
         if name not in before or before[name].shape != tensor.shape:
-            checked.state = f"{name}, which is not there or has another shape"
-            return
+            return f"{name}, which is not there or has another shape"
         norm = float(tensor.double().norm())
         part = float((before[name].double() - tensor.double()).norm()) / norm if norm else 0.0
         checked.state_part = max(checked.state_part, part)
-        if not part <= allowed.state_part and not checked.state:
-            checked.state = f"{name}, by {part:.2g} of its norm"
+        if not part <= allowed.state_part and not found:
+            found = f"{name}, by {part:.2g} of its norm"
+    return found
 
 
 def flat(saved: Any) -> dict[str, Any]:
@@ -207,4 +223,4 @@ def refuse_different(checked: Checked, allowed: Tolerance, place_of: Any) -> Non
             "they are run again"
         )
     if checked.state:
-        raise RunFailed(f"{where}: the state after it, {span.after}, is not what comes out again: {checked.state}")
+        raise RunFailed(f"{where}: {checked.state}")
