@@ -27,6 +27,7 @@ LEARNING = (
 )  # fmt: skip
 CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
 TOTALS = (*LEARNING, *CODE_TERM)
+VERIFYING = ("train/nats.py", "train/checkpoint.py", "studies/verify")
 CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py")
 
 
@@ -349,6 +350,19 @@ ENTRIES = [
     Entry(
         "mixture-study", "hours", ("python benchmarks/mixture_study.py {work}",),
         (*LEARNING, "train/nats.py", "studies/mixture", "configs/architectures.yaml"), "mixture.csv",
+    ),
+    Entry(
+        "tampering", "minutes", ("python benchmarks/tampering.py {enwik8:60000} {work}",),
+        (*LEARNING, *VERIFYING), "tampering.csv", anew=True,
+    ),
+    Entry(
+        "verify-cost", "minutes",
+        (
+            "python benchmarks/verify_cost.py {enwik8:300000} {work} --run.record_spans=20 --engine.threads=1",
+            "python benchmarks/verify_cost.py {enwik8:300000} {work} --run.record_spans=20 --engine.threads=1 "
+            "--model.ngram_orders=[]",
+        ),
+        (*LEARNING, *VERIFYING), "verify_cost.csv", anew=True,
     ),
     Entry(
         "loss-curves", "hours",

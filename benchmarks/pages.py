@@ -35,6 +35,7 @@ FACTS = {
     "95 %": "the level of an interval",
     "134,217,728": "the tokens of the largest corpus whose nats are kept unasked",
     "10 bits": "an example of a difference",
+    "80 %": "the power that seeds and corpora are counted for",
     "8 bytes": "a context that is looked for further back",
     "255 bytes": "the longest piece of a tokenizer",
     "1 MiB": "what is encoded at once",

@@ -11,6 +11,8 @@ from train.command_line import CONFIG_FILE, MAY_CHANGE
 from train.config import Config, flatten
 from train.run_dir import CODE_FILE, LOCK_FILE
 
+GO_ON = "go on with the code that began it, or start a new run"
+
 
 def refuse_other_run(config: Config, values: dict[str, Any]) -> CodeSize | None:
     """Raise UsageError if config.run.dir cannot hold this run, or holds another one. Rank 0 calls it, before all work.
@@ -33,9 +35,9 @@ def refuse_other_run(config: Config, values: dict[str, Any]) -> CodeSize | None:
     return None
 
 
-def refuse_other_code(run_dir: Path, declared: list[str]) -> CodeSize:
-    """The code of the run, measured here. Raises UsageError unless it was begun by this code, as far as a decoder needs
-    it."""
+def refuse_other_code(run_dir: Path, declared: list[str], remedy: str = GO_ON) -> CodeSize:
+    """The code of the run, measured here. Raises UsageError, which ends with `remedy`, unless it was begun by this
+    code, as far as a decoder needs it."""
     path = run_dir / CODE_FILE
     if not path.exists():
         raise UsageError(f"{run_dir} does not say with what code it began: start a new run")
@@ -44,7 +46,7 @@ def refuse_other_code(run_dir: Path, declared: list[str]) -> CodeSize:
     if foreign := different_modules(begun, here.packed):
         raise UsageError(
             f"{run_dir} was begun by code {code_identity(begun)[:16]} and here is {code_identity(here.packed)[:16]}, "
-            f"which differs in {', '.join(foreign)}: go on with the code that began it, or start a new run"
+            f"which differs in {', '.join(foreign)}: {remedy}"
         )
     return here
 

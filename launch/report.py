@@ -4,6 +4,7 @@
     python launch/report.py runs --corpus kjv       those over one corpus, by its name or the start of its SHA-256
     python launch/report.py runs/sweep --out docs   the files go to docs/ instead
     python launch/report.py diff RUN_A RUN_B        where one of two codes is shorter, byte by byte; diff --help
+    python launch/report.py verify RUN              run spans of a run again, and compare to the last bit; verify --help
 
 Runs are compared by the total description length in their report.json, and by its data term; the picture overlays their
 live curves (curve.csv) and the baselines. What the runs do not show is called not distinguishable: intervals are from
@@ -19,6 +20,7 @@ that differ in anything except width and seed are never put on one line.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,7 +29,10 @@ from launch import entry
 entry.begin(__name__)
 
 from studies.common import add_arguments, execute
-from studies.diff import options as diff
+from studies.diff.options import Diff
+from studies.verify.options import Verify
+
+COMMANDS: dict[str, Any] = {"diff": Diff, "verify": Verify}
 
 
 def make_parser() -> entry.Parser:
@@ -40,20 +45,23 @@ def make_parser() -> entry.Parser:
     return parser
 
 
-def names_diff(arguments: list[str]) -> bool:
-    """A folder of runs with that name is ./diff."""
-    return arguments[:1] == ["diff"]
+def find_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command among COMMANDS, or none, and its arguments. A folder of runs with such a name is ./diff."""
+    # The launcher's --local_rank may stand before the word.
+    words = [word for word in arguments if not word.startswith("--local_rank=")]
+    return (words[0], words[1:]) if words and words[0] in COMMANDS else ("", arguments)
 
 
-def make_diff_parser() -> entry.Parser:
-    parser = entry.Parser(prog="report.py diff", description=diff.__doc__)
-    add_arguments(parser, diff.Diff)
+def make_command_parser(name: str) -> entry.Parser:
+    command = COMMANDS[name]
+    parser = entry.Parser(prog=f"report.py {name}", description=sys.modules[command.__module__].__doc__)
+    add_arguments(parser, command)
     return parser
 
 
 def help_text() -> str:
-    parser = make_diff_parser() if names_diff(sys.argv[1:]) else make_parser()
-    return parser.format_help().rstrip()
+    name, _ = find_command(sys.argv[1:])
+    return (make_command_parser(name) if name else make_parser()).format_help().rstrip()
 
 
 entry.answer_help(__name__, help_text)
@@ -63,6 +71,7 @@ from studies.scaling.pages import write_comparison
 from studies.scaling.rates import read_rates
 from studies.scaling.runs import charge_selection, group_by_corpus, load_runs
 from studies.scaling.tables import compare_runs, comparison_text, scaling_text
+from studies.verify.command import is_portable
 
 
 def main(arguments: list[str]) -> int:
@@ -71,8 +80,12 @@ def main(arguments: list[str]) -> int:
 
 
 def start(arguments: list[str]) -> None:
-    if names_diff(arguments):
-        execute(diff.Diff(**vars(make_diff_parser().parse_args(arguments[1:]))))
+    name, rest = find_command(arguments)
+    if name:
+        options = COMMANDS[name](**vars(make_command_parser(name).parse_args(rest)))
+        if isinstance(options, Verify):
+            entry.pin(is_portable(options.run))
+        execute(options)
         return
     options = make_parser().parse_args(arguments)
     report(options.runs_dir, options.out or options.runs_dir, options.corpus)

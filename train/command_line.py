@@ -321,6 +321,8 @@ def contradictions(config: Config) -> Iterator[str]:
     if config.run.warm_start and stage:
         parts = f"run.warm_start needs whole parameters and engine.zero_stage {stage} keeps parts of copies"
         yield f"{parts}: take --engine.zero_stage 0"
+    if config.run.record_spans and config.run.keep_nats == "off":
+        yield "run.record_spans keeps states to verify nats by, and run.keep_nats is off: leave one of them out"
     longest = longest_segment(train.segment_tokens)
     if train.replay and longest > 1 << 14:
         yield f"train.replay needs train.segment_tokens of 16,384 or fewer, not {longest:,}"

@@ -260,6 +260,9 @@ class RunConfig:
     """Seconds between checkpoints; one more is written at the end. 0 writes no checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1), WHOLE] = 2
     """Checkpoints that are kept."""
+    record_spans: Annotated[int, Field(ge=0), WHOLE] = 0
+    """Keep the state of the run at so many points of the epoch, in record/ of run.dir, by which launch/report.py verify
+    runs any span between two of them again. The points are where the live curve has some. 0: no record."""
     log_steps: Annotated[int, Field(ge=1), WHOLE] = 10
     """Steps between points of the live curve."""
     keep_nats: Literal["auto", "on", "off"] = "auto"

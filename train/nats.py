@@ -147,7 +147,8 @@ def keeps_nats(config: RunConfig, tokens: int, place: Place) -> bool:
             f"run.keep_nats is on, but {path} is not there, so the run began without it: leave it out, or start a new "
             "run"
         )
-    return not begun_without and (config.keep_nats == "on" or tokens <= MOST_TOKENS)
+    wanted = config.keep_nats == "on" or config.record_spans > 0
+    return not begun_without and (wanted or tokens <= MOST_TOKENS)
 
 
 def lane_span(lanes: Lanes, lane: int, start: int, stop: int) -> tuple[int, int]:
@@ -167,11 +168,15 @@ def map_nats(path: Path, tokens: int) -> np.ndarray:
     return nats
 
 
+def sum_bound(lanes: Lanes) -> float:
+    """How far, as a part of it, a ledger's sum may be from that of the same nats in another order."""
+    # The ledger adds a sum of T for each step, one after the other, and each addition rounds by 2^-53 at most.
+    return (lanes.steps + longest_segment(lanes.segment_tokens) + 16) * 2.0**-52
+
+
 def wrong_lanes(nats: np.ndarray, lanes: Lanes, lane_nats: list[float], offset: int) -> list[int]:
     """The lanes whose nats [N] up to an offset within them do not sum to what the ledger has for them."""
-    # The ledger adds a sum of T for each step, one after the other, and each addition rounds by 2^-53 at most.
-    bound = (lanes.steps + longest_segment(lanes.segment_tokens) + 16) * 2.0**-52
-    found = []
+    bound, found = sum_bound(lanes), []
     for lane, expected in enumerate(lane_nats):
         first, stop = lane_span(lanes, lane, 0, offset)
         total = float(nats[first:stop].sum(dtype=np.float64))
@@ -205,8 +210,8 @@ class Sums:
     lane_nats: list[float]
 
 
-def read_nats(run_dir: Path) -> KeptNats:
-    """The nats that a finished run kept. Raises UsageError if it kept none, or they do not sum to its ledger."""
+def read_sums(run_dir: Path) -> Sums:
+    """Raises UsageError if a run kept no nats."""
     path = run_dir / SUMS_FILE
     if not path.exists():
         raise UsageError(
@@ -214,6 +219,12 @@ def read_nats(run_dir: Path) -> KeptNats:
             "with --run.keep_nats on"
         )
     sums: Sums = read_json(path, TypeAdapter(Sums), MAX_SUMS_BYTES)
+    return sums
+
+
+def read_nats(run_dir: Path) -> KeptNats:
+    """The nats that a finished run kept. Raises UsageError if it kept none, or they do not sum to its ledger."""
+    path, sums = run_dir / SUMS_FILE, read_sums(run_dir)
     train = load_config(run_dir / CONFIG_FILE).train
     if sums.format != FORMAT or len(sums.lane_nats) != train.lanes or sums.tokens < 1:
         raise UsageError(f"{path} is not of this run, or of another version of this program")

@@ -194,7 +194,7 @@ def refuse_unshared(place: Place, seats: list[Seat], folder: Path) -> None:
     if blind := hosts_apart(place, seats, folder, "run.dir"):
         raise UsageError(
             f"run.dir {folder} on {blind} is not the folder that {seats[0].host} has: name one on a file system that "
-            "all hosts share, or save no checkpoints (checkpoint_secs 0)"
+            "all hosts share, or save no states (checkpoint_secs 0, record_spans 0)"
         )
 
 

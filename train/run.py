@@ -50,7 +50,7 @@ from train.ranks import (
     meeting_apart,
     refuse_unshared,
 )
-from train.run_dir import CHECKPOINTS, claim, last_good
+from train.run_dir import CHECKPOINTS, claim, last_good, record_folder, record_steps
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Run:
     def __init__(self, session: Session, tokenizer: Tokenizer, source: ResumableSource):
         config, self.place, self.lanes, self.source = session.config, session.place, source.lanes, source
         self.config = config.run
-        if config.run.checkpoint_secs:
+        if config.run.checkpoint_secs or config.run.record_spans:
             refuse_unshared(self.place, session.seats, Path(config.run.dir))
         self.lock = claim(Path(config.run.dir)) if self.place.rank == 0 else None
         if config.engine.kernels == "off":
@@ -248,7 +248,7 @@ class Run:
         """Corpus bytes that were already coded when this process started; None for a new run."""
         return self.totals[2] if self.config.resume else None
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, folder: Path) -> None:
         """Checkpoint the state after `step` steps. Raises RunFailed if it is not sound: the last one stays good."""
         if self.place.sum([not is_sound(self.learner)])[0]:
             self.refuse_unsound(step)
@@ -257,7 +257,7 @@ class Run:
             self.nats.sync()
         keep = self.config.keep_checkpoints
         state = self.source.state()
-        save_checkpoint(self.folder, self.learner, self.ledger, state, step, self.cost.elapsed_secs, keep)
+        save_checkpoint(folder, self.learner, self.ledger, state, step, self.cost.elapsed_secs, keep)
 
     def refuse_unsound(self, step: int) -> None:
         """What is coded is exact, but nothing can go on from `step`. Raises RunFailed unless it is the end."""
@@ -281,6 +281,7 @@ class Run:
         Raises RunFailed on a loss that is no number or a ledger that disagrees with the manifest, Stopped on a signal.
         """
         config, lanes, stop = self.config, self.lanes, StopRequest()
+        record = record_steps(lanes.steps, config.record_spans, config.log_steps)
         saved, recorded = time.monotonic(), self.first_step
         self.cost.begin()
         with (
@@ -315,10 +316,12 @@ class Run:
                 late = self.place.rank == 0 and time.monotonic() - saved > config.checkpoint_secs
                 signals, due = self.place.sum([stop.signal, late])
                 stopping = bool(signals or ordered) and not last
+                if done in record:
+                    self.save(done, record_folder(Path(config.dir), done))
                 if config.checkpoint_secs and (due or last or stopping):
                     if metrics:
                         metrics.flush()
-                    self.save(done)
+                    self.save(done, self.folder)
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped(128 + stop.signal if stop.signal else 0, config.dir)

@@ -10,6 +10,7 @@ from data.errors import UsageError
 from train.checkpoint import POINTER
 
 CHECKPOINTS = "checkpoints"
+RECORD = "record"
 # The packed code that the run began with.
 CODE_FILE = "code.lzma"
 LOCK_FILE = ".lock"
@@ -37,3 +38,15 @@ def last_good(folder: Path) -> str:
     if not pointer.exists():
         return "No checkpoint had been saved yet."
     return f"The last good checkpoint is {folder / json.loads(pointer.read_text())['tag']}."
+
+
+def record_steps(steps: int, spans: int, log_steps: int) -> set[int]:
+    """After which of the `steps` of an epoch its state is kept for the record: where the curve has points, so that
+    about `spans` spans of about the same length are between them. Empty for 0 spans."""
+    points = (round(number * steps / spans / log_steps) * log_steps for number in range(1, spans))
+    return {step for step in points if 0 < step < steps} | ({steps} if spans else set())
+
+
+def record_folder(run_dir: Path, step: int) -> Path:
+    """Where the state after `step` steps is, as a folder of checkpoints that has only this one."""
+    return run_dir / RECORD / f"{step:09d}"

@@ -22,6 +22,7 @@ from studies.diff.options import Diff
 from studies.diff.paired import ReadRun, open_runs, pair_blocks, read_blocks
 from studies.diff.passages import Passages
 from studies.diff.plots import evidence_figure, place_figure, where_figure
+from studies.diff.power import Needed, times_needed
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of documents, those with the largest differences are shown.
@@ -119,10 +120,20 @@ def verdict_text(found: Difference) -> str:
     return f"{b if whole.saved_bits > 0 else a} is shorter than {a if whole.saved_bits > 0 else b}"
 
 
+def needed_text(found: Difference) -> str:
+    """How much corpus it would take to tell the two apart; empty where this one is enough, or nobody can say."""
+    times = times_needed(found.course.saved_bits)
+    if found.whole.shown or times is None:
+        return ""
+    text = Needed(None, times).text(found.runs[0].report.corpus.bytes)
+    return f"To tell them apart in 80 % of cases, if they differ as measured: {text}"
+
+
 def terminal_text(found: Difference) -> str:
     """The table that the command prints."""
     whole, (a, b) = found.whole, found.names
-    lines = [f"A {a}", f"B {b}", f"{verdict_text(found)}, by their data terms", ""]
+    lines = [f"A {a}", f"B {b}", f"{verdict_text(found)}, by their data terms"]
+    lines += [*filter(None, [needed_text(found)]), ""]
     head = f"{'':<34}{'bytes':>14}{'A bits/byte':>13}{'B bits/byte':>13}   bytes that B saves"
     lines += [head, row_text(whole)]
     groups = found.groups()

@@ -37,6 +37,12 @@ def half_width_bits(saved_bits: np.ndarray) -> np.ndarray | None:
     return student.ppf((1 + LEVEL) / 2, blocks - 1) * np.sqrt(blocks) * saved_bits.std(-1, ddof=1)
 
 
+def sum_blocks(lane_bits: np.ndarray) -> np.ndarray:
+    """The bits of lanes, of which more than MOST_BLOCKS are taken together, as bits of blocks [R]."""
+    lanes, blocks = len(lane_bits), min(len(lane_bits), MOST_BLOCKS)
+    return np.bincount(np.arange(lanes) * blocks // lanes, lane_bits, blocks)
+
+
 class Course:
     """Sums over a corpus: bits saved by interval of the epoch and block [K, R], bytes by interval [K], bits saved by
     place [PLACES]."""

@@ -9,17 +9,31 @@ from typing import Any, Literal
 import numpy as np
 
 from data.errors import UsageError
-from studies.scaling.laws import Crossing, Fit, Interval, Minimum, Prediction, crossings, fit, minimum, predict_largest
+from studies.diff.evidence import LEAST_BLOCKS
+from studies.scaling.kept import all_lane_bits, other_texts
+from studies.scaling.laws import (
+    Crossing,
+    Fit,
+    Interval,
+    Minimum,
+    Prediction,
+    crossings,
+    exponents_over,
+    fit,
+    minimum,
+    predict_largest,
+)
 from studies.scaling.lines import Line, SeedGroup, notes_of
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
     Verdict,
     compare,
-    half_width_bits,
+    difference_half_width,
     verdicts,
 )
 
+TEXTS = 200
 Axis = Literal["width", "parameters"]
 # The field of a run that each axis shows; embeddings are left out of parameters, as in the power laws.
 AXES: dict[Axis, str] = {"width": "width", "parameters": "parameters_non_embedding"}
@@ -28,13 +42,16 @@ AXES: dict[Axis, str] = {"width": "width", "parameters": "parameters_non_embeddi
 @dataclass(frozen=True)
 class Trend:
     """How one term of a line, "data" or "total", falls with the parameters beside the embedding. The text after a None
-    says why: too few widths, no such law, or one that is not identified."""
+    says why: too few widths, no such law, or one that is not identified. `other_text` is the 95 % interval of the
+    exponent by what other text would change, where the runs kept what every token cost: the other interval is from how
+    far the widths are from one law."""
 
     term: str
     fit: Fit | None
     why_no_fit: str
     prediction: Prediction | None
     why_no_prediction: str
+    other_text: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +184,7 @@ def _result(line: Line) -> LineResult:
         shortest = replace(shortest, parabola_size=None, parabola_bits=None)
     return LineResult(
         line=line,
-        data=trend_of("data", sizes, line.values("data_bits")),
+        data=with_other_text(line, trend_of("data", sizes, line.values("data_bits"))),
         total=trend_of("total", sizes, line.values("total_bits")),
         shortest=shortest,
         tied=tied,
@@ -181,6 +198,15 @@ def trend_of(term: str, sizes: np.ndarray, bits: np.ndarray) -> Trend:
     return Trend(term, *_or_why(fit, sizes, bits), *_or_why(predict_largest, sizes, bits))
 
 
+def with_other_text(line: Line, trend: Trend) -> Trend:
+    """The trend of a line's data term, with what other text would change in its exponent if the runs say."""
+    kept = all_lane_bits(line.runs)
+    if trend.fit is None or kept is None or kept.shape[1] < LEAST_BLOCKS:
+        return trend
+    sizes = line.values("parameters_non_embedding")
+    return replace(trend, other_text=exponents_over(sizes, other_texts(kept, TEXTS), trend.fit.law))
+
+
 def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, str]:
     """What the function returns, or None and the reason that it raises."""
     try:
@@ -192,12 +218,12 @@ def _or_why(function: Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, 
 def _pairs(first: Line, second: Line) -> list[Pair]:
     """The two lines by each axis."""
     groups = first.groups, second.groups
-    span = functools.cache(lambda one, other: half_width_bits(groups[0][one], groups[1][other]))
+    span = functools.cache(lambda one, other: difference_half_width(groups[0][one], groups[1][other]))
     return [_pair(first, second, axis, span) for axis in AXES]
 
 
 def _pair(first: Line, second: Line, axis: Axis, span: Callable[[int, int], tuple[float | None, str]]) -> Pair:
-    """`span` is `half_width_bits` of the groups at two places of the lines."""
+    """`span` is `difference_half_width` of the groups at two places of the lines."""
     sides = [_curves(line, AXES[axis]) for line in (first, second)]
     totals, datas = ([(side["size"], side[term]) for side in sides] for term in ("total_bits", "data_bits"))
     found, on_data = crossings(*totals), crossings(*datas)

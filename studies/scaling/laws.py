@@ -143,6 +143,12 @@ def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
     return Fit(law, floor if no_floor or _narrow(floor) else None, scale if _narrow(scale) else None, exponent, error)
 
 
+def exponents_over(sizes: np.ndarray, lengths: np.ndarray, law: PowerLaw) -> Interval:
+    """The 95 % interval of the exponents of the laws that are nearest to each of the lengths [B, C]; `law` is near to
+    them all."""
+    return interval_of([_nearest(sizes, bits, law).exponent for bits in lengths])
+
+
 def predict_largest(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Prediction:
     """What the smaller sizes say of the largest, which is measured too. `sizes`, `bits`: [C].
 

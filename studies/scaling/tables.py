@@ -10,7 +10,7 @@ from eval.layout import csv_text, duration, lay_out, markdown_table
 from eval.schema import Corpus, Report
 from eval.tables import Size, extrapolation_note, sizes
 from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
-from studies.scaling.laws import NOT_IDENTIFIED, Fit
+from studies.scaling.laws import NOT_IDENTIFIED, Fit, Interval
 from studies.scaling.lines import Line, lines_of
 from studies.scaling.rates import LineRates
 from studies.scaling.runs import ComparedRun, Selection
@@ -90,6 +90,7 @@ def comparison_text(comparison: Comparison) -> str:
             beside += [(n, f"  {v.term}", f"  {v.span}", f"  {v.text}") for n, v in zip(names, verdicts, strict=True)]
         lines += ["", *lay_out(beside, f"<{max(len(name) for name, *_ in beside)}", "<7", "<30", "")]
         lines += ["", textwrap.fill(" ".join([*standing.sentences(), *standing.method()]), 100)]
+        lines += [line for one in standing.needed() for line in textwrap.wrap(one, 100)]
     if comparison.rates:
         lines += ["", *lay_out(rates_rows(comparison.rates), *_rates_columns(comparison.rates))]
     if comparison.selection:
@@ -129,7 +130,8 @@ def scaling_text(scaling: Scaling) -> str:
     ties = []
     for result in scaling.results:
         line, shortest = result.line, result.shortest
-        law = law_text(result.data.fit) if result.data.fit else without_law(result.data.why_no_fit, "no power law")
+        data = result.data
+        law = law_text(data.fit, data.other_text) if data.fit else without_law(data.why_no_fit, "no power law")
         widths = f"{line.widths[0]}-{line.widths[-1]}"
         rows.append((line.label, widths, f"{shortest.size:.0f}", f"{shortest.bits / 8:,.0f}", f"   {law}"))
         if result.tied:
@@ -156,14 +158,16 @@ def _pair_lines(pairs: list[Pair]) -> list[str]:
     return lines
 
 
-def law_text(found: Fit) -> str:
-    """ "612,000 + 1.2e+08 N^-0.35 (95 %: 0.31 to 0.38)"; letters where a coefficient is not identified."""
+def law_text(found: Fit, other_text: Interval | None = None) -> str:
+    """ "612,000 + 1.2e+08 N^-0.35 (95 %: 0.31 to 0.38; other text: 0.34 to 0.36)"; letters where a coefficient is not
+    identified."""
     law, (low, high) = found.law, found.exponent_interval
     floor = f"{law.floor_bits / 8:,.0f}" if found.floor_interval else "L∞"
     scale = f"{law.scale_bits / 8:.2g}" if found.scale_interval else "a"
     unknown = " and ".join(text for text in (floor, scale) if text in ("L∞", "a"))
     end = f"; {unknown} {NOT_IDENTIFIED}" if unknown else ""
-    return f"{floor} + {scale} N^-{law.exponent:.2f} (95 %: {low:.2f} to {high:.2f}){end}"
+    text = f"; other text: {other_text[0]:.2f} to {other_text[1]:.2f}" if other_text else ""
+    return f"{floor} + {scale} N^-{law.exponent:.2f} (95 %: {low:.2f} to {high:.2f}{text}){end}"
 
 
 def without_law(why: str, what: str) -> str:
@@ -174,7 +178,7 @@ def without_law(why: str, what: str) -> str:
 def verdict_texts(scaling: Scaling, standing: Standing) -> dict[str, str]:
     """What the runs show, and what they do not, as Markdown by the name of its chart."""
     laws = [
-        (result.line.label, t.term, law_text(t.fit) if t.fit else without_law(t.why_no_fit, "none"))
+        (result.line.label, t.term, law_text(t.fit, t.other_text) if t.fit else without_law(t.why_no_fit, "none"))
         for result in scaling.results
         for t in (result.data, result.total)
     ]

@@ -4,10 +4,12 @@ The data term is measured with noise: another seed, or other text of the same ki
 are exact. So a difference of totals has the interval of its data term, moved by what the other terms differ in.
 
 Where there are several seeds, the interval is Student's, from the pooled spread of the seeds. With one seed each it is
-from the corpus: both runs code the same bytes in the same order, so code lengths are paired over contiguous chunks of
-that order, and their differences drawn again in blocks (H. Künsch, "The Jackknife and the Bootstrap for General
-Stationary Observations", 1989; scipy.stats.bootstrap draws single values only). That interval is too wide where a run
-leads early and falls behind later, and does not include what another seed would change.
+from the corpus: both runs code the same bytes in the same order, so code lengths are paired over parts of the corpus,
+and their differences drawn again in blocks (H. Künsch, "The Jackknife and the Bootstrap for General Stationary
+Observations", 1989; scipy.stats.bootstrap draws single values only). It leaves out what another seed would change.
+Of runs that kept the cost of every token, the parts are the lanes, as in studies/diff: each has the whole course of
+learning. Of others, they are chunks of the order of coding, and the interval is too wide where a run leads early and
+falls behind later.
 """
 
 from collections.abc import Iterable
@@ -18,16 +20,17 @@ import numpy as np
 from scipy.stats import t as student
 
 from eval.curve import Curve
+from studies.diff.evidence import LEAST_BLOCKS, LEVEL, half_width_bits, sum_blocks
+from studies.diff.power import Needed, seed_spread, seeds_needed, times_needed
+from studies.scaling.kept import all_lane_bits, interval_bits, paired
 from studies.scaling.laws import Interval
 from studies.scaling.lines import Line, SeedGroup
+from train.nats import SUMS_FILE
 
-LEVEL = 0.95
 SAMPLES = 2000
 # Fewer chunks say nothing of their own spread; more are not independent any more.
 LEAST_CHUNKS, MOST_CHUNKS = 8, 64
 EXACT = ("code", "tokenizer", "side")
-# Runs that differ in one of these do not code the same bytes at the same place of their curves.
-ORDER = ("data.vocabulary", "data.tokenizer_sample_bytes", "train.lanes")
 NOT_DISTINGUISHABLE = "not distinguishable"
 
 
@@ -119,6 +122,18 @@ class Standing:
         of_shortest = any(one.name == run for one in self.shortest.runs)
         return f", {NOT_DISTINGUISHABLE} from {list_names(tied, 2)}" if tied and of_shortest else ""
 
+    def needed(self) -> list[str]:
+        """What it would take to tell the shortest from those that it is not distinguishable from, in words."""
+        groups = [self.shortest, *(group for group, _, _ in self.others)]
+        corpus_bytes, spread = self.shortest.runs[0].report.corpus.bytes, seed_spread(group.seeds() for group in groups)
+        found = []
+        for group, data, _ in self.others:
+            if not data.shorter and (text := need(group, self.shortest, spread).text(corpus_bytes)):
+                found.append(f"{group.name}: {text}")
+        if not found:
+            return []
+        return ["To tell these data terms from the shortest's in 80 % of cases, if they differ as measured:", *found]
+
     def method(self) -> list[str]:
         """What the intervals are worth, in words."""
         sources = dict.fromkeys(data.interval_from for _, data, _ in self.others)
@@ -144,7 +159,7 @@ def standing_of(lines: Iterable[Line]) -> Standing:
 def compare(first: SeedGroup, second: SeedGroup) -> tuple[Verdict, Verdict]:
     """Of the data term and of the total."""
     apart = {term: first.mean(f"{term}_bits") - second.mean(f"{term}_bits") for term in ("data", *EXACT)}
-    return verdicts(first.name, second.name, apart.pop("data"), apart, *half_width_bits(first, second))
+    return verdicts(first.name, second.name, apart.pop("data"), apart, *difference_half_width(first, second))
 
 
 def verdicts(
@@ -173,7 +188,7 @@ def verdicts(
     return data, of("total", total_bits, decider)
 
 
-def half_width_bits(first: SeedGroup, second: SeedGroup) -> tuple[float | None, str]:
+def difference_half_width(first: SeedGroup, second: SeedGroup) -> tuple[float | None, str]:
     """Half of the 95 % interval of the difference of two groups' mean data bits, and where it comes from; None and the
     reason where there is nothing to estimate it from."""
     seeds = first.seeds(), second.seeds()
@@ -184,12 +199,27 @@ def half_width_bits(first: SeedGroup, second: SeedGroup) -> tuple[float | None, 
         error = pooled * np.sqrt(1 / counts[0] + 1 / counts[1])
         return float(student.ppf((1 + LEVEL) / 2, freedom) * error), f"{counts[0]} and {counts[1]} seeds"
     one, other = first.runs[0], second.runs[0]
-    paired = one.vocabulary == other.vocabulary and all(one.settings.get(n) == other.settings.get(n) for n in ORDER)
-    differences = chunk_differences(one.curve, other.curve, paired)
+    kept, same_bytes = all_lane_bits([one, other]), paired(one, other)
+    if kept is not None and kept.shape[1] >= LEAST_BLOCKS:
+        blocks = sum_blocks(kept[0] - kept[1])
+        half = half_width_bits(blocks)
+        return None if half is None else float(half), f"{len(blocks)} lanes, one seed each"
+    differences = chunk_differences(one.curve, other.curve, same_bytes)
     if len(differences) < LEAST_CHUNKS:
         return None, f"nothing: one seed each, and curves of fewer than {LEAST_CHUNKS} points in common"
-    same = "" if paired else " that are not the same bytes"
+    same = "" if same_bytes else " that are not the same bytes"
     return bootstrap_half_width(differences), f"{len(differences)} chunks of the corpus{same}, one seed each"
+
+
+def need(first: SeedGroup, second: SeedGroup, seed_part: float | None) -> Needed:
+    """What it takes to tell two groups apart, where a seed's data bits vary by this part of them."""
+    one, other = first.runs[0], second.runs[0]
+    difference = first.mean("data_bits") - second.mean("data_bits")
+    seeds = None if seed_part is None else seeds_needed(difference, seed_part * second.mean("data_bits"))
+    times = None
+    if paired(one, other) and all((run.directory / SUMS_FILE).exists() for run in (one, other)):
+        times = times_needed(interval_bits(one.directory) - interval_bits(other.directory))
+    return Needed(seeds, times)
 
 
 def chunk_differences(first: Curve, second: Curve, paired: bool) -> np.ndarray:
