@@ -20,6 +20,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 Figures = dict[str, tuple[float, str]]
 
+TOKENIZER_STUDY = (
+    "python benchmarks/tokenizer_study.py --enwik8 {enwik8} --equal parameters --engine.threads=1 --model.width=48"
+)
+
 # What the bits of a run follow from. Errors, reports and launchers are not among it.
 LEARNING = (
     "model", "train/config.py", "train/loop.py", "train/optim.py", "train/ledger.py", "train/replay.py",
@@ -264,6 +268,14 @@ ENTRIES = [
         "stdout",
     ),
     Entry(
+        "preparation-speed", "minutes",
+        (
+            "python benchmarks/preparation_speed.py --enwik8 {enwik8} --megabytes 36 --runs 1 --tokenizers "
+            "bytes,bpe,gpt2.json,gpt2.tiktoken --workers 1,2,4",
+        ),
+        ("data",), "preparation_speed.csv", anew=True,
+    ),
+    Entry(
         "tokenizer-encoding", "hours", ("python benchmarks/tokenizer_encoding.py --enwik8 {enwik8}",),
         ("data/bpe.py", "data/tokenizer.py", "benchmarks/tokenizer_encoding.py"), "tokenizer_encoding.txt", "stdout",
     ),
@@ -307,6 +319,23 @@ ENTRIES = [
             "--model.width=48",
         ),
         (*TOTALS, "data/describe.py", "data/joins.py"), "tokenizer_study.csv", figures=study_terms, anew=True,
+    ),
+    Entry(
+        "tokenizer-seeds", "hours",
+        tuple(
+            f"{TOKENIZER_STUDY} --tokenizers bytes,bpe:512,bpe:2048,bpe:8192 --results tokenizer_seeds "
+            f"--train.seed={seed}"
+            for seed in range(3)
+        ),
+        (*TOTALS, "data/describe.py"), "tokenizer_seeds.csv", anew=True,
+    ),
+    Entry(
+        "tokenizer-long", "hours",
+        (
+            f"{TOKENIZER_STUDY} --tokenizers bpe:2048,bpe:8192,bpe:65536 --results tokenizer_long --corpora enwik8 "
+            "--bytes 4000000",
+        ),
+        (*TOTALS, "data/describe.py"), "tokenizer_long.csv", anew=True, scales=(1, 1_000_000),
     ),
     Entry(
         "vocabularies", "minutes",

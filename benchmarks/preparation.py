@@ -82,9 +82,9 @@ def cut_records(chunk: bytes) -> list[bytes]:
     return [chunk[start : start + 4096] for start in range(0, len(chunk), 4096)]
 
 
-def measure(path: Path, tokenizer: str, form: str, cache: Path, options: Any) -> dict[str, Any]:
+def measure(source: str, tokenizer: str, form: str, cache: Path, options: Any) -> dict[str, Any]:
     """Prepare in another process, watch it and its workers, and return a row of the table."""
-    given = {"source": str(path), "tokenizer": tokenizer, "vocabulary": options.vocabulary, "workers": options.workers}
+    given = {"source": source, "tokenizer": tokenizer, "vocabulary": options.vocabulary, "workers": options.workers}
     given |= {"cache_dir": str(cache), "stream": form != "prepared"}
     started = time.perf_counter()
     script = CHILD.format(root=str(ROOT), options=given, read=form == "read")
@@ -102,12 +102,12 @@ def measure(path: Path, tokenizer: str, form: str, cache: Path, options: Any) ->
         time.sleep(0.02)
     elapsed_secs = time.perf_counter() - started
     if child.returncode:
-        sys.exit(f"preparing {path} failed")
+        sys.exit(f"preparing {source} failed")
     [manifest] = cache.glob("*/manifest.json" if form == "prepared" else "*/index.json")
     megabytes = json.loads(manifest.read_bytes())["bytes"] / 1e6
     return {
         "commit": commit(),
-        "corpus": path.name,
+        "corpus": Path(source).name,
         "tokenizer": tokenizer,
         "form": form,
         "megabytes": f"{megabytes:.0f}",
@@ -143,7 +143,9 @@ def main() -> None:
                         (path / f"{number:03d}-{name}").hardlink_to(Path(folder) / name)
                 for tokenizer in options.tokenizers.split(","):
                     for form in options.forms.split(","):
-                        row = measure(path, tokenizer, form, Path(folder) / "cache" / Path(tokenizer).name, options)
+                        row = measure(
+                            str(path), tokenizer, form, Path(folder) / "cache" / Path(tokenizer).name, options
+                        )
                         write(row)
                         entry.publish("  ".join(map(str, row.values())))
 

@@ -65,6 +65,7 @@ def help_host_0(
         time.sleep(LOOK_SECS)
     try:
         with lock_of(directory, host):
+            say(f"host {host} of {hosts} makes its shards of {source.name}")
             made = make_shards(directory, source, journal, plan, lambda shard: shard % hosts == host)
             with contextlib.closing(made):
                 for _ in made:

@@ -14,6 +14,9 @@ from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, compla
 from small_run import SMALL, TRAIN, curve, report
 from two_hosts import ADDRESSES, TwoHosts, missing, wait
 
+from data.prepare import prepare
+from data.shards import read_manifest
+
 pytestmark = pytest.mark.hosts
 
 # docs/clusters.md promises: a rank ends within MARGIN_SECS of the death of a peer, and where the network says nothing,
@@ -175,6 +178,24 @@ def test_a_cache_of_its_own_on_each_host_is_as_good(given: list[str], one_host: 
         for name in ADDRESSES:
             hosts.inside(name, "sh", "-c", f"ls {own}/*/manifest.json")
     assert same(tmp_path / "run", one_host)
+
+
+def test_both_hosts_make_the_shards_of_a_large_corpus(given: list[str], tmp_path: Path) -> None:
+    """Two shards, of which each host makes one."""
+    large, cache = tmp_path / "large", tmp_path / "cache"
+    large.write_bytes(b"ninety-nine bottles of beer " * 2_600_000)
+    more = [
+        f"--data.source={large}",
+        f"--data.cache_dir={cache}",
+        "--run.checkpoint_secs=0",
+        "--run.stop_after_steps=1",
+    ]
+    with TwoHosts(tmp_path) as hosts:
+        _, _, err = finish(hosts.launch("one", TRAIN, *given, *more, f"--run.dir={tmp_path / 'run'}"))
+    assert "onepass: host 1 of 2 makes its shards of large" in err
+    [manifest] = cache.glob("*/manifest.json")
+    alone = prepare(str(large), cache_dir=tmp_path / "alone")
+    assert read_manifest(manifest.parent) == alone.manifest and len(alone.manifest.shards) == 2
 
 
 def test_a_run_directory_of_its_own_on_each_host_is_refused(given: list[str], tmp_path: Path) -> None:

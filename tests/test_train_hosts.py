@@ -5,6 +5,8 @@ tests/test_hosts.py has the same of two hosts.
 
 import signal
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from lost_ranks import assert_says_what_to_set, assert_says_who_was_lost, compla
 from small_run import SMALL, TRAIN
 from torch import distributed as dist
 
+from train.config import Config, DataConfig
 from train.engine import Place, free_port
-from train.ranks import Seat, about_peers, name_lost, refuse_unshared, shorten
+from train.ranks import Seat, about_peers, after_rank_0, name_lost, refuse_unshared, shorten
+from train.run import Session, job_to_share
 
 CLOSED = RuntimeError(
     "[/__w/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:41131. This is "
@@ -98,3 +102,38 @@ def test_a_folder_that_only_one_host_sees_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(BesideAnother, "theirs", 1)
     refuse_unshared(place, seats, tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_hosts_share_the_preparation_of_a_large_corpus_in_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart: dict[str, str] = {"folder": "", "name": ""}
+    monkeypatch.setattr("train.run.after_rank_0", lambda place, name, work: work())
+    monkeypatch.setattr("train.run.from_rank_0", lambda place, name, value: value)
+    monkeypatch.setattr("train.run.hosts_without", lambda place, seats, good: apart["name"])
+    monkeypatch.setattr("train.run.hosts_apart", lambda place, seats, folder, name: apart["folder"])
+    monkeypatch.setattr("train.run.is_shared", lambda source, plan: True)
+    place = Place(0, 2, torch.device("cpu"))
+    config = Config(data=DataConfig(source=str(ROOT / "LICENSE"), tokenizer="bytes"))
+    two = [Seat("one", "10.0.0.1"), Seat("two", "10.0.0.2")]
+    session = Session(config, place, two, {})
+    job = job_to_share(session)
+    assert job and job.source.name == "LICENSE"
+    assert job_to_share(replace(session, seats=[two[0], two[0]])) is None
+    for reason in apart:
+        monkeypatch.setitem(apart, reason, "two")
+        assert job_to_share(session) is None
+        monkeypatch.setitem(apart, reason, "")
+    monkeypatch.setattr("train.run.is_shared", lambda source, plan: False)
+    assert job_to_share(session) is None
+
+
+def test_other_ranks_help_rank_0_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, said = dist.HashStore(), []
+    monkeypatch.setattr("train.ranks.rank_store", lambda: store)
+    monkeypatch.setattr("train.ranks.new_key", lambda name: name)
+
+    def helped(in_charge: Callable[[], bool]) -> None:
+        said.append(in_charge())
+        store.set("work", "done")
+        said.append(in_charge())
+
+    assert after_rank_0(Place(1, 2, torch.device("cpu")), "work", lambda: said, helped) == [True, False]
