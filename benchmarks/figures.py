@@ -335,7 +335,7 @@ ENTRIES = [
             f"{TOKENIZER_STUDY} --tokenizers bpe:2048,bpe:8192,bpe:65536 --results tokenizer_long --corpora enwik8 "
             "--bytes 4000000",
         ),
-        (*TOTALS, "data/describe.py"), "tokenizer_long.csv", anew=True, scales=(1, 1_000_000),
+        (*TOTALS, "data/describe.py"), "tokenizer_long.csv", figures=study_terms, anew=True,
     ),
     Entry(
         "vocabularies", "minutes",

@@ -43,6 +43,8 @@ FACTS = {
     "262,143": "its last id",
     "65,535": "the most ids of two bytes",
     "48 bytes": "the index of a batch",
+    "64 MiB": "a shard of batches that are full",
+    "30 seconds": "after which a host that is not at work is not waited for",
     "4,096": "the most documents of a batch",
     "16 bits": "a type of ids",
     "32 bits": "a type of ids",

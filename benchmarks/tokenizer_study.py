@@ -27,6 +27,7 @@ entry.begin(__name__)
 
 import csv
 import datetime
+import itertools
 import math
 import subprocess
 import tempfile
@@ -167,35 +168,36 @@ def table(results: Path) -> str:
     return markdown_table(head, lines) + "\n"
 
 
-def draw(results: Path, theme: Theme) -> Figure:
-    """A column a corpus, a row for each of what is equal; a bar of terms for each tokenizer."""
+def draw(results: Path, theme: Theme, narrow: bool) -> Figure:
+    """A panel for each corpus and for each of what is equal, with a bar of terms for each tokenizer. All are below each
+    other if it is to be narrow, as for a telephone."""
     groups = selected(results)
     corpora = list(dict.fromkeys(corpus for corpus, _ in groups))
-    figure = Figure((4.75 * len(corpora), 5.6), DOTS_PER_INCH, facecolor=theme.page)
-    panels = figure.subplots(len(EQUAL), len(corpora), squeeze=False)
-    for across, corpus in enumerate(corpora):
-        for down, equal in enumerate(EQUAL):
-            axes, rows = panels[down][across], groups.get((corpus, equal), [])
-            if not rows:
-                axes.remove()
-                continue
-            bars = [(row["tokenizer"], [float(row[f"{term}_bytes"]) for term in TERMS]) for row in rows]
-            draw_terms(axes, bars, theme, [float(row["total_bytes"]) for row in rows])
-            most = max(
-                float(row["total_bytes"]) for name, group in groups.items() if name[0] == corpus for row in group
-            )
-            axes.set_xlim(0, 1.18 * most)
-            axes.set_facecolor(theme.page)
-            length = f"{NAMES.get(corpus, corpus)}, {int(rows[0]['bytes']):,} bytes"
-            axes.set_title(f"{length}, {TITLES[equal]}", loc="left", size=9)
-            if across:
-                axes.set_yticklabels([])
-            if down + 1 < len(EQUAL):
-                axes.set_xlabel("")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    left = 1.2 / figure.get_figwidth()
+    places = [(corpus, equal) for equal in EQUAL for corpus in corpora]
+    columns = 1 if narrow else len(corpora)
+    size = (4.75, 2.6 * len(places) + 0.4) if narrow else (4.75 * len(corpora), 5.6)
+    figure = Figure(size, DOTS_PER_INCH, facecolor=theme.page)
+    panels = figure.subplots(len(places) // columns, columns, squeeze=False).flatten()
+    for number, (corpus, equal) in enumerate(places):
+        axes, rows = panels[number], groups.get((corpus, equal), [])
+        if not rows:
+            axes.remove()
+            continue
+        bars = [(row["tokenizer"], [float(row[f"{term}_bytes"]) for term in TERMS]) for row in rows]
+        draw_terms(axes, bars, theme, [float(row["total_bytes"]) for row in rows])
+        most = max(float(row["total_bytes"]) for name, group in groups.items() if name[0] == corpus for row in group)
+        axes.set_xlim(0, 1.18 * most)
+        axes.set_facecolor(theme.page)
+        length = f"{NAMES.get(corpus, corpus)}, {int(rows[0]['bytes']):,} bytes"
+        axes.set_title(f"{length}, {TITLES[equal]}", loc="left", size=9)
+        if number % columns:
+            axes.set_yticklabels([])
+        if number + columns < len(places):
+            axes.set_xlabel("")
+    handles, labels = panels[0].get_legend_handles_labels()
+    left, height = 1.2 / figure.get_figwidth(), figure.get_figheight()
     figure.legend(handles, labels, loc="lower left", ncols=len(TERMS), bbox_to_anchor=(left, 0.0), handlelength=1.2)
-    figure.subplots_adjust(left, 0.135, 0.98, 0.945, 0.06, 0.24)
+    figure.subplots_adjust(left, 0.756 / height, 1 - 0.19 / figure.get_figwidth(), 1 - 0.308 / height, 0.06, 0.24)
     return figure
 
 
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--corpora", default="kjv,enwik8", help="of these, by commas (default: %(default)s)")
     parser.add_argument("--equal", default=",".join(EQUAL), help="of these, by commas (default: %(default)s)")
     parser.add_argument("--results", default=STUDY, help="name of the file of rows (default: %(default)s)")
-    parser.add_argument("--svg", default=str(ROOT / "docs" / "tokenizer-study"), help="name of the figure's two files")
+    parser.add_argument("--svg", default=str(ROOT / "docs" / "tokenizer-study"), help="name of the figure's four files")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     options, rest = parser.parse_known_args()
     results = RESULTS / f"{options.results}.csv"
@@ -230,9 +232,12 @@ def main() -> None:
                 path.write_bytes(content)
             study(path, name, axis, rest, results, "flops" in options.equal)
     entry.publish(table(results))
-    for name, theme in THEMES.items() if options.results == STUDY else ():
+    if options.results != STUDY:
+        return
+    for (name, theme), narrow in itertools.product(THEMES.items(), (False, True)):
         with use_style(theme):
-            draw(results, theme).savefig(f"{options.svg}-{name}.svg", facecolor=theme.page, metadata={"Date": None})
+            figure = f"{options.svg}{'-narrow' * narrow}-{name}.svg"
+            draw(results, theme, narrow).savefig(figure, facecolor=theme.page, metadata={"Date": None})
 
 
 if __name__ == "__main__":

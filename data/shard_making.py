@@ -6,7 +6,7 @@ beside it says, once it is whole, what it holds and where it ends. So a shard th
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -73,7 +73,7 @@ def read_note(directory: Path, name: str) -> Note | None:
 
 def make_shards(
     directory: Path, source: Source, journal: Manifest, plan: Plan, mine: Callable[[int], bool] = lambda shard: True
-) -> Iterator[tuple[Position, bool]]:
+) -> Generator[tuple[Position, bool]]:
     """Make the shards that are not there yet, of those that are `mine`. Yield the position after each batch of the
     source, and whether it ends a shard.
 
