@@ -1,6 +1,6 @@
 """How long a run takes from its command to its first step, and other commands that should come at once.
 
-    python benchmarks/starts.py [--root CHECKOUT] [--rounds 5] [--out benchmarks/results/starts.csv]
+    python benchmarks/starts.py [--root CHECKOUT] [--rounds 5] [--only NAME ...] [--out benchmarks/results/starts.csv]
 
 The corpus is the embedded one, prepared before. The first step is done when curve.csv has its row; the run is stopped
 then. `--root` measures another checkout, such as one of an earlier commit, with this machine as it is now. A row holds
@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout to measure")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of what a row is of, as 'train --help'")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/starts.csv")
     options = parser.parse_args()
     root = options.root.resolve()
@@ -78,7 +79,7 @@ def main() -> None:
         }
         helps = ("train", "sweep", "report", "report diff", "evaluate", "evaluate held-out", "check_block")
         commands = {f"{name} --help": [f"launch/{name.split()[0]}.py", *name.split()[1:], "--help"] for name in helps}
-        for what in (*starts, *commands):
+        for what in options.only or (*starts, *commands):
             secs = []
             for _ in range(options.rounds):
                 shutil.rmtree(new, ignore_errors=True)
