@@ -55,7 +55,7 @@ class Theme:
 
 LIGHT = Theme(
     "#ffffff", "#f7f8f9", "#1c2024", "#6b7280", "#e7e8ea", "#c3c8cf",
-    ("#1f5fbf", "#d9722e", "#2f8f5b", "#8a55b5", "#c2415d", "#2b8c9e", "#b8860b", "#7a4a2b", "#4a4fb0", "#5c6470"),
+    ("#1f5fbf", "#b3540f", "#257f4e", "#8a55b5", "#c2415d", "#1f7a8a", "#8a6700", "#7a4a2b", "#4a4fb0", "#5c6470"),
 )  # fmt: skip
 DARK = Theme(
     "#15181d", "#1c2027", "#e8e9eb", "#98a0ab", "#2a2f37", "#4a525e",
@@ -227,7 +227,9 @@ def end_labels(axes: Axes, figure: Figure, labels: list[tuple[str, float, str]],
     texts = [f"{name[:LONGEST_LABEL]}  {form.format(value)}" for name, value, _ in labels]
     figure.subplots_adjust(right=1 - (0.3 + LETTER_INCHES * max(20, *map(len, texts))) / WIDTH_INCHES)
     bottom, top = axes.get_ylim()
-    wanted = np.array([(value - bottom) / (top - bottom) for _, value, _ in labels])
+    scale = np.log if axes.get_yscale() == "log" else np.asarray
+    low, high, at = (scale(values) for values in (bottom, top, [value for _, value, _ in labels]))
+    wanted = (at - low) / (high - low)
     heights = spread(wanted, LABEL_INCHES / (axes.get_position().height * figure.get_figheight()))
     for (_, _, color), text, at, placed in zip(labels, texts, wanted, heights, strict=True):
         axes.plot(

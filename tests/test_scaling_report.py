@@ -167,6 +167,7 @@ def test_tensorboard_has_figures_and_lengths_by_width(made: tuple[Path, str]) ->
         "figures/curves",
         "figures/behind",
         "figures/scaling",
+        "figures/scaling-frontier",
         "figures/scaling-vocabulary",
         "figures/tokenizers",
     }
@@ -218,7 +219,7 @@ class Tables(HTMLParser):
 def test_the_page_is_well_formed_and_says_it(made: tuple[Path, str]) -> None:
     page = Tables((made[0] / "comparison.html").read_text())
     assert page.open == []
-    assert len(page.tables) == 7
+    assert len(page.tables) == 8
     for table in page.tables:
         assert len(set(table)) == 1, page.tables
     text = " ".join(page.words)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.diff.evidence import LEAST_BLOCKS
+from studies.scaling.frontier import Frontier, frontier_of
 from studies.scaling.kept import all_lane_bits, other_texts
 from studies.scaling.laws import (
     Crossing,
@@ -24,6 +26,7 @@ from studies.scaling.laws import (
     predict_largest,
 )
 from studies.scaling.lines import Line, SeedGroup, notes_of
+from studies.scaling.predicted import Predicted, predict_crossing
 from studies.scaling.verdicts import (
     EXACT,
     NOT_DISTINGUISHABLE,
@@ -146,6 +149,8 @@ class Scaling:
     pairs: list[Pair]
     families: dict[str, list[tuple[LineResult, Verdict | None]]]
     notes: list[str]
+    frontiers: list[Frontier]
+    predicted: list[Predicted]
 
 
 def analyse(lines: list[Line]) -> Scaling | None:
@@ -163,7 +168,19 @@ def analyse(lines: list[Line]) -> Scaling | None:
         for pair in _pairs(one.line, other.line)
     ]
     compared = {family: _beside_best(group) for family, group in families.items() if len(group) > 1}
-    return Scaling(lines, results, pairs, compared, notes_of(lines))
+    frontiers = [frontier_of(result.line) for result in results if all(run.flops > 0 for run in result.line.runs)]
+    return Scaling(lines, results, pairs, compared, notes_of(lines), frontiers, _predicted(results, pairs))
+
+
+def _predicted(results: list[LineResult], pairs: list[Pair]) -> list[Predicted]:
+    """Of the pairs with laws, where they will cross."""
+    lines, found = {result.line.label: result.line for result in results}, []
+    for pair in pairs:
+        if pair.axis == "parameters" and pair.nodes:
+            measured = pair.nodes[-1].data.shorter
+            with suppress(UsageError):
+                found.append(predict_crossing(lines[pair.first], lines[pair.second], measured))
+    return found
 
 
 def _beside_best(results: list[LineResult]) -> list[tuple[LineResult, Verdict | None]]:

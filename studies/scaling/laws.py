@@ -132,15 +132,22 @@ def fit(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES) -> Fit:
     if (distinct := len(np.unique(sizes))) < LEAST_SIZES:
         raise UsageError(f"a power law needs {LEAST_SIZES} widths or more, and there are {distinct}")
     law = fit_power_law(sizes, bits)
-    laws = [_nearest(sizes, sample, law) for sample in bootstrap(sizes, bits, law, samples)[0]]
+    laws = bootstrap_laws(sizes, bits, law, samples)
     floor, scale, exponent = map(interval_of, zip(*map(astuple, laws), strict=True))
     if exponent[0] < 1.01 * EXPONENTS[0] or exponent[1] > 0.99 * EXPONENTS[1]:
         raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the exponent ends where the search for it does")
-    if not _narrow(exponent):
+    if not is_narrow(exponent):
         raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the exponent spans more than a factor of ten")
     error = float(np.sqrt(np.mean(np.log(bits / law.bits(sizes)) ** 2)))
     no_floor = floor[1] < LEAST_FLOOR * bits.min()
-    return Fit(law, floor if no_floor or _narrow(floor) else None, scale if _narrow(scale) else None, exponent, error)
+    return Fit(
+        law, floor if no_floor or is_narrow(floor) else None, scale if is_narrow(scale) else None, exponent, error
+    )
+
+
+def bootstrap_laws(sizes: np.ndarray, bits: np.ndarray, law: PowerLaw, samples: int) -> list[PowerLaw]:
+    """The laws through measurements as `law`, that of [C], could have made them."""
+    return [_nearest(sizes, sample, law) for sample in bootstrap(sizes, bits, law, samples)[0]]
 
 
 def exponents_over(sizes: np.ndarray, lengths: np.ndarray, law: PowerLaw) -> Interval:
@@ -166,7 +173,7 @@ def predict_largest(sizes: np.ndarray, bits: np.ndarray, samples: int = SAMPLES)
         lengths = np.array([_nearest(others, sample, law).bits(largest) for sample in repeated])
         interval = interval_of(lengths * np.exp(noise))
         # The length may be certain where the exponent is not: it is what the law was fitted to.
-        if not _narrow(interval):
+        if not is_narrow(interval):
             raise UsageError(f"{NOT_IDENTIFIED}: the 95 % interval of the length spans more than a factor of ten")
     return Prediction(float(largest), float(law.bits(largest)), interval, float(bits[held_out].mean()))
 
@@ -267,7 +274,8 @@ def _nearest(sizes: np.ndarray, bits: np.ndarray, start: PowerLaw) -> PowerLaw:
     return PowerLaw(float(root**2 * unit), float(np.exp(log_scale + exponent * log_center) * unit), float(exponent))
 
 
-def _narrow(interval: Interval) -> bool:
+def is_narrow(interval: Interval) -> bool:
+    """Whether it says where the number is."""
     return interval[1] <= GREATEST_SPAN * interval[0]
 
 

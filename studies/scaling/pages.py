@@ -15,10 +15,13 @@ from eval.pages import render
 from eval.plots import Picture, picture
 from eval.tables import extrapolation_note
 from studies.scaling.analysis import Scaling, size_text
-from studies.scaling.plots import behind_figure, overlay_figure, scaling_figure, vocabulary_figure
+from studies.scaling.plots import behind_figure, frontier_figure, overlay_figure, scaling_figure, vocabulary_figure
 from studies.scaling.tables import (
     Comparison,
     comparison_csv,
+    frontier_csv,
+    frontier_rows,
+    predicted_text,
     rates_rows,
     scaling_csv,
     scaling_json,
@@ -57,6 +60,8 @@ def write_comparison(comparisons: list[Comparison], out: Path) -> list[Path]:
         parts=parts,
         size_text=size_text,
         rates_rows=rates_rows,
+        frontier_rows=frontier_rows,
+        predicted_text=predicted_text,
         without_law=without_law,
         note_of=extrapolation_note,
     )
@@ -90,6 +95,8 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
         laws = {result.line.label: result.data.fit.law for result in scaling.results if result.data.fit}
         predictions = {r.line.label: r.data.prediction for r in scaling.results if r.data.prediction}
         pictures["scaling"] = picture(scaling_figure, scaling.lines, laws, predictions)
+        if scaling.frontiers:
+            pictures["scaling-frontier"] = picture(frontier_figure, scaling.lines, scaling.frontiers)
         if scaling.families:
             families = {family: [result.line for result, _ in group] for family, group in scaling.families.items()}
             pictures["scaling-vocabulary"] = picture(vocabulary_figure, families)
@@ -103,6 +110,8 @@ def _files(comparison: Comparison, pictures: dict[str, Picture]) -> dict[str, by
         files |= one.files(STEMS.get(name, name))
     if comparison.scaling:
         files["scaling.csv"] = scaling_csv(comparison.scaling.lines).encode()
+        if comparison.scaling.frontiers:
+            files["scaling-frontier.csv"] = frontier_csv(comparison.scaling.frontiers).encode()
         files["scaling.json"] = scaling_json(comparison, comparison.scaling)
     return files
 

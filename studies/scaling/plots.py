@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ from eval.plots import (
     frame,
     spread,
 )
+from model.registry import BLOCKS
+from studies.scaling.frontier import Frontier, course
 from studies.scaling.laws import PowerLaw, Prediction
 from studies.scaling.lines import Line
 
@@ -44,6 +47,8 @@ MOST_DATA_TERMS = 3
 PALEST, PALEST_NAMED = 0.3, 0.5
 # Letters of a vocabulary's name beside its line, inside of a panel.
 LONGEST_INSIDE = 7
+# Of blocks that are in no registry, and of patterns.
+OTHER_HUES = 280
 # Sizes that totals are drawn against.
 AXES = ("width", "parameters_non_embedding", "flops")
 BYTES, COUNTS = EngFormatter("B", sep=" "), EngFormatter(sep=" ")
@@ -61,16 +66,23 @@ class Stroke:
         return {"color": self.color, "ls": self.dash, "lw": width, "marker": self.marker, "ms": 4.5}
 
 
+def block_hue(block: str) -> int:
+    """The number of a block's color and marker, the same in all figures, whatever else they show: its place in the
+    registry, and for others one of those after them, by the name."""
+    names = list(BLOCKS)
+    return names.index(block) if block in names else len(names) + crc32(block.encode()) % OTHER_HUES
+
+
 def strokes(lines: Sequence[Line], theme: Theme) -> dict[str, Stroke]:
-    """By label: a color and a marker for each block, a dash for what else its lines differ in. Where there is only one
-    block, a color and a marker for each line."""
-    blocks = list(dict.fromkeys(line.block for line in lines))
+    """By label: the block's color and marker, a dash for what else its lines differ in. Where there is only one block,
+    a color and a marker for each line."""
+    blocks = {line.block for line in lines}
     variants = list(dict.fromkeys(line.label.removeprefix(line.block) for line in lines))
     found = {}
     for number, line in enumerate(lines):
         hue, variant = number, 0
         if len(blocks) > 1:
-            hue, variant = blocks.index(line.block), variants.index(line.label.removeprefix(line.block))
+            hue, variant = block_hue(line.block), variants.index(line.label.removeprefix(line.block))
         # Once the colors are used up they come again, dashed.
         dash = DASHES[(variant + hue // len(theme.series)) % len(DASHES)]
         found[line.label] = Stroke(theme.series[hue % len(theme.series)], dash, MARKERS[hue % len(MARKERS)])
@@ -208,6 +220,32 @@ def scaling_figure(
         _log_axis(axes.xaxis, COUNTS, 4)
     for axes in panels:
         _log_axis(axes.yaxis, BYTES, 6)
+    return figure
+
+
+def frontier_figure(lines: Sequence[Line], frontiers: Sequence[Frontier], theme: Theme) -> Figure:
+    """Data bits a byte of what is coded so far, against FLOPs: each width pale, the least of a line's widths strong,
+    with a point where the next width takes over."""
+    drawn, labels = strokes(lines, theme), []
+    figure, axes = canvas("data bits a byte of the corpus so far", len(frontiers))
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs so far")
+    for line in lines:
+        for one in (one for one in frontiers if one.label == line.label):
+            stroke = drawn[line.label]
+            for width in line.widths:
+                rate, _ = course(line, width, one.flops)
+                axes.plot(one.flops, np.where(np.isfinite(rate), rate, np.nan), color=stroke.color, lw=0.9, alpha=0.35)
+            axes.plot(one.flops, one.bits_per_byte, color=stroke.color, ls=stroke.dash, lw=2.0)
+            for flops, *_ in one.changes:
+                axes.plot(flops, one.at(flops)[0], stroke.marker, color=stroke.color, ms=5)
+            labels.append((one.label, float(one.bits_per_byte[-1]), stroke.color))
+    least = min(float(one.bits_per_byte.min()) for one in frontiers)
+    most = max(float(one.bits_per_byte.max()) for one in frontiers)
+    axes.set_xlim(min(one.flops[0] for one in frontiers), max(one.flops[-1] for one in frontiers))
+    axes.set_ylim(least / 1.03, most * 1.03)
+    _log_axis(axes.xaxis, COUNTS, 6)
+    _log_axis(axes.yaxis, ScalarFormatter(), 6)
+    end_labels(axes, figure, labels, "{:.4f}")
     return figure
 
 

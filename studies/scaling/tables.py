@@ -9,9 +9,11 @@ from typing import Any
 from eval.layout import csv_text, duration, lay_out, markdown_table
 from eval.schema import Corpus, Report
 from eval.tables import Size, extrapolation_note, sizes
-from studies.scaling.analysis import LineResult, Pair, Scaling, analyse
+from studies.scaling.analysis import LineResult, Pair, Scaling, analyse, size_text
+from studies.scaling.frontier import Frontier, matched_flops
 from studies.scaling.laws import NOT_IDENTIFIED, Fit, Interval
 from studies.scaling.lines import Line, lines_of
+from studies.scaling.predicted import Predicted
 from studies.scaling.rates import LineRates
 from studies.scaling.runs import ComparedRun, Selection
 from studies.scaling.verdicts import NOT_DISTINGUISHABLE, Standing, Verdict, standing_of
@@ -140,7 +142,62 @@ def scaling_text(scaling: Scaling) -> str:
     lines = lay_out(rows, f"<{column}", ">9", ">7", ">13", "")
     lines += ["", *(textwrap.fill(note, 100) for note in scaling.notes)] if scaling.notes else []
     lines += ties
+    lines += ["", *frontier_lines(scaling.frontiers)] if scaling.frontiers else []
+    lines += ["", *predicted_lines(scaling.predicted)] if scaling.predicted else []
     return "\n".join([*lines, *(["", *_pair_lines(scaling.pairs)] if scaling.pairs else [])]) + "\n"
+
+
+def frontier_rows(frontiers: Sequence[Frontier]) -> list[tuple[str, ...]]:
+    """What each line comes to at equal FLOPs, below a head: data bits a byte of what is coded by then, and by which
+    width."""
+    matched = matched_flops(frontiers)
+    rows = [("at equal FLOPs", *(f"{flops:.1e}" for flops in matched), "best N and D against FLOPs C")]
+    for one in frontiers:
+        cells = (f"{rate:.4f} ({width})" for rate, width, _ in map(one.at, matched))
+        rows.append((one.label, *cells, powers_text(one)))
+    return rows
+
+
+def powers_text(one: Frontier) -> str:
+    """ "N ~ C^0.48 (0.41 to 0.55), D ~ C^0.52 (0.45 to 0.59)", or why there are none."""
+    if one.powers is None:
+        return one.why_none
+    named = {"N": one.powers["parameters"], "D": one.powers["bytes"]}
+    texts = (f"{n} ~ C^{p.exponent:.2f} ({p.interval[0]:.2f} to {p.interval[1]:.2f})" for n, p in named.items())
+    return ", ".join(texts)
+
+
+def frontier_lines(frontiers: Sequence[Frontier]) -> list[str]:
+    rows = frontier_rows(frontiers)
+    rows = [(*row[:-1], f"   {row[-1]}") for row in rows]
+    return lay_out(rows, f"<{max(len(row[0]) for row in rows)}", *[">14"] * (len(rows[0]) - 2), "")
+
+
+def predicted_text(one: Predicted) -> str:
+    """Where two lines will cross, and what the widest says."""
+    where = one.why_none
+    if one.size and one.interval:
+        low, high = map(size_text, one.interval)
+        where = f"data terms cross at {size_text(one.size)} parameters ({low} to {high})"
+    return f"{where}; at {size_text(one.held_out)}, {one.foretold} is foretold shorter: {one.verdict}"
+
+
+def predicted_lines(predicted: Sequence[Predicted]) -> list[str]:
+    lines = ["Foretold by all widths except the widest"]
+    for one in predicted:
+        lines += [f"{one.first} and {one.second}", f"  {predicted_text(one)}"]
+    return lines
+
+
+def frontier_csv(frontiers: Sequence[Frontier]) -> str:
+    """scaling-frontier.csv: a row for each line and number of FLOPs."""
+    rows = []
+    for one in frontiers:
+        table = zip(one.flops, one.bits_per_byte, one.width, one.coded_bytes, strict=True)
+        for flops, rate, width, coded in table:
+            values = {"flops": f"{flops:.6g}", "bits_per_byte": f"{rate:.6f}", "width": width}
+            rows.append({"line": one.label, **values, "coded_bytes": round(float(coded))})
+    return csv_text(rows)
 
 
 def _pair_lines(pairs: list[Pair]) -> list[str]:
@@ -266,6 +323,8 @@ def scaling_json(comparison: Comparison, scaling: Scaling) -> bytes:
             for one in comparison.rates
         ],
         "notes": scaling.notes,
+        "frontiers": [one.json_values() for one in scaling.frontiers],
+        "predicted_crossings": [vars(one) | {"verdict": one.verdict} for one in scaling.predicted],
     }
     # Dataclasses are written as their fields.
     text = json.dumps(
