@@ -22,9 +22,10 @@ coverage:
 	coverage combine -q
 	coverage report --sort=cover
 
-# Programs are started as a user does, not forked (tests/fork_program.py).
+# The exhaustive ones; then those that start programs, as a user does and not forked (tests/fork_program.py).
 slow:
-	REAL_STARTS=1 pytest -m "slow or starts" -n 2 --dist loadfile --no-loadscope-reorder
+	pytest -m "slow and not starts" -n 2 --dist loadfile --no-loadscope-reorder
+	REAL_STARTS=1 pytest -m starts -n 2 --dist loadfile --no-loadscope-reorder
 
 # As root, after: apt-get install iproute2 openssh-server pdsh
 hosts:

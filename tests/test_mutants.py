@@ -139,8 +139,7 @@ def test_the_default_set_catches_it(mutant: Mutant, tmp_path: Path) -> None:
     path = tmp_path / mutant.file
     path.write_text(mutated(mutant, path.read_text()))
     guard = ["-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", DEFAULT_SET, mutant.guards]
-    # Its tests are forked, and fork: what they guard does not depend on how they start.
-    process = start_python(guard, tmp_path, REAL_STARTS="0", PYTHONPATH="", PYTEST_ADDOPTS="")
+    process = start_python(guard, tmp_path, PYTHONPATH="", PYTEST_ADDOPTS="")
     out, err = process.communicate(timeout=600)
     # A run that a module's tests share may fail already.
     caught = re.search(r"\d (failed|error)", out)

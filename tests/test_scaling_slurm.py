@@ -11,7 +11,6 @@ from dist import ROOT, run, wait_until
 from fork_program import interpreter
 from small_run import SMALL, TRAIN, curve, report
 
-pytestmark = pytest.mark.starts
 # Two tasks on one node. A signal goes to the tasks, as Slurm sends it, and the worst status is srun's.
 SRUN = f"""#!{sys.executable}
 import os, subprocess, sys
@@ -52,6 +51,7 @@ def given(corpus: Path, cache: Path) -> list[str]:
     return [f"--data.source={corpus}", f"--data.cache_dir={cache}", *SMALL, "--run.checkpoint_secs=0.01"]
 
 
+@pytest.mark.starts
 def test_a_job_that_is_stopped_goes_back_to_the_queue_and_on(given: list[str], tmp_path: Path) -> None:
     whole, run_dir = tmp_path / "whole", tmp_path / "run"
     done = run(TRAIN, *given, f"--run.dir={whole}", ranks=2)

@@ -11,7 +11,6 @@ from dist import ROOT, run, start, wait_until
 from small_run import SMALL, curve
 
 SWEEP = "launch/sweep.py"
-pytestmark = pytest.mark.starts
 
 
 def arguments(folder: Path) -> list[str]:
@@ -24,6 +23,7 @@ def arguments(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.starts
 def test_a_sweep_survives_being_killed_skips_what_is_done_and_compares(tmp_path: Path) -> None:
     sweep, given = tmp_path / "sweep", arguments(tmp_path)
     process = start(SWEEP, *given)
@@ -99,6 +99,7 @@ class Mortal(Attention):
 """
 
 
+@pytest.mark.starts
 def test_a_cell_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
     (tmp_path / "mortal.py").write_text(MORTAL)
     done = run(SWEEP, *arguments(tmp_path), f"--blocks={tmp_path}/mortal.py:Mortal", "--widths=16,32,48", "--jobs=1")

@@ -92,7 +92,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory, file: Path) -> tuple[Path, s
     return folder / "sweep", done.stdout
 
 
-@pytest.mark.starts
 def test_the_comparison_names_each_tokenizer_and_is_in_bytes(swept: tuple[Path, str], file: Path) -> None:
     folder, text = swept
     runs = load_runs(folder)
@@ -111,7 +110,6 @@ def test_the_comparison_names_each_tokenizer_and_is_in_bytes(swept: tuple[Path, 
     assert "log2(4) = 2.00 bits are charged" in " ".join(text.split())
 
 
-@pytest.mark.starts
 def test_the_figure_has_a_bar_for_each_tokenizer_with_all_terms(swept: tuple[Path, str]) -> None:
     runs = load_runs(swept[0])
     best = best_by_tokenizer(runs)

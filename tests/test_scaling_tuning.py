@@ -88,7 +88,6 @@ def test_slurm_gets_two_arrays_of_which_one_waits_for_the_other(tmp_path: Path) 
     assert "sweep.py '--dir=a b' --tune_width=16 --jobs 1 --cell $SLURM_ARRAY_TASK_ID" in rest[-2]
 
 
-@pytest.mark.starts
 def test_a_tuned_sweep_runs_in_two_stages_and_says_what_it_chose(tmp_path: Path) -> None:
     corpus, sweep = tmp_path / "corpus.txt", tmp_path / "sweep"
     corpus.write_bytes((ROOT / "LICENSE").read_bytes()[:4096])
