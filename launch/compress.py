@@ -59,11 +59,15 @@ def main(arguments: list[str]) -> int:
 def start(arguments: list[str]) -> None:
     entry.refuse_owned(arguments, OWNED, "launch/compress.py")
     with publish_help():
-        config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir)
+        config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir, named_source)
     if byte_source(named["file"]).startswith("raw:"):
         entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
     entry.pin(config.engine.portable)
     compress(config, named)
+
+
+def named_source(named: dict[str, str]) -> str:
+    return byte_source(named["file"])
 
 
 def default_dir(named: dict[str, str]) -> str:

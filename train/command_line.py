@@ -109,10 +109,14 @@ def parse_config(description: str, arguments: list[str]) -> Config:
 
 
 def parse_named(
-    description: str, arguments: list[str], positionals: dict[str, str], default_dir: Callable[[dict[str, str]], str]
+    description: str,
+    arguments: list[str],
+    positionals: dict[str, str],
+    default_dir: Callable[[dict[str, str]], str],
+    source: Callable[[dict[str, str]], str] | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """The same for a command with `positionals`, names with their help, and their values, from which `default_dir`
-    makes run.dir if it is not given."""
+    makes run.dir if it is not given, and `source` the data.source of a new run."""
     given, files, words, asked = take_apart(arguments, several=not positionals)
     if "help" in asked:
         print(help_text(description, positionals))
@@ -133,6 +137,8 @@ def parse_named(
             raise UsageError(f"run.dir {run_dir!r} holds no run to resume: give the directory of one")
         config = find_own_blocks(read_tree(merge(read_file(saved), tree)))
         refuse_changes(load_config(saved), config, saved)
+    elif source and words:
+        config.data.source = source(named)
     config.run.dir = run_dir
     check(config)
     text = config_text(config)
