@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from train.config import flatten
 from train.metrics import HEADER, Metrics, truncate_curve, write_flat_lines
@@ -82,8 +83,10 @@ def test_runs_of_one_folder_share_the_lines_of_baselines(tmp_path: Path) -> None
     assert points(tmp_path / "other codes", "other_codes/xz-9e_bytes") == {0: 900.0, 300: 900.0}
 
 
-def test_a_resumed_run_leaves_no_fold(tmp_path: Path) -> None:
+def test_a_resumed_run_leaves_no_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after step 30, resumed from the checkpoint of step 20, with other values and another rhythm."""
+    # Files of events are read by their names, of the second and a number in the process: 10 would come before 9.
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
     metrics = begin(tmp_path)
     for step in range(1, 31):
         record(metrics, step)
