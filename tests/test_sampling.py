@@ -85,7 +85,7 @@ def test_encoding_a_sample_gives_the_random_bits_back(name: str, vocabulary: int
     lanes = Lanes(whole.size, rows, whole.shape[1])
     again: Any = learner(MODELS[name], rows, vocabulary)
     assert np.array_equal(code_segment(0, again, lanes, lanes.share(0, 1), collect), whole)
-    assert sum(len(part.tokens) for part in samples) > 20
+    assert any(len(part.tokens) > 10 for part in samples)
     for number, (part, decoder) in enumerate(zip(samples, decoders, strict=True)):
         taken = decoder.payload[: decoder.position]
         assert encode(shares[number][::-1], decoder.state) == taken.lstrip(b"\0")
