@@ -83,9 +83,11 @@ if rank_0:
 """
 
 
-def campaign(folder: Path, corpus: Path, cache: Path, ranks: int, forgeries: list[str]) -> dict[str, Any]:
+def campaign(
+    folder: Path, corpus: Path, cache: Path, ranks: int, forgeries: list[str], *options: str
+) -> dict[str, Any]:
     """By forgery: the failure, standard output and the file of a verification with all spans."""
-    given = [f"--data.source={corpus}", f"--data.cache_dir={cache}", *SMALL]
+    given = [f"--data.source={corpus}", f"--data.cache_dir={cache}", *SMALL, *options]
     named = f"folder, forgeries, given = {str(folder)!r}, {forgeries}, {given}"
     (folder / "campaign.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{named}\n{CAMPAIGN}")
     done = run(str(folder / "campaign.py"), ranks=ranks)
@@ -171,12 +173,13 @@ def test_elsewhere_the_tolerance_is_said(alone: dict[str, Any]) -> None:
 
 
 def test_two_ranks_verify_a_run_of_two_ranks(corpus: Path, cache: Path, tmp_path: Path) -> None:
-    forgery = "a parameter of a kept state, and its checksum"
-    found = campaign(tmp_path, corpus, cache, 2, [forgery])
+    """Under ZeRO, whose states have objects of DeepSpeed's in them."""
+    forgery = "the nats of a token, and all sums"
+    found = campaign(tmp_path, corpus, cache, 2, [forgery], "--engine.zero_stage=1")
     assert not found["nothing"][0]
     assert [one["differing"] for one in found["nothing"][2]["checked"]] == [0] * 5
     assert "span 3" in found[forgery][0]
-    assert showing(found[forgery][2]) == [3, 4]
+    assert showing(found[forgery][2]) == [3]
 
 
 @pytest.mark.parametrize(("drawn", "forged"), [(1, 1), (3, 2), (5, 3), (7, 1), (2, 7)])

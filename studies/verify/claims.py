@@ -21,6 +21,7 @@ from eval.description_length import side_bits
 from eval.provenance import describe_run
 from eval.schema import Report, finished_report
 from studies.verify.spans import Span, read_kept, refuted
+from train.checkpoint import explain_misfit
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
 from train.engine import Place
@@ -157,10 +158,13 @@ def check_ledger(claims: Claims, span: Span) -> None:
     assert span.after
     lanes, pointer = claims.kept.lanes, read_kept(span.after, hashed=False)
     offset = lanes.segment(span.stop - 1)[1]
-    with refuted():
-        files = sorted((span.after / pointer["tag"]).glob("rank-*.pt"))
+    with refuted(), explain_misfit(span.after):
+        files = sorted((span.after / Path(pointer["tag"]).name).glob("rank-*.pt"))
         parts = [torch.load(file, map_location="cpu", weights_only=True)["lane_nats"] for file in files]
-    if wrong := wrong_lanes(claims.kept.nats, lanes, torch.cat(parts).tolist(), offset):
+        lane_nats = torch.cat(parts).tolist()
+    if len(lane_nats) != lanes.lanes:
+        raise RunFailed(f"the ledger in {span.after} has {len(lane_nats)} lanes, and the run has {lanes.lanes}")
+    if wrong := wrong_lanes(claims.kept.nats, lanes, lane_nats, offset):
         raise RunFailed(f"the ledger in {span.after} has other nats of lane {wrong[0]} than nats.npy up to there")
     coded = sum(lanes.valid_tokens(step) for step in range(span.stop))
     if pointer["tokens"] != coded:

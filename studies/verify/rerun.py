@@ -17,14 +17,14 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from archive.warm_start import WarmStart
 from data.errors import RunFailed
 from studies.verify.spans import Span, read_kept, refuted
-from train.checkpoint import load_checkpoint, save_checkpoint
+from train.checkpoint import explain_misfit, load_checkpoint, save_checkpoint
 from train.corpus import CorpusSource
 from train.engine import Place
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 from train.nats import KeptNats
 from train.run import Session
-from train.saved_engine import load_saved
+from train.saved_engine import LossScaler, load_saved
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
 
@@ -151,17 +151,18 @@ def compare_states(kept: Path, again: Path, checked: Checked, allowed: Tolerance
     """Say in `checked` what a state that was kept has that did not come out again."""
     try:
         there, here = read_kept(kept), read_kept(again)
+        counts = [f"{one['tokens']:,} tokens and {one['bytes']:,} bytes" for one in (there, here)]
+        folders = kept / Path(there["tag"]).name, again / here["tag"]
+        with refuted(), explain_misfit(kept):
+            if counts[0] != counts[1]:
+                found = f"{counts[0]} coded, and here {counts[1]}"
+            elif allowed.exact:
+                found = first_other_bit(*folders)
+            else:
+                found = first_far_tensor(*folders, checked, allowed)
     except RunFailed as error:
         checked.state = str(error)
         return
-    folders = kept / there["tag"], again / here["tag"]
-    counts = [f"{one['tokens']:,} tokens and {one['bytes']:,} bytes" for one in (there, here)]
-    if counts[0] != counts[1]:
-        found = f"{counts[0]} coded, and here {counts[1]}"
-    elif allowed.exact:
-        found = first_other_bit(*folders)
-    else:
-        found = first_far_tensor(*folders, checked, allowed)
     if found:
         checked.state = f"the state after it, {kept}, is not what comes out again: {found}"
 
@@ -201,7 +202,8 @@ def flat(saved: Any) -> dict[str, Any]:
 def same(a: Any, b: Any) -> bool:
     """Whether two values have the same bits."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return type(a) is type(b) and a == b
+        # DeepSpeed's loss scaler has no equality of its own.
+        return type(a) is type(b) and (a == b or (isinstance(a, LossScaler) and vars(a) == vars(b)))
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
