@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from eval.curve import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter
 
 DOTS_PER_INCH = 200
@@ -24,6 +26,11 @@ WIDTH_INCHES = 9.0
 # The margins beside the axes; what an end label takes: its line, and a letter of it.
 LEFT_INCHES, BELOW_INCHES, ABOVE_INCHES, LABEL_INCHES, LETTER_INCHES = 0.65, 0.5, 0.35, 0.17, 0.073
 LONGEST_LABEL = 40
+# The id of a line whose points say in a page what they are: this, and their texts as JSON.
+SAYS = "says:"
+SVG = "{http://www.w3.org/2000/svg}"
+# Points of a curve that do.
+MOST_SAYING = 60
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,22 @@ def pdf(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
+def say(points: Iterable[Line2D], texts: Sequence[str]) -> None:
+    """In a page, let each point of a line of markers show its text while the mouse is over it."""
+    for line in points:
+        line.set_gid(SAYS + json.dumps(texts))
+
+
+def say_course(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, form: str, most: int = MOST_SAYING) -> None:
+    """The same for a curve, which has no markers: name, value and corpus bytes, at `most` of its points that are within
+    the limits of the axes, which are set before."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = np.flatnonzero((left <= x) & (x <= right) & (bottom <= y) & (y <= top))
+    shown = inside[np.unique(np.linspace(0, len(inside) - 1, most).round().astype(int))]
+    texts = [f"{name}: {format(y[at], form)} at {x[at]:,.0f} bytes" for at in shown]
+    say(axes.plot(x[shown], y[shown], "o", ms=9, alpha=0, mew=0), texts)
+
+
 def svg(figure: Figure) -> str:
     """A figure in LIGHT as an element of a page, in the colors and the font of that page."""
     stream = io.BytesIO()
@@ -101,10 +124,16 @@ def svg(figure: Figure) -> str:
     figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     variables = {color: f"var(--{name})" for name, color in LIGHT.variables.items()}
     root = ElementTree.fromstring(stream.getvalue())
-    for element in root.iter():
+    for element in list(root.iter()):
         # HTML knows the namespaces by itself.
         element.tag = element.tag.split("}")[1]
         element.attrib = {name.split("}")[-1]: value for name, value in element.attrib.items()}
+        if (name := element.get("id", "")).startswith(SAYS):
+            del element.attrib["id"]
+            # As many as there are texts, or some are outside of the axes.
+            if len(points := list(element.iter(SVG + "use"))) == len(texts := json.loads(name.removeprefix(SAYS))):
+                for point, text in zip(points, texts, strict=True):
+                    ElementTree.SubElement(point, "title").text = text
         # Only what others refer to keeps its name: a page holds several figures.
         if "_" in element.get("id", ""):
             del element.attrib["id"]
@@ -149,6 +178,7 @@ def description_length_figure(curve: Curve, baselines: dict[str, int], theme: Th
     axes.plot(coded_bytes[-1], total_bytes[-1], "o", color=theme.data, ms=5)
     labels = [("onepass", float(total_bytes[-1]), theme.data), *baseline_lines(axes, baselines, theme)]
     byte_axes(axes, coded_bytes[-1], max(value for _, value, _ in labels))
+    say_course(axes, coded_bytes, total_bytes, "total", ",.0f")
     end_labels(axes, figure, labels)
     return figure
 
@@ -165,6 +195,8 @@ def rate_figure(curve: Curve, theme: Theme) -> Figure:
     axes.set_xlim(0, curve.coded_bytes[-1])
     axes.xaxis.set_major_formatter(bytes_formatter(curve.coded_bytes[-1]))
     axes.set_ylim(0.8 * float(now.min()), 1.4 * float(np.quantile(mean, 0.8)))
+    say_course(axes, middle, now, "now", ".4f")
+    say_course(axes, curve.coded_bytes, mean, "mean so far", ".4f")
     labels = [("now", float(now[-1]), theme.data), ("mean so far", float(mean[-1]), theme.faint)]
     end_labels(axes, figure, labels, "{:.3f}")
     return figure

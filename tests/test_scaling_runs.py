@@ -219,6 +219,12 @@ def test_figures_can_be_drawn_of_any_curve(points: int, runs_dir: Path) -> None:
         elements = [svg(figure) for figure in figures]
     assert all(element.startswith("<svg") for element in elements)
     assert ">$\\not$ mathematics" in elements[1]
+    # What points say while the mouse is over them.
+    assert elements[0].count("<title>mean so far") == min(points, 60)
+    end = f"at {coded_bytes[-1]:,.0f} bytes</title></use>"
+    assert f"<title>mean so far: 2.0000 {end}" in elements[0]
+    assert elements[1].count("<title>run-") == 30 * min(points, 20) - min(points, 20)
+    assert f"<title>run-1: +0 {end}" in elements[2]
 
 
 def test_write_comparison_names_its_files(runs_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, frame
+from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, frame, say
 from studies.generalisation.correlation import NUMBERS, Agreement, ScoredRun
 from studies.scaling.plots import MARKERS
 
@@ -42,7 +42,10 @@ def draw_agreement(rows: Sequence[ScoredRun], found: Sequence[Agreement], name: 
     for axes, number in zip(panels, SHOWN, strict=True):
         for row in rows:
             style = mark(colors[row.block], markers[row.vocabulary], diameters[row.width])
-            axes.plot(NUMBERS[number](row), row.held_out, alpha=0.85, **style)
+            text = (
+                f"{row.block}, width {row.width}: {NUMBERS[number](row):.4f}, held out {row.held_out:.4f} bits per byte"
+            )
+            say(axes.plot(NUMBERS[number](row), row.held_out, alpha=0.85, **style), [text])
         taus = [(one.among, one.tau) for one in found if one.number == number and one.tau is not None]
         words = "; ".join(f"{among}: tau {tau:.2f}".replace("-", "−") for among, tau in taus)
         axes.set_title(f"{number}\n{words}", linespacing=1.4)

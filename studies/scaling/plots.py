@@ -27,6 +27,8 @@ from eval.plots import (
     canvas,
     end_labels,
     frame,
+    say,
+    say_course,
     spread,
 )
 from model.registry import BLOCKS
@@ -45,6 +47,8 @@ PANEL_INCHES, LEGEND_ROW_INCHES = 3.9, 0.21
 MOST_DATA_TERMS = 3
 # Of lines that differ in a size: how strong the color of the smallest is, and in figures that name them in it.
 PALEST, PALEST_NAMED = 0.3, 0.5
+# Points of all curves together that say in a page what they are.
+MOST_SAYING = 600
 # Letters of a vocabulary's name beside its line, inside of a panel.
 LONGEST_INSIDE = 7
 # Of blocks that are in no registry, and of patterns.
@@ -157,7 +161,10 @@ def _curves_figure(
     if signed:
         room = 0.05 * max(high - low, 1.0)
         axes.set_ylim(low - room, high + room)
-    end_labels(axes, figure, labels, "{:+,.0f}" if signed else "{:,.0f}")
+    form = "+,.0f" if signed else ",.0f"
+    for name, (coded_bytes, size_bytes) in heights.items():
+        say_course(axes, coded_bytes, size_bytes, name, form, max(2, MOST_SAYING // len(heights)))
+    end_labels(axes, figure, labels, f"{{:{form}}}")
     if key_inches:
         _draw_key(figure, key_inches, lines, drawn, widths, theme)
     return figure
@@ -303,18 +310,28 @@ def _draw_line(axes: Axes, line: Line, size: str, style: dict[str, Any]) -> None
     sizes, mean = line.means(size), line.means("total_bits") / 8
     least, greatest = (values / 8 for values in line.range("total_bits"))
     color = {name: style[name] for name in ("color", "alpha") if name in style}
-    axes.plot(sizes, mean, **style)
+    texts = zip(line.widths, mean, least, greatest, strict=True)
+    say(axes.plot(sizes, mean, **style), [say_total(line.label, *values) for values in texts])
     if (greatest > least).any():
         axes.vlines(sizes, least, greatest, lw=1.1, **color)
     if len(sizes) > 1:
         axes.plot(sizes[mean.argmin()], mean.min(), "o", ms=9.5, mfc="none", mew=1.1, **color)
 
 
+def say_total(label: str, width: int, mean: float, least: float, greatest: float) -> str:
+    """What a point of a line through widths says in a page."""
+    seeds = f", seeds from {least:,.0f} to {greatest:,.0f}" if greatest > least else ""
+    return f"{label}, width {width}: {mean:,.0f} bytes in total{seeds}"
+
+
 def _draw_law(axes: Axes, line: Line, stroke: Stroke, law: PowerLaw | None, prediction: Prediction | None) -> None:
     """The data term's measurements as points, its power law, and the prediction of the largest as a bar beside it."""
     sizes, (least, greatest) = line.means("parameters_non_embedding"), line.range("data_bits")
     axes.vlines(sizes, least / 8, greatest / 8, color=stroke.color, lw=1.1, alpha=0.8)
-    axes.plot(sizes, line.means("data_bits") / 8, **stroke.style(0.9) | ({"ls": ""} if law else {}))
+    data_bytes = line.means("data_bits") / 8
+    points = axes.plot(sizes, data_bytes, **stroke.style(0.9) | ({"ls": ""} if law else {}))
+    named = zip(line.widths, data_bytes, strict=True)
+    say(points, [f"{line.label}, width {width}: {size:,.0f} bytes of data" for width, size in named])
     if law:
         reach = np.geomspace(sizes.min() / 1.15, sizes.max() * 1.6, 200)
         axes.plot(reach, law.bits(reach) / 8, color=stroke.color, lw=0.9, alpha=0.85)
