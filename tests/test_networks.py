@@ -17,6 +17,7 @@ from data.errors import UsageError
 from eval.code_size import decoder_values, measure_code, unpack
 from eval.network_code import measure_network
 from launch.sweep import read_blocks
+from model.network_parts import NetworkInParts
 from model.registry import display_names
 from studies.scaling.cells import Grid, make_cells
 from train.command_line import parse_config
@@ -203,6 +204,16 @@ def test_each_token_is_coded_once_and_comes_back(case: Case, tmp_path: Path, mon
     assert (decoded == case.corpus).all()
     assert encoded.stepwise_bits == pytest.approx(encoded.ledger_bits, rel=1e-4)
     assert 8 * sum(map(len, encoded.payloads)) <= encoded.ledger_bits * (1 + 1e-4) + 128 * case.blocks
+
+
+def test_rows_in_parts_come_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.loop.build_engine", PlainEngine)
+    monkeypatch.setattr("train.loop.WHOLE_LOGITS", 0)
+    monkeypatch.setattr("model.network_parts.NetworkInParts.part_logits", 1)
+    case = CASES["context mixing"]
+    assert isinstance(new_learner(case).model, NetworkInParts)
+    *_, decoded = decode(case, encode(case, tmp_path).payloads)
+    assert (decoded == case.corpus).all()
 
 
 def test_before_a_lane_there_are_ends_of_documents(monkeypatch: pytest.MonkeyPatch) -> None:
