@@ -16,7 +16,7 @@ from data.describe import tokenizer_of
 from data.errors import UsageError
 from data.files import file_sha256
 from eval.schema import load_report
-from studies.fixed_model.command import Decode, refuse_other_tokenizer
+from studies.fixed_model.command import Decode, execute, refuse_other_tokenizer
 from studies.scaling.runs import load_run
 
 DECLARE = "--run.reference_tokenizer"
@@ -121,7 +121,7 @@ def test_an_archive_by_a_finished_model_names_the_file_and_the_run_has_the_piece
     [pieces] = [line for line in done.stdout.splitlines() if line.startswith("tokenizer, not charged")]
     assert int(pieces.split()[3].replace(",", "")) == (declared / "tokenizer.bin").stat().st_size
     # Whoever has the run needs no file.
-    Decode(coded, tmp_path / "back", declared).execute()
+    execute(Decode(coded, tmp_path / "back", declared))
     assert (tmp_path / "back").read_bytes() == text.read_bytes()
     with pytest.raises(UsageError, match=r"with the tokenizer 'mine.json', and other has another one: name the run"):
         refuse_other_tokenizer(opened, Path("other"), tokenizer_of({b"ab"}))

@@ -138,7 +138,8 @@ def parse_named(
         config = find_own_blocks(read_tree(merge(read_file(saved), tree)))
         refuse_changes(load_config(saved), config, saved)
     elif source and words:
-        config.data.source = source(named)
+        # One that names nothing is refused by what opens it.
+        config.data.source = source(named) or config.data.source
     config.run.dir = run_dir
     check(config)
     text = config_text(config)

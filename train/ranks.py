@@ -96,7 +96,13 @@ def join(threads: int, timeout_secs: int, backend: str) -> tuple[Place, list[Sea
             return place, [Seat(socket.gethostname(), "127.0.0.1")]
         store = rank_store()
         store.set(f"onepass/seat-{place.rank}", json.dumps([socket.gethostname(), own_address()]))
-        return place, [Seat(*json.loads(store.get(f"onepass/seat-{rank}"))) for rank in range(place.world_size)]
+        seats = [Seat(*json.loads(store.get(f"onepass/seat-{rank}"))) for rank in range(place.world_size)]
+        # Rank 0 keeps the store. It may refuse the run next, and leave: not before the others have read.
+        if place.rank:
+            store.set(f"onepass/seated-{place.rank}", "")
+        else:
+            store.wait([f"onepass/seated-{rank}" for rank in range(1, place.world_size)])
+        return place, seats
     except RuntimeError as error:
         if not about_peers(error):
             raise
