@@ -264,8 +264,7 @@ ENTRIES = [
         ("model", "train"), "ranks.txt", "stdout",
     ),
     Entry(
-        "preparation", "hours", ("python benchmarks/preparation.py --enwik8 {enwik8}",), ("data",), "preparation.txt",
-        "stdout",
+        "preparation", "hours", ("python benchmarks/preparation.py --enwik8 {enwik8}",), ("data",), "preparation.csv",
     ),
     Entry(
         "preparation-speed", "minutes",
