@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dist import run
 from small_run import TRAIN, arguments, cache, corpus, curve, report
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from studies.mixture.command import BAYES, STEPS, TOKENS
 from studies.mixture.runs import put_together
@@ -56,7 +57,8 @@ def test_runs_over_the_same_tokens_are_put_together(runs: Path) -> None:
 
 def test_the_command_says_what_each_code_takes(runs: Path, tmp_path: Path) -> None:
     files = [f"--{kind}={tmp_path / f'found.{kind}'}" for kind in ("csv", "json")]
-    done = run("launch/evaluate.py", "mixture", str(runs), *files, f"--png={tmp_path / 'figure'}")
+    done = run("launch/evaluate.py", "mixture", str(runs), *files, f"--png={tmp_path / 'figure'}",
+               f"--tensorboard={tmp_path / 'events'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     rows = {row["code"]: row for row in found["codes"]}
@@ -78,6 +80,17 @@ def test_the_command_says_what_each_code_takes(runs: Path, tmp_path: Path) -> No
     assert sum(float(row["bits"]) for row in weights) / 8 == pytest.approx(rows[BAYES]["data_bytes"], rel=1e-5)
     assert {path.name for path in tmp_path.iterdir()} >= {"figure-light.png", "figure-dark.png", "figure.pdf"}
     assert "other-lanes is left out: it codes other tokens" in done.stdout
+    assert {path.name for path in (tmp_path / "events").iterdir()} == {
+        BAYES, STEPS, TOKENS, *(f"weight of {name}" for name in ("narrow", "wide", "together"))
+    }  # fmt: skip
+    events = EventAccumulator(str(tmp_path / "events" / BAYES))
+    events.Reload()
+    last = events.Scalars("description_length/data_bytes")[-1]
+    assert (last.step, last.value) == (5003, pytest.approx(rows[BAYES]["data_bytes"], rel=1e-5))
+    events = EventAccumulator(str(tmp_path / "events" / "weight of wide"))
+    events.Reload()
+    shown = [scalar.value for scalar in events.Scalars("mixture/weight_in_Bayesian_mixture")]
+    assert shown == pytest.approx([float(row["wide"]) for row in weights], abs=1e-5)
 
 
 def test_one_run_is_no_mixture(runs: Path) -> None:

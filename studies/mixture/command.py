@@ -12,6 +12,7 @@ from data.streams import publish
 from eval.layout import csv_text, lay_out
 from studies.common import write_figures
 from studies.mixture.codes import Code, likeliest_path, share, switch_rates, token_switch
+from studies.mixture.events import write_events
 from studies.mixture.options import Mixture
 from studies.mixture.plots import draw_mixture
 from studies.mixture.runs import Together, program_bytes, put_together
@@ -55,6 +56,8 @@ def execute(options: Mixture) -> None:
     if options.json:
         content = {"format": 1, "corpus": corpus.model_dump(), "codes": rows, "rate": rate, "switches": switches}
         write_file(options.json, json.dumps(content, indent=1, allow_nan=False, default=vars).encode())
+    if options.tensorboard:
+        write_events(options.tensorboard, runs, step_nats, coded_bytes, codes)
     write_figures(options.png, draw_mixture, runs, step_nats, coded_bytes, codes)
 
 

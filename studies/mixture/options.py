@@ -2,6 +2,7 @@
 
     python launch/evaluate.py mixture runs/sweep
     python launch/evaluate.py mixture runs/sweep --png picture --csv weights.csv --json codes.json
+    python launch/evaluate.py mixture runs/sweep --tensorboard runs/sweep/mixture
 
 Runs that kept the code length of every token (run.keep_nats) over the same tokens, lanes and segments are put together.
 Their codes have exact lengths, without any training:
@@ -30,3 +31,4 @@ class Mixture:
     csv: Path | None = file_option("write the weights of the runs, a row a step")
     json: Path | None = file_option("write the lengths of all codes, and where the best run changes")
     png: Path | None = png_option()
+    tensorboard: Path | None = option("write charts of the codes and weights into this folder", None, metavar="DIR")

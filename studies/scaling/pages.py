@@ -14,6 +14,7 @@ from data.files import write_file
 from eval.pages import render
 from eval.plots import Picture, picture
 from eval.tables import extrapolation_note
+from studies.events import line_writer, remove_events
 from studies.scaling.analysis import Scaling, size_text
 from studies.scaling.plots import behind_figure, frontier_figure, overlay_figure, scaling_figure, vocabulary_figure
 from studies.scaling.tables import (
@@ -120,13 +121,9 @@ def write_tensorboard(directory: Path, scaling: Scaling, standing: Standing, pic
     """The mean lengths of every line with the width as step, the verdicts and power laws as text, and the pictures, by
     name, as TensorBoard events in `directory`: each line is a run of its own there, so that it has a color in charts.
     Replaces what an earlier call has written there."""
-    for earlier in [*directory.rglob(f"events.out.tfevents.*{EVENTS_SUFFIX}")]:
-        earlier.unlink()
-        if earlier.parent != directory:
-            earlier.parent.rmdir()
+    remove_events(directory, EVENTS_SUFFIX)
     for line in scaling.lines:
-        folder = directory / re.sub(r"[^-\w., ]+", "_", line.label)
-        with SummaryWriter(str(folder), filename_suffix=EVENTS_SUFFIX) as writer:
+        with line_writer(directory, line.label, EVENTS_SUFFIX) as writer:
             for term in ("total", "data"):
                 for width, bits in zip(line.widths, line.means(f"{term}_bits"), strict=True):
                     writer.add_scalar(f"scaling/{term}_bytes_by_width", bits / 8, width)
