@@ -1,11 +1,12 @@
-"""What attention buys over SSD, and pieces over bytes, and where: launch/report.py diff over the King James Bible.
+"""What attention buys over SSD, and pieces over bytes, and where: launch/report.py diff over a corpus.
 
-    python benchmarks/diff_study.py DIR [--cache_dir DIR]
+    python benchmarks/diff_study.py DIR [--cache_dir DIR]                         over the King James Bible
+    python benchmarks/diff_study.py DIR --source FILE --results diff_enwik8       over another corpus
 
-Trains seven runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
+Trains three runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
 (configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs
-and class to benchmarks/results/diff.csv, and the pictures of docs/differences.md. Half an hour on two idle cores.
-benchmarks/mixture_study.py goes on with the same runs.
+and class to benchmarks/results/NAME.csv, and without --source the pictures of docs/differences.md. A quarter of an hour
+on two idle cores.
 """
 
 import sys
@@ -31,12 +32,12 @@ from eval.provenance import commit_text
 from eval.schema import finished_report
 from train.cost import device_name
 
-RESULTS = ROOT / "benchmarks" / "results" / "diff.csv"
+RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ["commit", "date", "device", "torch", "trained", "a", "b", "group", "class", "bytes", "a_bits_per_byte",
            "b_bits_per_byte", "saved_bytes", "half_width_bytes"]  # fmt: skip
 # Of each call of launch/sweep.py.
 GRIDS = [
-    ("--blocks", "attention,ssd,lstm", "--widths", "32,64", "--vocabularies", "1024"),
+    ("--blocks", "attention,ssd", "--widths", "64", "--vocabularies", "1024"),
     ("--blocks", "attention", "--widths", "64", "--vocabularies", "bytes"),
 ]
 # By the name that pages have for their pictures; the second run of each is what the bits are saved by.
@@ -53,11 +54,11 @@ def start(*arguments: str | Path) -> None:
         raise RunFailed(f"{' '.join(map(str, arguments))} ended with status {ended.returncode}")
 
 
-def train(folder: Path, cache_dir: str, grids: Sequence[tuple[str, ...]]) -> None:
+def train(folder: Path, cache_dir: str, grids: Sequence[tuple[str, ...]], source: str = "kjv") -> None:
     """Train the cells of the `grids` into `folder`, two at a time."""
     for grid in grids:
         start(
-            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", folder, "--data.source", "kjv",
+            "launch/sweep.py", "--config", "configs/architectures.yaml", "--dir", folder, "--data.source", source,
             "--data.cache_dir", cache_dir, "--run.baselines", "false", "--jobs", "2", "--engine.threads", "1", *grid,
         )  # fmt: skip
 
@@ -66,15 +67,18 @@ def main() -> None:
     parser = entry.Parser(description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where runs and comparisons are kept")
     parser.add_argument("--cache_dir", default="~/.cache/onepass", help="where prepared tokens are kept")
+    parser.add_argument("--source", default="kjv", help="the corpus, as data.source says it")
+    parser.add_argument("--results", default="diff", metavar="NAME", help="of the file in benchmarks/results")
     options = parser.parse_args()
-    train(options.folder, options.cache_dir, GRIDS)
-    RESULTS.unlink(missing_ok=True)
+    results = RESULTS / f"{options.results}.csv"
+    train(options.folder, options.cache_dir, GRIDS, options.source)
+    results.unlink(missing_ok=True)
     stamp = [commit(), datetime.date.today().isoformat(), device_name(torch.device("cpu")), torch.__version__]
     for name, pair in PAIRS.items():
         out = options.folder / f"diff-{name}"
         start("launch/report.py", "diff", *(options.folder / run for run in pair), "--out", out)
         trained = " ".join(dict.fromkeys(commit_text(finished_report(options.folder / run).commit) for run in pair))
-        with (out / "diff.csv").open(newline="") as file, appended(RESULTS, COLUMNS) as write:
+        with (out / "diff.csv").open(newline="") as file, appended(results, COLUMNS) as write:
             for row in csv.DictReader(file):
                 if row["group"] == "document":
                     continue
@@ -82,7 +86,7 @@ def main() -> None:
                 saved = [f"{float(row[bits]) / 8:.0f}" for bits in ("saved_bits", "saved_half_width_bits")]
                 values = [*stamp, trained, *pair, row["group"], row["class"], row["bytes"], *rates, *saved]
                 write(dict(zip(COLUMNS, values, strict=True)))
-        for picture in PICTURES:
+        for picture in PICTURES if options.source == "kjv" else ():
             for theme in ("light", "dark"):
                 shutil.copy(
                     out / f"diff-{picture}-{theme}.png", ROOT / f"docs/differences-{name}-{picture}-{theme}.png"

@@ -380,6 +380,11 @@ ENTRIES = [
         (*LEARNING, "train/nats.py", "studies/mixture", "configs/architectures.yaml"), "mixture.csv",
     ),
     Entry(
+        "diff-enwik8", "hours",
+        ("python benchmarks/diff_study.py {work} --source {enwik8:10000000} --results diff_enwik8",),
+        (*LEARNING, "train/nats.py", "studies/diff", "configs/architectures.yaml"), "diff_enwik8.csv",
+    ),
+    Entry(
         "tampering", "minutes", ("python benchmarks/tampering.py {enwik8:60000} {work}",),
         (*LEARNING, *VERIFYING), "tampering.csv", anew=True,
     ),

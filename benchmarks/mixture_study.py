@@ -2,10 +2,9 @@
 
     python benchmarks/mixture_study.py DIR [--cache_dir DIR]
 
-Takes the runs of benchmarks/diff_study.py over pieces, which are trained into DIR unless they are there, and one of
-three models side by side at width 64. Writes their codes (launch/evaluate.py mixture) to
-benchmarks/results/mixture.csv, and the picture of docs/mixtures.md. An hour on two idle cores, or half of that after
-the other study.
+Trains six runs, three blocks at two widths, into DIR unless they are there, and one of three models side by side at
+width 64. Writes their codes (launch/evaluate.py mixture) to benchmarks/results/mixture.csv, and the picture of
+docs/mixtures.md. An hour on two idle cores.
 """
 
 import sys
@@ -23,13 +22,14 @@ import shutil
 
 import torch
 
-from benchmarks.diff_study import GRIDS, start, train
+from benchmarks.diff_study import start, train
 from benchmarks.result_rows import appended, commit
 from eval.schema import finished_report
 from train.cost import device_name
 
 RESULTS = ROOT / "benchmarks" / "results" / "mixture.csv"
 COLUMNS = ["commit", "date", "device", "torch", "code", "data_bytes", "program_bytes", "total_bytes", "secs"]
+ALONE = ("--blocks", "attention,ssd,lstm", "--widths", "32,64", "--vocabularies", "1024")
 # The members have the MLPs of a run alone.
 SIDE_BY_SIDE = ("--blocks", "ssd | attention | lstm", "--widths", "64", "--vocabularies", "1024", "--match", "none")
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="where runs and pictures are kept")
     parser.add_argument("--cache_dir", default="~/.cache/onepass", help="where prepared tokens are kept")
     options = parser.parse_args()
-    train(options.folder / "alone", options.cache_dir, GRIDS[:1])
+    train(options.folder / "alone", options.cache_dir, [ALONE])
     train(options.folder / "together", options.cache_dir, [SIDE_BY_SIDE])
     codes, picture = options.folder / "codes.json", options.folder / "mixture"
     start("launch/evaluate.py", "mixture", options.folder / "alone", "--json", codes, "--png", picture)
