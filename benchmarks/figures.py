@@ -385,6 +385,13 @@ ENTRIES = [
         (*LEARNING, "train/nats.py", "studies/diff", "configs/architectures.yaml"), "diff_enwik8.csv",
     ),
     Entry(
+        "mixture-enwik8", "hours",
+        (
+            "python benchmarks/mixture_study.py {work} --alone --source {enwik8:10000000} --results mixture_enwik8",
+        ),
+        (*LEARNING, "train/nats.py", "studies/mixture", "configs/architectures.yaml"), "mixture_enwik8.csv",
+    ),
+    Entry(
         "tampering", "minutes", ("python benchmarks/tampering.py {enwik8:60000} {work}",),
         (*LEARNING, *VERIFYING), "tampering.csv", anew=True,
     ),
