@@ -5,7 +5,7 @@
 
 Trains three runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
 (configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs
-and class to benchmarks/results/NAME.csv, and without --source the pictures of docs/differences.md. A quarter of an hour
+and class to benchmarks/results, and without --source the pictures of docs/differences.md. A quarter of an hour
 on two idle cores.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/mixture_study.py DIR --alone --source FILE --results mixture_enwik8    over another corpus
 
 Trains six runs, three blocks at two widths, into DIR unless they are there, and one of three models side by side at
-width 64, which --alone leaves out. Writes their codes (launch/evaluate.py mixture) to benchmarks/results/NAME.csv, and
+width 64, which --alone leaves out. Writes their codes (launch/evaluate.py mixture) to benchmarks/results, and
 without --source the picture of docs/mixtures.md. An hour on two idle cores.
 """
 

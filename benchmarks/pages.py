@@ -32,6 +32,7 @@ FACTS = {
     "3.11": "the version of Python",
     "4,556,413 bytes": "the King James Bible",
     "100,000,000 bytes": "enwik8",
+    "10,000,000 bytes": "its start",
     "95 %": "the level of an interval",
     "134,217,728": "the tokens of the largest corpus whose nats are kept unasked",
     "10 bits": "an example of a difference",
