@@ -87,7 +87,7 @@ def test_packets_that_are_lost_or_late_change_no_bit(given: list[str], one_host:
     skip_without_wire()
     with TwoHosts(tmp_path, lossy=True) as hosts:
         assert hosts.wire
-        hosts.wire.loss, hosts.wire.delay_secs = 0.05, 0.02
+        hosts.wire.loss, hosts.wire.delay_secs = 0.02, 0.02
         status, _, err = finish(hosts.launch("one", TRAIN, *given, f"--run.dir={tmp_path / 'run'}"))
     assert status == 0, err
     assert hosts.wire.lost > 0
@@ -212,7 +212,7 @@ def test_ranks_that_do_not_meet_say_what_to_set(given: list[str], tmp_path: Path
     """Without the name of the interface, gloo takes the address of a host name that nobody can look up."""
     with TwoHosts(tmp_path) as hosts:
         (tmp_path / ".deepspeed_env").write_text(f"HOME={tmp_path}\n")
-        more = [f"--run.dir={tmp_path / 'run'}", "--engine.timeout_secs=60"]
+        more = [f"--run.dir={tmp_path / 'run'}", "--engine.timeout_secs=20"]
         status, _, err = finish(hosts.launch("one", TRAIN, *given, *more))
     assert status == 1
     assert not (tmp_path / "run").exists()
