@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import NAMED, RESULTS, ROOT, Entry
+from benchmarks.figures import NAMED
+from benchmarks.measurement import RESULTS, ROOT, Entry
 from eval.schema import load_report
 from eval.tables import terminal_table
 from model.registry import BLOCKS

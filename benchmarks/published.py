@@ -38,8 +38,9 @@ from dataclasses import asdict, fields
 
 import torch
 
-from benchmarks.figures import ENTRIES, NAMED, RESULTS, Entry, from_report
+from benchmarks.figures import ENTRIES, NAMED
 from benchmarks.ladder import first_bytes
+from benchmarks.measurement import RESULTS, Entry, from_report
 from benchmarks.pages import PUBLISHED, Row, all_pages, changed_since, check, number_text, published, written
 from benchmarks.result_rows import commit
 from data.documents import open_source

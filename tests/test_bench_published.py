@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import figures, pages, published
-from benchmarks.figures import ENTRIES, RESULTS, ROOT, Entry
+from benchmarks.figures import ENTRIES
+from benchmarks.measurement import RESULTS, ROOT, Entry, Figures
 from benchmarks.pages import CHANGED, Row, changed_since, check, git, missing, problems, written
 from train.command_line import CONFIG_FILE, save_config
 from train.config import Config
@@ -18,7 +19,7 @@ HISTORY = bool(git("rev-parse", "HEAD~1")) and (ROOT / ".git").exists()
 needs_history = pytest.mark.skipif(not HISTORY, reason="needs git's history, which says how old a figure is")
 
 
-def total(path: Path) -> figures.Figures:
+def total(path: Path) -> Figures:
     """What the tiny entry prints."""
     found = re.search(r"^([\d,]+) bytes", path.read_text(), re.MULTILINE)
     return {"total_bytes": (float(found[1].replace(",", "")), "bytes")} if found else {}

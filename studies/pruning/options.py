@@ -1,9 +1,9 @@
 """Contextual compression of the parameters: take out what a context does not need, in stages over all layers.
 
-Groups of parameters (heads of attention, channels of recurrences and MLPs, states of SSD) are scored by what their
-readers hear of them in a calibration context, activation times gradient (first order in leaving the group out), all
-layers are ranked together, and those that are worth least for their parameters go. Scores are taken again after every
-stage, since groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
+Groups of parameters (heads of attention, channels of recurrences and MLPs, states of SSD) are scored over a calibration
+context, by activation times gradient: to first order, what the loss gains when the group is left out. All layers are
+ranked together, and those that are worth least for their parameters go. Scores are taken again after every stage, since
+groups stand in for each other. What is left has smaller tensors; bytes, times and rates are measured.
 
 Beside it: as many groups taken out of every place by their norm, as many single weights set to zero by their size, and
 plain quantisation at equal size. And half of each block and of each MLP taken out alone: which is missed least? The run

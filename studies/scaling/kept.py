@@ -13,7 +13,7 @@ import numpy as np
 
 from data.errors import UsageError
 from studies.scaling.runs import ComparedRun
-from train.nats import SUMS_FILE, read_nats, read_sums
+from train.nats import SUMS_FILE, lane_span, read_nats, read_sums
 
 # Runs that differ in one of these do not code the same bytes at the same place of their curves.
 ORDER = ("data.vocabulary", "data.tokenizer_sample_bytes", "train.lanes")
@@ -48,12 +48,11 @@ def interval_bits(directory: Path) -> np.ndarray:
     kept = read_nats(directory)
     lanes, steps = kept.lanes, kept.lanes.steps
     ends = np.unique(np.linspace(0, steps, min(INTERVALS, steps) + 1).round().astype(int))[1:]
-    offsets = np.array([0, *(lanes.segment(step - 1)[1] for step in ends)])
+    offsets = [0, *(lanes.segment(step - 1)[1] for step in ends.tolist())]
     bits = np.zeros((len(ends), lanes.lanes))
     for lane in range(lanes.lanes):
-        edges = np.minimum(lane * lanes.lane_tokens + offsets, lanes.tokens)
-        for row, (start, stop) in enumerate(pairwise(edges)):
-            bits[row, lane] = kept.nats[start:stop].sum(dtype=np.float64)
+        for row, (start, stop) in enumerate(pairwise(offsets)):
+            bits[row, lane] = kept.nats[slice(*lane_span(lanes, lane, start, stop))].sum(dtype=np.float64)
     return bits / math.log(2)
 
 

@@ -159,7 +159,7 @@ def frontier_rows(frontiers: Sequence[Frontier]) -> list[tuple[str, ...]]:
 
 
 def powers_text(one: Frontier) -> str:
-    """ "N ~ C^0.48 (0.41 to 0.55), D ~ C^0.52 (0.45 to 0.59)", or why there are none."""
+    """How the best parameters N and bytes D grow with FLOPs C, as N ~ C^0.48 (0.41 to 0.55), or why none is known."""
     if one.powers is None:
         return one.why_none
     named = {"N": one.powers["parameters"], "D": one.powers["bytes"]}
