@@ -1,12 +1,12 @@
-"""What attention buys over SSD, and pieces over bytes, and where: launch/report.py diff over a corpus.
+"""What attention buys over SSD, LSTM and GRU, and pieces over bytes, and where: launch/report.py diff over a corpus.
 
     python benchmarks/diff_study.py DIR [--cache_dir DIR]                         over the King James Bible
     python benchmarks/diff_study.py DIR --source FILE --results diff_enwik8       over another corpus
 
-Trains three runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
+Trains five runs into DIR by launch/sweep.py, which skips finished ones: the settings of the study of architectures
 (configs/architectures.yaml), no context mixing, equal parameters at a width. Then writes a row for each pair of runs
-and class to benchmarks/results, and without --source the pictures of docs/differences.md. A quarter of an hour
-on two idle cores.
+and class to benchmarks/results, and without --source the pictures of docs/differences.md. Half an hour on
+two idle cores.
 """
 
 import sys
@@ -37,15 +37,18 @@ COLUMNS = ["commit", "date", "device", "torch", "trained", "a", "b", "group", "c
            "b_bits_per_byte", "saved_bytes", "half_width_bytes"]  # fmt: skip
 # Of each call of launch/sweep.py.
 GRIDS = [
-    ("--blocks", "attention,ssd", "--widths", "64", "--vocabularies", "1024"),
+    ("--blocks", "attention,ssd,lstm,gru", "--widths", "64", "--vocabularies", "1024"),
     ("--blocks", "attention", "--widths", "64", "--vocabularies", "bytes"),
 ]
-# By the name that pages have for their pictures; the second run of each is what the bits are saved by.
+# By the name of their folder; the second run of each is what the bits are saved by.
 PAIRS = {
     "attention": ("ssd-64-1024", "attention-64-1024"),
+    "lstm": ("lstm-64-1024", "attention-64-1024"),
+    "gru": ("gru-64-1024", "attention-64-1024"),
     "pieces": ("attention-64-bytes", "attention-64-1024"),
 }
-PICTURES = ("evidence", "where")
+# What docs/differences.md shows.
+PICTURED, PICTURES = ("attention", "pieces"), ("evidence", "where")
 
 
 def start(*arguments: str | Path) -> None:
@@ -86,7 +89,7 @@ def main() -> None:
                 saved = [f"{float(row[bits]) / 8:.0f}" for bits in ("saved_bits", "saved_half_width_bits")]
                 values = [*stamp, trained, *pair, row["group"], row["class"], row["bytes"], *rates, *saved]
                 write(dict(zip(COLUMNS, values, strict=True)))
-        for picture in PICTURES if options.source == "kjv" else ():
+        for picture in PICTURES if options.source == "kjv" and name in PICTURED else ():
             for theme in ("light", "dark"):
                 shutil.copy(
                     out / f"diff-{picture}-{theme}.png", ROOT / f"docs/differences-{name}-{picture}-{theme}.png"
