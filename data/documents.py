@@ -65,6 +65,8 @@ class Source:
     _is_proof: Callable[[int], bool]
     names: tuple[str, ...] = ()
     """The path of each document, if a folder or a glob is read as bare files (raw:); otherwise empty."""
+    files: tuple[str, ...] = ()
+    """The path of each file of a folder, a glob or several URLs, as Place.file numbers them; otherwise empty."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the source was read, a line each."""
     tokens: TokenFiles | None = None
@@ -141,6 +143,7 @@ def open_source(source: str, field: str = "text", split: str = "train") -> Sourc
         _identify=lambda: ["http" if remote else "files", raw, structured and field, *map(_identity, files)],
         _is_proof=lambda begun_ns: all(_proves(file, begun_ns) for file in files),
         names=tuple(names) if raw else (),
+        files=tuple(names),
         notes=tuple(notes),
         only_forwards="fetch its files" if remote else "",
         seekable=all(is_seekable(file.name, raw) for file in files),
@@ -163,7 +166,7 @@ def _open_tokens(place: str, field: str, split: str) -> Source:
         records = parquet_files(found, field)
         identify = lambda: ["tokens", field, *map(_identity, found)]  # noqa: E731
         read = lambda _: _forwards(records.chunks())  # noqa: E731
-        return Source(make_printable(name), None, read, identify, proof, (), tuple(notes), records, HELD)
+        return Source(make_printable(name), None, read, identify, proof, (), (), tuple(notes), records, HELD)
     files = with_partners(found)
     root = found[0].parents[len(PurePath(names[0]).parts) - 1] if names else files[0].parent
     return Source(

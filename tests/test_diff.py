@@ -22,6 +22,7 @@ from data.prepare import prepare
 from studies.diff import evidence, paired
 from studies.diff.classes import KINDS, Distances, Documents, Kinds, Positions, Words, kind_table
 from studies.diff.evidence import ClassRow, Course, Tally, half_width_bits
+from studies.diff.groups import FILE, group_documents
 from studies.diff.paired import DOCUMENT_END, Block, open_runs, pair_blocks, read_blocks
 from studies.diff.passages import Passages, spans
 from train.command_line import CONFIG_FILE, save_config
@@ -145,7 +146,9 @@ def test_classes_are_those_of_a_plain_loop(folder: Path) -> None:
     assert labels(words) == expected
 
     names = [f"{number}.txt" for number, text in enumerate(TEXTS) for _ in range(len(text) + 1)]
-    assert labels(Documents(runs[0].corpus.source.names, 4)) == names
+    assert labels(Documents(runs[0].corpus.source.names)) == names
+    odd = [["even", "odd"][number % 2] for number, text in enumerate(TEXTS) for _ in range(len(text) + 1)]
+    assert labels(Documents(("even", "odd"), np.array([0, 1, 0, 1]), "by number")) == odd
     places = [place + 1 for text in TEXTS for place in range(len(text) + 1)]
     for label, place in zip(labels(Positions()), places, strict=True):
         low, high = (int(part.replace(",", "")) for part in label.split(" to "))
@@ -243,6 +246,31 @@ def test_the_command_writes_what_it_prints(folder: Path, tmp_path: Path) -> None
     assert [len(data["passages"][name]) for name in ("gains", "sample", "found")] == [2, 2, 1]
     few = run_report("diff", folder / "other", folder / "plain", "--out", tmp_path / "few")
     assert "too few lanes for an interval" in few.stdout, few.stderr
+
+
+def test_documents_are_grouped_by_a_field_or_a_file(tmp_path: Path, folder: Path) -> None:
+    for name, values in (("a.jsonl", ["de", "en"]), ("b.jsonl", ["de", "", "fr\n"])):
+        records = [{"text": "x" * 300, "language": value, "number": 1} for value in values]
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = DataConfig(source=str(tmp_path))
+    names, groups = group_documents(data, "language", 5)
+    assert [names[number] for number in groups] == ["de", "en", "de", "(empty)", "fr\\n"]
+    names, groups = group_documents(data, FILE, 5)
+    assert [names[number] for number in groups] == ["a.jsonl", "a.jsonl", "b.jsonl", "b.jsonl", "b.jsonl"]
+    one = replace(data, source=str(tmp_path / "a.jsonl"))
+    for wrong, by, documents, message in (
+        (data, "text", 5, "--by text: document 1 of .* has more than 200 bytes there; name a field with short values"),
+        (data, "tongue", 5, "has no field 'tongue'; fields are text, language, number"),
+        (data, "language", 4, "has 5 documents there, and the runs 4"),
+        (one, FILE, 2, "--by file: .* is no folder, glob or list of files"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            group_documents(wrong, by, documents)
+    done = run_report("diff", folder / "plain", folder / "pieces", "--out", tmp_path / "out", "--by", FILE)
+    assert "\nby file\n" in done.stdout, done.stderr
+    with (tmp_path / "out" / "diff.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == "by file"]
+    assert {row["class"]: int(row["bytes"]) for row in rows} == {f"{n}.txt": len(t) + 1 for n, t in enumerate(TEXTS)}
 
 
 def test_runs_that_cannot_be_compared_are_refused(folder: Path, tmp_path: Path) -> None:

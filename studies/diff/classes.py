@@ -6,7 +6,7 @@ Each classifier is called with the blocks of a corpus in order, and gives the cl
 Shapes: `U` units of a block, `W` words of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -178,17 +178,19 @@ class Positions:
         return powers_of(places - begun[documents] + 1)
 
 
+DOCUMENT = "document"
+
+
 class Documents:
-    """Which document a byte is in."""
+    """Which document a byte is in, or which group of documents."""
 
-    name = "document"
-
-    def __init__(self, names: tuple[str, ...], documents: int):
-        self.labels = tuple(names) or tuple(f"document {number + 1:,}" for number in range(documents))
+    def __init__(self, labels: Sequence[str], groups: np.ndarray | None = None, name: str = DOCUMENT):
+        """`groups` [documents] is the label's number of each document; None: each has a label of its own."""
+        self.labels, self.groups, self.name = labels, groups, name
         self.ended = 0
 
     def classify(self, block: Block) -> np.ndarray:
         ends = block.units == DOCUMENT_END
         found = self.ended + ends.cumsum() - ends
         self.ended += int(ends.sum())
-        return found
+        return found if self.groups is None else self.groups[found]

@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from data.files import write_file
 from data.streams import publish
 from eval.pages import render
 from eval.plots import picture
-from studies.diff.classes import Distances, Documents, Kinds, Positions, Words
+from studies.diff.classes import DOCUMENT, Distances, Documents, Kinds, Positions, Words
 from studies.diff.evidence import ClassRow, Course, Tally
+from studies.diff.groups import group_documents
 from studies.diff.options import Diff
 from studies.diff.paired import ReadRun, open_runs, pair_blocks, read_blocks
 from studies.diff.passages import Passages
 from studies.diff.plots import evidence_figure, place_figure, where_figure
 from studies.diff.power import Needed, times_needed
+from train.command_line import CONFIG_FILE, load_config
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Of documents, those with the largest differences are shown.
+# Of documents and groups of them, those with the largest differences are shown.
 MOST_DOCUMENTS = 20
 
 
@@ -51,15 +53,17 @@ class Difference:
     def groups(self) -> dict[str, list[ClassRow]]:
         """Rows by group. Of several documents, those with the largest differences; of a single one, no place in it."""
         found = {tally.classifier.name: tally.rows() for tally in self.tallies}
-        if len(found[Documents.name]) == 1:
-            del found[Documents.name], found[Positions.name]
-            return found
-        documents = sorted(found.pop(Documents.name), key=lambda row: -abs(row.saved_bits))[:MOST_DOCUMENTS]
-        return found | {Documents.name: documents}
+        if len(found[DOCUMENT]) == 1:
+            del found[DOCUMENT], found[Positions.name]
+        for tally in self.tallies:
+            if isinstance(tally.classifier, Documents) and tally.classifier.name in found:
+                rows = found[tally.classifier.name]
+                found[tally.classifier.name] = sorted(rows, key=lambda row: -abs(row.saved_bits))[:MOST_DOCUMENTS]
+        return found
 
 
-def compare(runs: Sequence[ReadRun], most: int, text: bytes) -> Difference:
-    """Read the corpus twice: for its words, then for everything else."""
+def compare(runs: Sequence[ReadRun], most: int, text: bytes, groups: Documents | None = None) -> Difference:
+    """Read the corpus twice: for its words, then for everything else, `groups` of documents included."""
     first, corpus = runs[0], runs[0].report.corpus
     units = corpus.bytes + corpus.documents
     course, passages = Course(first.kept.lanes.lanes, units), Passages(most, units, text)
@@ -72,8 +76,8 @@ def compare(runs: Sequence[ReadRun], most: int, text: bytes) -> Difference:
 
     with shown("finding words") as bar:
         words = Words(watched(bar))
-    names = first.corpus.source.names
-    classifiers = (Kinds(), words, Distances(), Positions(), Documents(names, corpus.documents))
+    names = first.corpus.source.names or [f"document {number + 1:,}" for number in range(corpus.documents)]
+    classifiers = (Kinds(), words, Distances(), *([groups] if groups else []), Positions(), Documents(names))
     tallies = [Tally(classifier, course) for classifier in classifiers]
     with shown("comparing") as bar:
         for block in pair_blocks(list(runs)):
@@ -92,13 +96,23 @@ def execute(options: Diff) -> None:
     runs = open_runs([options.run_a, options.run_b], options.corpus)
     here, there = (folder.resolve() for folder in (options.run_a, options.run_b))
     out = options.out or there.parent / f"diff-{here.name}-{there.name}"
-    found = compare(runs, options.passages, options.find.encode(errors="surrogateescape"))
+    groups = read_groups(runs[0], options)
+    found = compare(runs, options.passages, options.find.encode(errors="surrogateescape"), groups)
     publish(terminal_text(found))
     for name, content in files(found, options.find).items():
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / name, content)
         if name.endswith((".html", ".csv")):
             print(f"wrote {out / name}", file=sys.stderr)
+
+
+def read_groups(run: ReadRun, options: Diff) -> Documents | None:
+    """The groups of documents of --by, if it is given."""
+    if not options.by:
+        return None
+    data = load_config(run.folder / CONFIG_FILE).data
+    data = replace(data, source=options.corpus or data.source)
+    return Documents(*group_documents(data, options.by, run.report.corpus.documents), f"by {options.by}")
 
 
 def saved_text(row: ClassRow, scale: float = 1.0, form: str = "+z,.0f") -> str:
@@ -136,9 +150,9 @@ def terminal_text(found: Difference) -> str:
     lines += [*filter(None, [needed_text(found)]), ""]
     head = f"{'':<34}{'bytes':>14}{'A bits/byte':>13}{'B bits/byte':>13}   bytes that B saves"
     lines += [head, row_text(whole)]
-    groups = found.groups()
-    for group, rows in ((classifier.name, groups[classifier.name]) for classifier in (Kinds, Words, Distances)):
-        lines += ["", group, *(row_text(row) for row in rows)]
+    for group, rows in found.groups().items():
+        if group not in (DOCUMENT, Positions.name):
+            lines += ["", group, *(row_text(row) for row in rows)]
     return "\n".join(lines)
 
 
@@ -150,7 +164,7 @@ def row_text(row: ClassRow) -> str:
 def files(found: Difference, text: str) -> dict[str, bytes]:
     """What is written, by name."""
     groups, names = found.groups(), found.names
-    pictured = {group: rows for group, rows in groups.items() if group != Documents.name}
+    pictured = {group: rows for group, rows in groups.items() if group != DOCUMENT}
     pictures = {
         "evidence": picture(evidence_figure, found.course, names),
         "where": picture(where_figure, pictured, names),

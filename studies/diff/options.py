@@ -2,6 +2,7 @@
 
     python launch/report.py diff runs/ssd-64 runs/attention-64
     python launch/report.py diff runs/bytes runs/bpe --find Melchizedek --out docs/diff
+    python launch/report.py diff runs/a runs/b --by language        a field of the corpus' records
 
 Both runs must have kept what every token cost (run.keep_nats) and code the same corpus; architecture, tokenizer, width
 and lanes may differ. A piece's cost is divided equally among its bytes, so that sums stay those of both ledgers. It
@@ -27,6 +28,10 @@ class Diff:
         "folder for what is written (default: diff-RUN_A-RUN_B beside RUN_B)", None, metavar="DIR"
     )
     passages: int = option("passages of each sort on the page, 1 to 500 (default: 40)", 40, metavar="N")
+    by: str = option(
+        "also compare groups of documents: a field of their records, or `file` for the files of a folder", "",
+        metavar="FIELD",
+    )  # fmt: skip
     find: str = option("also show passages that hold this text", "", metavar="TEXT")
     corpus: str | None = option(
         "where the corpus is, as data.source says it (default: where the runs had it)", None, metavar="SOURCE"
