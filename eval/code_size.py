@@ -31,7 +31,7 @@ from train.meta import shape_device
 
 DECODER = "archive.decoding"
 # They make one thing in one of two ways: the model, of blocks or as a whole network, and the tokenizer.
-CHOOSERS = ("train.loop", "model.parts", "data.tokenizer")
+CHOOSERS = ("model.build", "data.tokenizer")
 NETWORK_PACKAGES = ("transformers",)
 PARTS = "model/parts.py"
 MISSING = "missing"

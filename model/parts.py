@@ -6,10 +6,8 @@ parameters. Sums run in another order than those of the whole, so bits differ in
 `N` tokens.
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.lm import LanguageModel
@@ -31,17 +29,12 @@ class LanguageModelInParts(LanguageModel):
         return torch.cat(nats, 1).view_as(targets)
 
 
-def build_in_parts(config: Any, vocabulary: int) -> Any:
-    """The LanguageModel of a configuration, or its Network or Mixture, with costs in parts."""
-    if config.network:
-        from model.network_parts import NetworkInParts
+def compute_in_parts(model: nn.Module) -> None:
+    """Let the language models and networks in a model compute costs in parts."""
+    for part in model.modules():
+        if type(part) is LanguageModel:
+            part.__class__ = LanguageModelInParts
+        elif hasattr(part, "network"):
+            from model.network_parts import NetworkInParts
 
-        return NetworkInParts(config, vocabulary)
-    if "|" in config.block:
-        from model.mixture import Mixture
-
-        mixture = Mixture(config, vocabulary)
-        for member in mixture.members:
-            member.__class__ = LanguageModelInParts
-        return mixture
-    return LanguageModelInParts(config, vocabulary)
+            part.__class__ = NetworkInParts

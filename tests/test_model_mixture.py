@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from data.errors import UsageError
+from model.build import build_model
 from model.mixture import SHARE, split_members
 from model.registry import block_folder, block_names, display_name
 from studies.sampling.command import distribution
 from train.command_line import check
 from train.config import Config, ModelConfig, TrainConfig
-from train.meta import build_model
 
 PATTERN = "attention | lstm ssd @24"
 

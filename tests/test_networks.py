@@ -17,6 +17,7 @@ from data.errors import UsageError
 from eval.code_size import decoder_values, measure_code, unpack
 from eval.network_code import measure_network
 from launch.sweep import read_blocks
+from model.build import build_model
 from model.network_parts import NetworkInParts
 from model.registry import display_names
 from studies.scaling.cells import Grid, make_cells
@@ -24,7 +25,6 @@ from train.command_line import parse_config
 from train.config import Config, DataConfig, ModelConfig, TrainConfig
 from train.cost import Cost
 from train.loop import one_epoch
-from train.meta import build_model
 from train.networks import describe_network, resolve_network
 from train.optim import build_optimizer
 from train.own_blocks import refuse_own_blocks

@@ -25,15 +25,15 @@ from data.lanes import WHOLE_LOGITS, Lanes, step_logits
 from data.shards import FORMAT, Manifest, Shard, TokenShards
 from data.tokenizer import Tokenizer, load_tokenizer
 from eval.code_size import code_identity, decoder_values, measure_code, unpack
+from model.build import build_model
 from model.lm import LanguageModel
-from model.parts import LanguageModelInParts, build_in_parts
+from model.parts import LanguageModelInParts, compute_in_parts
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 from train.corpus import CorpusSource
 from train.engine import Place
 from train.frozen import FrozenLearner
 from train.ledger import Ledger
 from train.loop import Learner, one_epoch
-from train.meta import build_model
 from train.networks import resolve_network
 
 LARGEST = 262_144
@@ -126,7 +126,8 @@ def test_rows_of_a_network_cost_and_teach_what_the_whole_does(
     name: str, orders: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = replace(MODEL, block=ModelConfig.block, network=f"transformers:{name}", ngram_orders=orders)
-    made = [build(resolve_network(network), 3000).double() for build in (build_model, build_in_parts)]
+    made = [build_model(resolve_network(network), 3000).double() for _ in range(2)]
+    compute_in_parts(made[1])
     made[1].load_state_dict(made[0].state_dict())
     # Two rows of five.
     monkeypatch.setattr(type(made[1]), "part_logits", 2 * 7 * 3000)
@@ -148,7 +149,8 @@ def test_rows_of_a_network_cost_and_teach_what_the_whole_does(
 
 
 def test_members_of_a_mixture_are_in_parts() -> None:
-    mixture = build_in_parts(replace(MODEL, block="gru | attention"), 300)
+    mixture = build_model(replace(MODEL, block="gru | attention"), 300)
+    compute_in_parts(mixture)
     assert {type(member) for member in mixture.members} == {LanguageModelInParts}
 
 

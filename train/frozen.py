@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import UsageError
 from data.lanes import WHOLE_LOGITS, Lanes
 from data.shards import MAX_ENCODING_BYTES
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.tokenizer_files import KINDS
+from model.build import build_model
 from model.lm import LanguageModel
-from model.parts import LanguageModelInParts
+from model.parts import compute_in_parts
 from train.checkpoint import checkpoint_tensors
 from train.command_line import CONFIG_FILE, load_config
 from train.config import Config
 from train.engine import Place
-from train.meta import build_model
 from train.own_blocks import block_problems
 from train.run_dir import CHECKPOINTS, TOKENIZER_FILE
 
@@ -58,17 +58,6 @@ class FrozenLearner:
         self.recent = history[:, -self.model.context :]
         nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)
         return nats
-
-
-def compute_in_parts(model: nn.Module) -> None:
-    """Let the language models in a model compute costs in parts."""
-    for part in model.modules():
-        if type(part) is LanguageModel:
-            part.__class__ = LanguageModelInParts
-        elif hasattr(part, "network"):
-            from model.network_parts import NetworkInParts
-
-            part.__class__ = NetworkInParts
 
 
 def load_frozen(run_dir: Path) -> tuple[Config, LanguageModel, Tokenizer]:

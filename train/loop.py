@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.lanes import WHOLE_LOGITS, Lanes, step_logits
+from model.build import build_model
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, deepspeed_config
 from train.ledger import Ledger
@@ -30,20 +31,11 @@ class Learner:
         """`start` is the token before every lane; `extra` are the user's own DeepSpeed keys."""
         torch.manual_seed(config.train.seed)
         self.config, self.place = config.train, place
+        model = build_model(config.model, vocabulary)
         if config.engine.kernels != "on" and step_logits(config.train, vocabulary) > WHOLE_LOGITS:
-            from model.parts import build_in_parts
+            from model.parts import compute_in_parts
 
-            model: Any = build_in_parts(config.model, vocabulary)
-        elif config.model.network:
-            from model.network import Network
-
-            model = Network(config.model, vocabulary)
-        elif "|" in config.model.block:
-            from model.mixture import Mixture
-
-            model = Mixture(config.model, vocabulary)
-        else:
-            model = LanguageModel(config.model, vocabulary)
+            compute_in_parts(model)
         muon: Any = Muon
         if config.engine.zero_stage and config.train.optimizer == "muon":
             from train.zero_muon import zero_muon

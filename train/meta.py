@@ -8,24 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 from data.errors import UsageError
 from data.lanes import WHOLE_LOGITS, longest_segment
-from model.lm import LanguageModel
+from model.build import build_model
 from train.config import ModelConfig, TrainConfig
 
 # Entries of its parameters, about, up to which a model is built in no time.
 SMALL_MODEL = 1 << 22
-
-
-def build_model(config: ModelConfig, vocabulary: int) -> Any:
-    """The LanguageModel of a configuration, or its Network or Mixture, which are used in the same way."""
-    if config.network:
-        from model.network import Network
-
-        return Network(config, vocabulary)
-    if "|" in config.block:
-        from model.mixture import Mixture
-
-        return Mixture(config, vocabulary)
-    return LanguageModel(config, vocabulary)
 
 
 def shape_device(config: Any, vocabulary: int) -> torch.device:

@@ -30,9 +30,9 @@ import torch
 
 from data.errors import UsageError
 from data.lanes import WHOLE_LOGITS, longest_segment
+from model.build import build_model
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.launched import is_rank_0
-from train.meta import build_model
 from train.options import did_you_mean, read_tree
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UsageError
+from model.build import build_model
 from model.registry import block_folder, display_names
 from studies.scaling.record import Place
 from studies.scaling.status import read_end
@@ -19,7 +20,7 @@ from studies.scaling.symbols import tokenizer_axis
 from train.command_line import CONFIG_FILE, check, load_config, parse_config, refuse_changes
 from train.config import LEFT_TO_MACHINE, ModelConfig
 from train.flops import forward_flops
-from train.meta import build_model, meta_model
+from train.meta import meta_model
 from train.networks import PREFIX, resolve_network
 from train.own_blocks import find_own_blocks
 
