@@ -2,8 +2,8 @@
 
     python benchmarks/study_figure.py research/architectures/kjv research/architectures/enwik8 --out docs/scaling
 
-Draws the cells of one vocabulary (--vocabulary 1024), their mean where there are several seeds, and writes
-NAME-light.png and NAME-dark.png.
+Draws the cells of one vocabulary (--vocabulary 1024), their mean where there are several seeds, in the colors that
+blocks have in all figures, and writes NAME-light.png and NAME-dark.png.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from eval.plots import THEMES, Theme, use_style
+from studies.scaling.plots import block_hue, pick_stroke
 
 Totals = dict[str, dict[int, float]]
 NAMES = {"kjv": "King James Bible", "enwik8": "enwik8, first 3 MB"}
@@ -55,10 +56,8 @@ def draw(folders: list[Path], vocabulary: int, theme: Theme) -> Figure:
 def draw_panel(axes: Axes, totals: Totals, blocks: list[str], theme: Theme) -> None:
     for number, block in enumerate(blocks):
         curve, first = totals[block], number == 0
-        axes.plot(
-            list(curve), list(curve.values()), color=theme.series[number], marker="osD^vPX*"[number],
-            ms=5 if first else 4, lw=2.2 if first else 1.4, label=block, zorder=3 if first else 2,
-        )  # fmt: skip
+        style = pick_stroke(block_hue(block), 0, theme).style(2.2 if first else 1.4)
+        axes.plot(list(curve), list(curve.values()), label=block, zorder=3 if first else 2, **style)
     axes.set_facecolor(theme.page)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y")

@@ -87,10 +87,14 @@ def strokes(lines: Sequence[Line], theme: Theme) -> dict[str, Stroke]:
         hue, variant = number, 0
         if len(blocks) > 1:
             hue, variant = block_hue(line.block), variants.index(line.label.removeprefix(line.block))
-        # Once the colors are used up they come again, dashed.
-        dash = DASHES[(variant + hue // len(theme.series)) % len(DASHES)]
-        found[line.label] = Stroke(theme.series[hue % len(theme.series)], dash, MARKERS[hue % len(MARKERS)])
+        found[line.label] = pick_stroke(hue, variant, theme)
     return found
+
+
+def pick_stroke(hue: int, variant: int, theme: Theme) -> Stroke:
+    """Of the number of a color and marker, and of a variant. Once the colors are used up they come again, dashed."""
+    dash = DASHES[(variant + hue // len(theme.series)) % len(DASHES)]
+    return Stroke(theme.series[hue % len(theme.series)], dash, MARKERS[hue % len(MARKERS)])
 
 
 def strength(rank: int, of: int, palest: float = PALEST) -> float:
