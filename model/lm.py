@@ -55,10 +55,21 @@ class LanguageModel(nn.Module):
             from model.mixing import ContextMixing
 
             self.mixing = ContextMixing(
-                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
+                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2,
+                config.trial,
             )
             self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
+        self.trial = set(config.trial.split(","))
+        if self.mixing is not None and self.mixing.follows:
+            number = self.mixing.contexts.number
+            if "followL" in self.trial:
+                self.follow = parameter(torch.zeros(vocabulary, width), "table")
+                self.which = parameter(torch.zeros(number, width), "table")
+            if "followK" in self.trial:
+                self.follow = parameter(torch.zeros(number * vocabulary, width), "table")
+        if "x0" in self.trial:
+            self.skips = parameter(torch.zeros(config.depth, width), "vector")
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
@@ -72,15 +83,24 @@ class LanguageModel(nn.Module):
         mixing = self.mixing
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
-            hashes = mixing.contexts.hashes(history)
+            hashes, follow = mixing.hashes(history)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
-        x = self.norm(x)
+            if "followK" in self.trial:
+                token, found = follow
+                at = torch.arange(len(token)).view(-1, 1, 1) * self.vocabulary + token
+                x = x + (rows(self.follow, at) * found.unsqueeze(-1)).sum(0)
+            if "followL" in self.trial:
+                token, found, which = mixing.longest(follow)
+                x = x + (rows(self.follow, token) + rows(self.which, which)) * found.unsqueeze(-1)
+        x = first = self.norm(x)
         after = []
-        for layer, before in zip(self.layers, state, strict=True):
+        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
+            if "x0" in self.trial:
+                x = x + first * self.skips[depth]
             x, then = layer(x, before)
             after.append(then)
-        known = None if mixing is None or alone else hashes
+        known = None if mixing is None or alone else (hashes, follow)
         return self.predict(x, known) if targets is None else self.cost(x, targets, known), after
 
     def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
@@ -91,7 +111,7 @@ class LanguageModel(nn.Module):
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
-        return logits if hashes is None else self.mixing.see(hashes, logits, x)  # type: ignore[union-attr]
+        return logits if hashes is None else self.mixing.see(*hashes, logits, x)  # type: ignore[union-attr]
 
     def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
         """Nats [B, T] of targets [B, T], from what `predict` takes."""

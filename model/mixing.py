@@ -66,12 +66,19 @@ class ContextMixing(nn.Module):
     certain: Tensor
 
     def __init__(
-        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
+        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int,
+        trial: str = "",
     ):
         super().__init__()
         self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(vocabulary, orders, lags, words)
         self.tables = self.contexts.number
+        self.trial = set(trial.split(","))
+        self.follows = self.trial & {"followL", "followK", "runL", "indirect"}
+        if self.follows:
+            self.register_buffer("last", torch.zeros(self.tables << 18, dtype=torch.int64))
+        self.indirect = ("indirect" in self.trial) * 2
+        self.tables += self.indirect
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
@@ -90,6 +97,25 @@ class ContextMixing(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         inputs, features = self.tables + 1, 3 * self.tables + 2
+        for name in self.trial:
+            if name.startswith("hidden"):
+                globals()["HIDDEN"] = int(name[6:])
+        if "lin" in self.trial:
+            inputs, features = inputs + self.tables, features + 0
+        if "runL" in self.trial:
+            inputs += 1
+            self.run = parameter(torch.full((self.contexts.number, 1), 0.3), "vector", lr=0.5)
+            features += self.contexts.number
+        if "prev1" in self.trial:
+            self.previous = parameter(torch.zeros(1 << 12, HIDDEN), "vector", lr=0.5)
+        if "prev2" in self.trial:
+            self.previous = parameter(torch.zeros(1 << 14, HIDDEN), "vector", lr=0.5)
+        if "set1" in self.trial:
+            self.sets = parameter(torch.zeros(1 << 12, inputs + 1), "vector", lr=0.5)
+        if "deep" in self.trial:
+            self.deeper = parameter(torch.randn(HIDDEN, HIDDEN) * HIDDEN**-0.5, "vector", lr=0.5)
+        if self.trial & {"sse1", "sse2"}:
+            self.sse = parameter(torch.zeros(1 << 18, 2), "vector", lr=0.5)
         # Gain and offset of each pair of levels.
         self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
         self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
@@ -97,6 +123,49 @@ class ContextMixing(nn.Module):
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
         self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
         self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "vector", lr=0.5)
+
+    def hashes(self, history):
+        hashes = self.contexts.hashes(history)
+        if not self.follows:
+            return hashes, None
+        follow = self.look(hashes)
+        if self.indirect:
+            token, found = self.look(hashes[1:3], 2 * self.bits)
+            extra = (token + 1) * found * ODD + hashes[1:2] * OTHER_ODD
+            hashes = torch.cat([hashes, (extra >> 20) * ODD + extra + 7])
+        return hashes, follow
+
+    def places(self, hashes):
+        mixed = hashes * ODD
+        return (mixed >> 40 & (1 << 18) - 1) + (torch.arange(len(hashes)).view(-1, 1, 1) << 18), mixed
+
+    def look(self, hashes, bits=0):
+        at, mixed = self.places(hashes)
+        last = self.last[at]
+        found = (last ^ mixed) >> 2 * self.bits == 0
+        return last & (1 << (bits or self.bits)) - 1, found & (last != 0)
+
+    def longest(self, follow):
+        """The token that followed the longest of the known orders."""
+        token, found = follow
+        order = torch.arange(1, len(token) + 1).view(-1, 1, 1) * found
+        orders = len(self.contexts.orders) + 1
+        which = order[:orders].amax(0, keepdim=True)
+        found = which > 1
+        which = (which - 1).clamp(min=0)
+        return token.gather(0, which)[0].clamp(max=self.vocabulary - 1), found[0], which[0]
+
+    def keep(self, history, targets):
+        coded = (targets >= 0).flatten()
+        at, mixed = self.places(self.contexts.hashes(history))
+        old = self.last[at]
+        at = at.flatten(1)[:, coded].flatten()
+        low = (1 << 2 * self.bits) - 1
+        before = torch.where((old ^ mixed) >> 2 * self.bits == 0, old & (1 << self.bits) - 1, 0)
+        value = (mixed & ~low | before << self.bits | targets.clamp(min=0)).flatten(1)[:, coded].flatten()
+        at, order = at.sort(stable=True)
+        latest = at.diff(append=at[:1] - 1) != 0
+        self.last[at[latest]] = value[order[latest]]
 
     def leftmost(self, node: int) -> int:
         """The first token below a node."""
@@ -125,7 +194,7 @@ class ContextMixing(nn.Module):
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
-    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def see(self, hashes: Tensor, follow, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Hashes of the contexts [K, B, T]; for each digit, the network's probabilities of its values after every path
         through the digits before it [B, T, .., R]; and the network's last layer."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
@@ -136,7 +205,7 @@ class ContextMixing(nn.Module):
             ways = levels[0].sum(-1)
         # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
-        return hashes, levels, x
+        return (hashes, follow), levels, x
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
@@ -170,6 +239,7 @@ class ContextMixing(nn.Module):
     def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
         """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] is the index, in `roots` [B, T, S], of the
         row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities below the roots."""
+        hashes, follow = hashes
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2).unflatten(2, (-1, 2))
@@ -184,12 +254,41 @@ class ContextMixing(nn.Module):
         gain, offset = rows(self.scale, cell).unbind(-1)
         counted = gain * ratio + offset
         inputs = torch.cat([counted.movedim(0, -1), network.unsqueeze(-1)], -1)  # [B, T, N, K + 1]
+        extra = []
+        if "runL" in self.trial:
+            token, match, which = (part.unsqueeze(-1) for part in self.longest(follow))
+            depth = (nodes + 0.5).log2().long()
+            leaf = token + (1 << self.bits)
+            on = match & (leaf >> self.bits - depth == nodes)
+            sign = ((leaf >> (self.bits - depth - 1).clamp(min=0) & 1) * 2 - 1) * on
+            run = rows(self.run, which).squeeze(-1) * sign
+            extra.append(F.one_hot(which, self.contexts.number).expand(*nodes.shape, -1) * on.unsqueeze(-1))
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
-        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
+        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5, *extra], -1).detach()
+        if "lin" in self.trial:
+            inputs = torch.cat([inputs, 4 * (ones + 0.4) / (ones + zeros + 0.8) - 2], -1) if False else torch.cat(
+                [inputs, (4 * (ones + 0.4) / (ones + zeros + 0.8) - 2).movedim(0, -1)], -1)
+        if "runL" in self.trial:
+            inputs = torch.cat([inputs, run.unsqueeze(-1)], -1)
         with torch.autocast(x.device.type, enabled=False):
             hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
-            weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
-        return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
+            if "prev1" in self.trial:
+                hidden = hidden + rows(self.previous, hashes[1] * ODD >> 40 & (1 << 12) - 1).unsqueeze(2)
+            if "prev2" in self.trial:
+                hidden = hidden + rows(self.previous, hashes[2] * ODD >> 40 & (1 << 14) - 1).unsqueeze(2)
+            active = F.relu(hidden)
+            if "deep" in self.trial:
+                active = F.relu(active @ self.deeper) + active
+            weights = active @ self.weigh + rows(self.base, nodes)
+            if "set1" in self.trial:
+                weights = weights + rows(self.sets, hashes[1] * ODD >> 40 & (1 << 12) - 1).unsqueeze(2)
+        odds = (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
+        for name, order in (("sse1", 1), ("sse2", 2)):
+            if name in self.trial:
+                at = (hashes[order].unsqueeze(-1) * ODD + nodes * OTHER_ODD) * ODD >> 40 & (1 << 18) - 1
+                gain, offset = rows(self.sse, at).unbind(-1)
+                odds = odds * (1 + gain) + offset
+        return odds
 
     @torch.no_grad()
     def learn(self, history: Tensor, targets: Tensor) -> None:
@@ -199,7 +298,10 @@ class ContextMixing(nn.Module):
         roots = leaf >> self.begins
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
-        lines, marks = self.lines(self.contexts.hashes(history), roots)
+        hashes, _ = self.hashes(history)
+        if self.follows:
+            self.keep(history, targets)
+        lines, marks = self.lines(hashes, roots)
         wanted = lines << 16 | marks  # [K, B, T, S]
         keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
@@ -215,7 +317,19 @@ class ContextMixing(nn.Module):
         way = torch.where(found, way, least)
         row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
         old = row.view(torch.uint8).unflatten(1, (ROW, 2))
-        counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
+        excess = old.clamp(min=2) - 2
+        fall = excess >> 1
+        if self.trial & {"low1", "low2", "low3", "low2soft"}:
+            limit = 1 if "low1" in self.trial else 3 if "low3" in self.trial else 2
+            low = (lines * WAYS >> self.rows_log2 <= limit).view(-1, 1, 1)
+            fall = torch.where(low, excess >> 3 if "low2soft" not in self.trial else excess >> 2, fall)
+        if "soft" in self.trial:
+            fall = excess >> 2
+        if "hard" in self.trial:
+            fall = excess - (excess >> 2)
+        if "up" in self.trial:
+            fall = excess + 1 >> 1
+        counts = old - fall * (new > 0).flip(-1) + new
         # Floating point is faster than integers, and whole quotients of such small numbers come out exact.
         counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
         row = counts.to(torch.uint8).flatten(1).view(torch.int16)

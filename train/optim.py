@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
 
 
+TRIAL: set[str] = set()
 # The quintic of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks"): steepest at zero.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -80,6 +81,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         before, pending = 0, []
+        trial = TRIAL
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
@@ -114,6 +116,20 @@ class Muon(torch.optim.Optimizer):
             for work in sent:
                 work.wait()
             directions = directions.to(parameters[0].dtype)
+            if "normuon" in TRIAL:
+                axis = 1 if parameters[0].shape[0] == max(parameters[0].shape) or True else 2
+                axis = 1 if "cols" in TRIAL else 2
+                if "out" in TRIAL:
+                    axis = 1
+                for number, p in enumerate(parameters):
+                    state, d = self.state[p], directions[number]
+                    square = d.square().mean(axis - 1, keepdim=True)
+                    if "rows" not in state:
+                        state["rows"], state["count"] = torch.zeros_like(square), 0
+                    state["count"] += 1
+                    state["rows"].lerp_(square, 0.05)
+                    fixed = d / (state["rows"] / (1 - 0.95 ** state["count"])).sqrt()
+                    directions[number] = fixed * (d.norm() / fixed.norm())
             # In a CUDA graph, rates are tensors.
             if isinstance(step_length, Tensor):
                 directions, step_length = directions * step_length, 1
@@ -125,6 +141,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` makes the
     optimiser of that name from them."""
+    TRIAL.update(config.trial.split(","))
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     parameters: Any = model.parameters()
