@@ -111,12 +111,22 @@ class LanguageModel(nn.Module):
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
+        self.logits = logits
+        if "detach" in self.trial and hashes is not None:
+            logits = logits.detach()
         return logits if hashes is None else self.mixing.see(*hashes, logits, x)  # type: ignore[union-attr]
 
     def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
         """Nats [B, T] of targets [B, T], from what `predict` takes."""
         seen = self.predict(x, hashes)
         if hashes is not None:
+            nats = self.mixing.nats(seen, targets)
+            for name in self.trial:
+                if name.startswith("aux"):
+                    own = F.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+                    own = own.view_as(nats) * float(name[3:])
+                    nats = nats + own - own.detach()
+            return nats
             return self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)

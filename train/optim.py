@@ -29,6 +29,13 @@ def quintic(gram: Tensor) -> Tensor:
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+    for name in TRIAL:
+        if name.startswith("ns"):
+            iterations = int(name[2:])
+    return orthogonalise_(matrices, iterations)
+
+
+def orthogonalise_(matrices: Tensor, iterations: int) -> Tensor:
     """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
 
     In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
