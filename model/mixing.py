@@ -74,11 +74,11 @@ class ContextMixing(nn.Module):
         self.contexts = Contexts(vocabulary, orders, lags, words)
         self.tables = self.contexts.number
         self.trial = set(trial.split(","))
-        self.follows = self.trial & {"followL", "followK", "runL", "indirect"}
+        self.follows = self.trial & {"followL", "followK", "runL", "indirect", "match", "match2"}
         if self.follows:
             self.register_buffer("last", torch.zeros(self.tables << 18, dtype=torch.int64))
         self.indirect = ("indirect" in self.trial) * 2
-        self.tables += self.indirect
+        self.tables += self.indirect + len(self.trial & {"match", "match2"})
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
@@ -133,6 +133,10 @@ class ContextMixing(nn.Module):
             token, found = self.look(hashes[1:3], 2 * self.bits)
             extra = (token + 1) * found * ODD + hashes[1:2] * OTHER_ODD
             hashes = torch.cat([hashes, (extra >> 20) * ODD + extra + 7])
+        for name in sorted(self.trial & {"match", "match2"}):
+            token, found, which = self.longest(follow)
+            extra = ((token + 1) * ODD + (which * OTHER_ODD if name == "match" else hashes[1] * 77)) * found
+            hashes = torch.cat([hashes, ((extra >> 20) * ODD + extra + 7)[None]])
         return hashes, follow
 
     def places(self, hashes):
@@ -145,7 +149,7 @@ class ContextMixing(nn.Module):
         found = (last ^ mixed) >> 2 * self.bits == 0
         return last & (1 << (bits or self.bits)) - 1, found & (last != 0)
 
-    def longest(self, follow):
+    def longest(self, follow):  # noqa
         """The token that followed the longest of the known orders."""
         token, found = follow
         order = torch.arange(1, len(token) + 1).view(-1, 1, 1) * found
@@ -323,6 +327,10 @@ class ContextMixing(nn.Module):
             limit = 1 if "low1" in self.trial else 3 if "low3" in self.trial else 2
             low = (lines * WAYS >> self.rows_log2 <= limit).view(-1, 1, 1)
             fall = torch.where(low, excess >> 3 if "low2soft" not in self.trial else excess >> 2, fall)
+        if "ilog" in self.trial:
+            fall = (old - torch.tensor([0, 1, 2, *(n.bit_length() for n in range(3, 256))]).byte()[old.long()])
+        if "ilog1" in self.trial:
+            fall = (old - torch.tensor([0, 1, 2, *(n.bit_length() + 1 for n in range(3, 256))]).clamp(max=torch.arange(256)).byte()[old.long()])
         if "soft" in self.trial:
             fall = excess >> 2
         if "hard" in self.trial:
