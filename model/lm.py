@@ -66,7 +66,9 @@ class LanguageModel(nn.Module):
             if "followL" in self.trial:
                 self.follow = parameter(torch.zeros(vocabulary, width), "table")
                 self.which = parameter(torch.zeros(number, width), "table")
-            if "followK" in self.trial:
+            if alone:
+                pass
+            elif "followK" in self.trial:
                 self.follow = parameter(torch.zeros(number * vocabulary, width), "table")
         if "x0" in self.trial:
             self.skips = parameter(torch.zeros(config.depth, width), "vector")
@@ -86,11 +88,13 @@ class LanguageModel(nn.Module):
             hashes, follow = mixing.hashes(history)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
-            if "followK" in self.trial:
+            if alone:
+                pass
+            elif "followK" in self.trial:
                 token, found = follow
                 at = torch.arange(len(token)).view(-1, 1, 1) * self.vocabulary + token
                 x = x + (rows(self.follow, at) * found.unsqueeze(-1)).sum(0)
-            if "followL" in self.trial:
+            if "followL" in self.trial and not alone:
                 token, found, which = mixing.longest(follow)
                 x = x + (rows(self.follow, token) + rows(self.which, which)) * found.unsqueeze(-1)
         x = first = self.norm(x)
