@@ -70,6 +70,9 @@ class LanguageModel(nn.Module):
                 pass
             elif "followK" in self.trial:
                 self.follow = parameter(torch.zeros(number * vocabulary, width), "table")
+        if "followC" in self.trial:
+            self.follow = parameter(torch.zeros(vocabulary, width), "table")
+            self.which = parameter(torch.zeros((1 + len(config.ngram_orders)) * 15, width), "table")
         if "x0" in self.trial:
             self.skips = parameter(torch.zeros(config.depth, width), "vector")
         if self.embedded:
@@ -94,6 +97,9 @@ class LanguageModel(nn.Module):
                 token, found = follow
                 at = torch.arange(len(token)).view(-1, 1, 1) * self.vocabulary + token
                 x = x + (rows(self.follow, at) * found.unsqueeze(-1)).sum(0)
+            if "followC" in self.trial and not alone:
+                token, which = mixing.recall(hashes)
+                x = x + rows(self.follow, token) + rows(self.which, which)
             if "followL" in self.trial and not alone:
                 token, found, which = mixing.longest(follow)
                 x = x + (rows(self.follow, token) + rows(self.which, which)) * found.unsqueeze(-1)

@@ -139,6 +139,26 @@ class ContextMixing(nn.Module):
             hashes = torch.cat([hashes, ((extra >> 20) * ODD + extra + 7)[None]])
         return hashes, follow
 
+    def recall(self, hashes):
+        """The likeliest token [B, T] after the longest of the latest contexts that is known, and that context's
+        number, with how often it was seen."""
+        hashes = hashes[: 1 + len(self.contexts.orders)]
+        node = torch.ones_like(hashes[0]).unsqueeze(-1)
+        line, known, way = self.find(*self.lines(hashes, node))
+        which = (known[..., 0] * torch.arange(len(hashes), device=node.device).view(-1, 1, 1)).amax(0, keepdim=True)
+        chosen = hashes.gather(0, which)
+        level = None
+        for radix in self.radices:
+            line, found, way = self.find(*self.lines(chosen, node, which.unsqueeze(-1)))
+            row = line[0].gather(3, way[0][..., None, None].expand(-1, -1, -1, 1, ROW))[..., 0, :] * found[0].unsqueeze(-1)
+            for _ in range(radix.bit_length() - 1):
+                zeros, ones = row.gather(-1, self.slot[node].unsqueeze(-1)).view(torch.uint8)[..., :1, :].flatten(-2).unbind(-1) if False else row.gather(-1, self.slot[node].unsqueeze(-1)).contiguous().view(torch.uint8).unbind(-1)
+                if level is None:
+                    level = self.level[(zeros + ones).clamp(max=255).long()]
+                node = 2 * node + (ones > zeros)
+        token = (node[..., 0] - (1 << self.bits)).clamp(max=self.vocabulary - 1)
+        return token, which[0] * LEVELS + level[..., 0]
+
     def places(self, hashes):
         mixed = hashes * ODD
         return (mixed >> 40 & (1 << 18) - 1) + (torch.arange(len(hashes)).view(-1, 1, 1) << 18), mixed
@@ -181,11 +201,12 @@ class ContextMixing(nn.Module):
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
-    def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+    def lines(self, hashes: Tensor, roots: Tensor, table=None) -> tuple[Tensor, Tensor]:
         """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S]."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
-        table = torch.arange(self.tables, device=roots.device).view(-1, 1, 1, 1)
+        if table is None:
+            table = torch.arange(len(hashes), device=roots.device).view(-1, 1, 1, 1)
         return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
 
     def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
