@@ -66,9 +66,7 @@ class LanguageModel(nn.Module):
             if "followL" in self.trial:
                 self.follow = parameter(torch.zeros(vocabulary, width), "table")
                 self.which = parameter(torch.zeros(number, width), "table")
-            if alone:
-                pass
-            elif "followK" in self.trial:
+            if "followK" in self.trial:
                 self.follow = parameter(torch.zeros(number * vocabulary, width), "table")
         if "followC" in self.trial:
             self.follow = parameter(torch.zeros(vocabulary, width), "table")
@@ -91,9 +89,7 @@ class LanguageModel(nn.Module):
             hashes, follow = mixing.hashes(history)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
-            if alone:
-                pass
-            elif "followK" in self.trial:
+            if "followK" in self.trial:
                 token, found = follow
                 at = torch.arange(len(token)).view(-1, 1, 1) * self.vocabulary + token
                 x = x + (rows(self.follow, at) * found.unsqueeze(-1)).sum(0)
