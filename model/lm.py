@@ -34,7 +34,8 @@ class LanguageModel(nn.Module):
     The last T tokens of `history` are the inputs. The C - 1 tokens before them, C = `context`, complete the contexts of
     several tokens; some contexts may have embeddings, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
     Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The new state
-    is detached: gradients end where a segment starts. `alone` leaves context mixing out. `config` is a ModelConfig.
+    is detached: gradients end where a segment starts. With context mixing, the input also has embeddings of the token
+    that its counts make likeliest, and of how well they know it. `alone` leaves both out. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -52,27 +53,16 @@ class LanguageModel(nn.Module):
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
         self.mixing, self.context, self.radices, self.embedded = None, 1, [vocabulary], []
         if config.ngram_orders:
-            from model.mixing import ContextMixing
+            from model.mixing import LEVELS, ContextMixing
 
             self.mixing = ContextMixing(
-                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2,
-                config.trial,
+                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
             self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
-        self.trial = set(config.trial.split(","))
-        if self.mixing is not None and self.mixing.follows:
-            number = self.mixing.contexts.number
-            if "followL" in self.trial:
-                self.follow = parameter(torch.zeros(vocabulary, width), "table")
-                self.which = parameter(torch.zeros(number, width), "table")
-            if "followK" in self.trial:
-                self.follow = parameter(torch.zeros(number * vocabulary, width), "table")
-        if "followC" in self.trial:
-            self.follow = parameter(torch.zeros(vocabulary, width), "table")
-            self.which = parameter(torch.zeros((1 + len(config.ngram_orders)) * 15, width), "table")
-        if "x0" in self.trial:
-            self.skips = parameter(torch.zeros(config.depth, width), "vector")
+            # What `recall` says of the next token, for the network to see.
+            self.recalled = parameter(torch.zeros(vocabulary, width), "table")
+            self.seen = parameter(torch.zeros(LEVELS * (1 + len(config.ngram_orders)), width), "table")
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
@@ -86,27 +76,18 @@ class LanguageModel(nn.Module):
         mixing = self.mixing
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
-            hashes, follow = mixing.hashes(history)
+            hashes = mixing.contexts.hashes(history)
+            if not alone:
+                token, times = mixing.recall(hashes)
+                x = x + rows(self.recalled, token) + rows(self.seen, times)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
-            if "followK" in self.trial:
-                token, found = follow
-                at = torch.arange(len(token)).view(-1, 1, 1) * self.vocabulary + token
-                x = x + (rows(self.follow, at) * found.unsqueeze(-1)).sum(0)
-            if "followC" in self.trial and not alone:
-                token, which = mixing.recall(hashes)
-                x = x + rows(self.follow, token) + rows(self.which, which)
-            if "followL" in self.trial and not alone:
-                token, found, which = mixing.longest(follow)
-                x = x + (rows(self.follow, token) + rows(self.which, which)) * found.unsqueeze(-1)
-        x = first = self.norm(x)
+        x = self.norm(x)
         after = []
-        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
-            if "x0" in self.trial:
-                x = x + first * self.skips[depth]
+        for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
             after.append(then)
-        known = None if mixing is None or alone else (hashes, follow)
+        known = None if mixing is None or alone else hashes
         return self.predict(x, known) if targets is None else self.cost(x, targets, known), after
 
     def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
@@ -117,22 +98,12 @@ class LanguageModel(nn.Module):
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
-        self.logits = logits
-        if "detach" in self.trial and hashes is not None:
-            logits = logits.detach()
-        return logits if hashes is None else self.mixing.see(*hashes, logits, x)  # type: ignore[union-attr]
+        return logits if hashes is None else self.mixing.see(hashes, logits, x)  # type: ignore[union-attr]
 
     def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
         """Nats [B, T] of targets [B, T], from what `predict` takes."""
         seen = self.predict(x, hashes)
         if hashes is not None:
-            nats = self.mixing.nats(seen, targets)
-            for name in self.trial:
-                if name.startswith("aux"):
-                    own = F.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-                    own = own.view_as(nats) * float(name[3:])
-                    nats = nats + own - own.detach()
-            return nats
             return self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)

@@ -36,6 +36,8 @@ from model.layers import coder_nats, parameter, precise, rows
 
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
+# The network also learns from its own nats, times this: the note on shorter codes in research/.
+ALONE = 0.5
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
@@ -66,19 +68,12 @@ class ContextMixing(nn.Module):
     certain: Tensor
 
     def __init__(
-        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int,
-        trial: str = "",
+        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
     ):
         super().__init__()
         self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(vocabulary, orders, lags, words)
         self.tables = self.contexts.number
-        self.trial = set(trial.split(","))
-        self.follows = self.trial & {"followL", "followK", "runL", "indirect", "match", "match2"}
-        if self.follows:
-            self.register_buffer("last", torch.zeros(self.tables << 18, dtype=torch.int64))
-        self.indirect = ("indirect" in self.trial) * 2
-        self.tables += self.indirect + len(self.trial & {"match", "match2"})
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
@@ -97,25 +92,6 @@ class ContextMixing(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         inputs, features = self.tables + 1, 3 * self.tables + 2
-        for name in self.trial:
-            if name.startswith("hidden"):
-                globals()["HIDDEN"] = int(name[6:])
-        if "lin" in self.trial:
-            inputs, features = inputs + self.tables, features + 0
-        if "runL" in self.trial:
-            inputs += 1
-            self.run = parameter(torch.full((self.contexts.number, 1), 0.3), "vector", lr=0.5)
-            features += self.contexts.number
-        if "prev1" in self.trial:
-            self.previous = parameter(torch.zeros(1 << 12, HIDDEN), "vector", lr=0.5)
-        if "prev2" in self.trial:
-            self.previous = parameter(torch.zeros(1 << 14, HIDDEN), "vector", lr=0.5)
-        if "set1" in self.trial:
-            self.sets = parameter(torch.zeros(1 << 12, inputs + 1), "vector", lr=0.5)
-        if "deep" in self.trial:
-            self.deeper = parameter(torch.randn(HIDDEN, HIDDEN) * HIDDEN**-0.5, "vector", lr=0.5)
-        if self.trial & {"sse1", "sse2"}:
-            self.sse = parameter(torch.zeros(1 << 18, 2), "vector", lr=0.5)
         # Gain and offset of each pair of levels.
         self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
         self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
@@ -123,73 +99,6 @@ class ContextMixing(nn.Module):
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
         self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
         self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "vector", lr=0.5)
-
-    def hashes(self, history):
-        hashes = self.contexts.hashes(history)
-        if not self.follows:
-            return hashes, None
-        follow = self.look(hashes)
-        if self.indirect:
-            token, found = self.look(hashes[1:3], 2 * self.bits)
-            extra = (token + 1) * found * ODD + hashes[1:2] * OTHER_ODD
-            hashes = torch.cat([hashes, (extra >> 20) * ODD + extra + 7])
-        for name in sorted(self.trial & {"match", "match2"}):
-            token, found, which = self.longest(follow)
-            extra = ((token + 1) * ODD + (which * OTHER_ODD if name == "match" else hashes[1] * 77)) * found
-            hashes = torch.cat([hashes, ((extra >> 20) * ODD + extra + 7)[None]])
-        return hashes, follow
-
-    def recall(self, hashes):
-        """The likeliest token [B, T] after the longest of the latest contexts that is known, and that context's
-        number, with how often it was seen."""
-        hashes = hashes[: 1 + len(self.contexts.orders)]
-        node = torch.ones_like(hashes[0]).unsqueeze(-1)
-        line, known, way = self.find(*self.lines(hashes, node))
-        which = (known[..., 0] * torch.arange(len(hashes), device=node.device).view(-1, 1, 1)).amax(0, keepdim=True)
-        chosen = hashes.gather(0, which)
-        level = None
-        for radix in self.radices:
-            line, found, way = self.find(*self.lines(chosen, node, which.unsqueeze(-1)))
-            row = line[0].gather(3, way[0][..., None, None].expand(-1, -1, -1, 1, ROW))[..., 0, :] * found[0].unsqueeze(-1)
-            for _ in range(radix.bit_length() - 1):
-                zeros, ones = row.gather(-1, self.slot[node].unsqueeze(-1)).view(torch.uint8)[..., :1, :].flatten(-2).unbind(-1) if False else row.gather(-1, self.slot[node].unsqueeze(-1)).contiguous().view(torch.uint8).unbind(-1)
-                if level is None:
-                    level = self.level[(zeros + ones).clamp(max=255).long()]
-                node = 2 * node + (ones > zeros)
-        token = (node[..., 0] - (1 << self.bits)).clamp(max=self.vocabulary - 1)
-        return token, which[0] * LEVELS + level[..., 0]
-
-    def places(self, hashes):
-        mixed = hashes * ODD
-        return (mixed >> 40 & (1 << 18) - 1) + (torch.arange(len(hashes)).view(-1, 1, 1) << 18), mixed
-
-    def look(self, hashes, bits=0):
-        at, mixed = self.places(hashes)
-        last = self.last[at]
-        found = (last ^ mixed) >> 2 * self.bits == 0
-        return last & (1 << (bits or self.bits)) - 1, found & (last != 0)
-
-    def longest(self, follow):  # noqa
-        """The token that followed the longest of the known orders."""
-        token, found = follow
-        order = torch.arange(1, len(token) + 1).view(-1, 1, 1) * found
-        orders = len(self.contexts.orders) + 1
-        which = order[:orders].amax(0, keepdim=True)
-        found = which > 1
-        which = (which - 1).clamp(min=0)
-        return token.gather(0, which)[0].clamp(max=self.vocabulary - 1), found[0], which[0]
-
-    def keep(self, history, targets):
-        coded = (targets >= 0).flatten()
-        at, mixed = self.places(self.contexts.hashes(history))
-        old = self.last[at]
-        at = at.flatten(1)[:, coded].flatten()
-        low = (1 << 2 * self.bits) - 1
-        before = torch.where((old ^ mixed) >> 2 * self.bits == 0, old & (1 << self.bits) - 1, 0)
-        value = (mixed & ~low | before << self.bits | targets.clamp(min=0)).flatten(1)[:, coded].flatten()
-        at, order = at.sort(stable=True)
-        latest = at.diff(append=at[:1] - 1) != 0
-        self.last[at[latest]] = value[order[latest]]
 
     def leftmost(self, node: int) -> int:
         """The first token below a node."""
@@ -201,8 +110,9 @@ class ContextMixing(nn.Module):
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
-    def lines(self, hashes: Tensor, roots: Tensor, table=None) -> tuple[Tensor, Tensor]:
-        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S]."""
+    def lines(self, hashes: Tensor, roots: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S].
+        Tables are those of the first K contexts, or `table`."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
         if table is None:
@@ -214,12 +124,31 @@ class ContextMixing(nn.Module):
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
+    def recall(self, hashes: Tensor) -> tuple[Tensor, Tensor]:
+        """The token that is likeliest by the counts of the longest context of the latest tokens that has any; and a
+        number below LEVELS times the number of these contexts, which says what context it was, and how often the
+        token's last bit was seen in it. Both [B, T], for hashes [K, B, T]."""
+        hashes = hashes[: 1 + len(self.contexts.orders)]
+        node = torch.ones_like(hashes[0]).unsqueeze(-1)
+        known = self.find(*self.lines(hashes, node))[1]
+        which = (known * torch.arange(len(hashes), device=node.device).view(-1, 1, 1, 1)).amax(0, keepdim=True)
+        hashes = hashes.gather(0, which[..., 0])
+        for radix in self.radices:
+            line, found, way = self.find(*self.lines(hashes, node, which))
+            row = (line.take_along_dim(way[..., None, None], 4) * found[..., None, None]).flatten(0, 3).flatten(1)
+            for _ in range(radix.bit_length() - 1):
+                pair = row.gather(-1, self.slot[node].view(-1, 1)).view(torch.uint8)
+                most, bit = pair.view(*node.shape, 2).max(-1)
+                node = 2 * node + bit
+        token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
+        return token[..., 0], (which[0] * LEVELS + self.level[most.long()])[..., 0]
+
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
-    def see(self, hashes: Tensor, follow, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Hashes of the contexts [K, B, T]; for each digit, the network's probabilities of its values after every path
         through the digits before it [B, T, .., R]; and the network's last layer."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
@@ -230,22 +159,24 @@ class ContextMixing(nn.Module):
             ways = levels[0].sum(-1)
         # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
-        return (hashes, follow), levels, x
+        return hashes, levels, x
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
         return pick(levels[digit], node % levels[digit].shape[2])
 
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
-        """Nats [B, T] of targets [B, T]; 0 where a target is negative."""
+        """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
+        of ALONE times the network's own."""
         hashes, levels, x = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
         odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
-        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
+        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
+        alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
         whole = coder_nats(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
-        return whole.masked_fill(targets < 0, 0.0)
+        return (whole + (alone - alone.detach())).masked_fill(targets < 0, 0.0)
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
@@ -256,15 +187,15 @@ class ContextMixing(nn.Module):
         own = torch.arange(1, radix, device=node.device)
         nodes = (roots.unsqueeze(-1) - 1 << (own > 1).long() + (own > 3)) + own
         row = torch.arange(node.shape[1], device=node.device).repeat_interleave(radix - 1)
-        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row).view_as(nodes)[:, 0]
+        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row)[0].view_as(nodes)[:, 0]
         odds = odds.masked_fill(self.certain[nodes[:, 0]], -1e9)
         sides = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
         return (sides @ self.sides[:: RADIX // radix, : 2 * radix - 2].T).exp()
 
     def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] is the index, in `roots` [B, T, S], of the
-        row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities below the roots."""
-        hashes, follow = hashes
+        """Log-odds [2, B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `row` [N] is the index, in
+        `roots` [B, T, S], of the row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities
+        below the roots."""
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2).unflatten(2, (-1, 2))
@@ -279,41 +210,12 @@ class ContextMixing(nn.Module):
         gain, offset = rows(self.scale, cell).unbind(-1)
         counted = gain * ratio + offset
         inputs = torch.cat([counted.movedim(0, -1), network.unsqueeze(-1)], -1)  # [B, T, N, K + 1]
-        extra = []
-        if "runL" in self.trial:
-            token, match, which = (part.unsqueeze(-1) for part in self.longest(follow))
-            depth = (nodes + 0.5).log2().long()
-            leaf = token + (1 << self.bits)
-            on = match & (leaf >> self.bits - depth == nodes)
-            sign = ((leaf >> (self.bits - depth - 1).clamp(min=0) & 1) * 2 - 1) * on
-            run = rows(self.run, which).squeeze(-1) * sign
-            extra.append(F.one_hot(which, self.contexts.number).expand(*nodes.shape, -1) * on.unsqueeze(-1))
         seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
-        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5, *extra], -1).detach()
-        if "lin" in self.trial:
-            inputs = torch.cat([inputs, 4 * (ones + 0.4) / (ones + zeros + 0.8) - 2], -1) if False else torch.cat(
-                [inputs, (4 * (ones + 0.4) / (ones + zeros + 0.8) - 2).movedim(0, -1)], -1)
-        if "runL" in self.trial:
-            inputs = torch.cat([inputs, run.unsqueeze(-1)], -1)
+        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
         with torch.autocast(x.device.type, enabled=False):
             hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
-            if "prev1" in self.trial:
-                hidden = hidden + rows(self.previous, hashes[1] * ODD >> 40 & (1 << 12) - 1).unsqueeze(2)
-            if "prev2" in self.trial:
-                hidden = hidden + rows(self.previous, hashes[2] * ODD >> 40 & (1 << 14) - 1).unsqueeze(2)
-            active = F.relu(hidden)
-            if "deep" in self.trial:
-                active = F.relu(active @ self.deeper) + active
-            weights = active @ self.weigh + rows(self.base, nodes)
-            if "set1" in self.trial:
-                weights = weights + rows(self.sets, hashes[1] * ODD >> 40 & (1 << 12) - 1).unsqueeze(2)
-        odds = (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
-        for name, order in (("sse1", 1), ("sse2", 2)):
-            if name in self.trial:
-                at = (hashes[order].unsqueeze(-1) * ODD + nodes * OTHER_ODD) * ODD >> 40 & (1 << 18) - 1
-                gain, offset = rows(self.sse, at).unbind(-1)
-                odds = odds * (1 + gain) + offset
-        return odds
+            weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
+        return torch.stack([(inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network])
 
     @torch.no_grad()
     def learn(self, history: Tensor, targets: Tensor) -> None:
@@ -323,10 +225,7 @@ class ContextMixing(nn.Module):
         roots = leaf >> self.begins
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
-        hashes, _ = self.hashes(history)
-        if self.follows:
-            self.keep(history, targets)
-        lines, marks = self.lines(hashes, roots)
+        lines, marks = self.lines(self.contexts.hashes(history), roots)
         wanted = lines << 16 | marks  # [K, B, T, S]
         keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
@@ -342,23 +241,7 @@ class ContextMixing(nn.Module):
         way = torch.where(found, way, least)
         row = line[torch.arange(len(keys), device=keys.device), way] * found.unsqueeze(-1)
         old = row.view(torch.uint8).unflatten(1, (ROW, 2))
-        excess = old.clamp(min=2) - 2
-        fall = excess >> 1
-        if self.trial & {"low1", "low2", "low3", "low2soft"}:
-            limit = 1 if "low1" in self.trial else 3 if "low3" in self.trial else 2
-            low = (lines * WAYS >> self.rows_log2 <= limit).view(-1, 1, 1)
-            fall = torch.where(low, excess >> 3 if "low2soft" not in self.trial else excess >> 2, fall)
-        if "ilog" in self.trial:
-            fall = (old - torch.tensor([0, 1, 2, *(n.bit_length() for n in range(3, 256))]).byte()[old.long()])
-        if "ilog1" in self.trial:
-            fall = (old - torch.tensor([0, 1, 2, *(n.bit_length() + 1 for n in range(3, 256))]).clamp(max=torch.arange(256)).byte()[old.long()])
-        if "soft" in self.trial:
-            fall = excess >> 2
-        if "hard" in self.trial:
-            fall = excess - (excess >> 2)
-        if "up" in self.trial:
-            fall = excess + 1 >> 1
-        counts = old - fall * (new > 0).flip(-1) + new
+        counts = old - (old.clamp(min=2) - 2 >> 1) * (new > 0).flip(-1) + new
         # Floating point is faster than integers, and whole quotients of such small numbers come out exact.
         counts = counts * 255 / counts.amax(-1, keepdim=True).clamp(min=255)
         row = counts.to(torch.uint8).flatten(1).view(torch.int16)

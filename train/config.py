@@ -170,8 +170,6 @@ class ModelConfig:
     contexts of words."""
     ngram_rows_log2: Annotated[int, Field(ge=2, le=30), WHOLE] = 20
     """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
-    trial: Text = ""
-    """Names of trials of the model, by commas."""
 
 
 @DECLARED
@@ -208,8 +206,6 @@ class TrainConfig:
     """Fraction of the epoch at the peak learning rate; then the rate falls linearly."""
     final_fraction: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.1
     """Learning rate at the end of the epoch, as a fraction of the peak."""
-    trial: Text = ""
-    """Names of trials of training, by commas."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1), WHOLE] = 0
     """Seed of the initial parameters."""
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
 
 
-TRIAL: set[str] = set()
 # The quintic of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural networks"): steepest at zero.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -29,13 +28,6 @@ def quintic(gram: Tensor) -> Tensor:
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    for name in TRIAL:
-        if name.startswith("ns"):
-            iterations = int(name[2:])
-    return orthogonalise_(matrices, iterations)
-
-
-def orthogonalise_(matrices: Tensor, iterations: int) -> Tensor:
     """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
 
     In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
@@ -88,7 +80,6 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         before, pending = 0, []
-        trial = TRIAL
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in parameters]
@@ -123,20 +114,6 @@ class Muon(torch.optim.Optimizer):
             for work in sent:
                 work.wait()
             directions = directions.to(parameters[0].dtype)
-            if "normuon" in TRIAL:
-                axis = 1 if parameters[0].shape[0] == max(parameters[0].shape) or True else 2
-                axis = 1 if "cols" in TRIAL else 2
-                if "out" in TRIAL:
-                    axis = 1
-                for number, p in enumerate(parameters):
-                    state, d = self.state[p], directions[number]
-                    square = d.square().mean(axis - 1, keepdim=True)
-                    if "rows" not in state:
-                        state["rows"], state["count"] = torch.zeros_like(square), 0
-                    state["count"] += 1
-                    state["rows"].lerp_(square, 0.05)
-                    fixed = d / (state["rows"] / (1 - 0.95 ** state["count"])).sqrt()
-                    directions[number] = fixed * (d.norm() / fixed.norm())
             # In a CUDA graph, rates are tensors.
             if isinstance(step_length, Tensor):
                 directions, step_length = directions * step_length, 1
@@ -148,7 +125,6 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` makes the
     optimiser of that name from them."""
-    TRIAL.update(config.trial.split(","))
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     parameters: Any = model.parameters()

@@ -43,11 +43,7 @@ class Replay:
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
         length = targets.shape[1]
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
-        weight = WEIGHT
-        for name in self.config.trial.split(","):
-            if name.startswith("weight"):
-                weight = float(name[6:])
-        return weight * nats.sum() / (len(inputs) * (length - length // 4))
+        return WEIGHT * nats.sum() / (len(inputs) * (length - length // 4))
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
