@@ -28,14 +28,15 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`. Targets may be those of
-    the last tokens only, if `alone`. Without targets, the first result is what `following` needs. A token is predicted at once, `radices` = [V], or digit by digit.
+    """`forward(history [B, C - 1 + T], state, targets [B, T]) -> (nats [B, T] in fp32, state)`. Without targets, the
+    first result is what `following` needs. A token is predicted at once, `radices` = [V], or digit by digit.
 
     The last T tokens of `history` are the inputs. The C - 1 tokens before them, C = `context`, complete the contexts of
     several tokens; some contexts may have embeddings, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
-    Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The new state
-    is detached: gradients end where a segment starts. With context mixing, the input also has embeddings of the token
-    that its counts make likeliest, and of how well they know it. `alone` leaves both out. `config` is a ModelConfig.
+    Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token the counts
+    make likeliest (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state is
+    detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
+    last inputs only. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -88,7 +89,9 @@ class LanguageModel(nn.Module):
             x, then = layer(x, before)
             after.append(then)
         known = None if mixing is None or alone else hashes
-        return self.predict(x, known) if targets is None else self.cost(x[:, -targets.shape[1] :], targets, known), after
+        if targets is None:
+            return self.predict(x, known), after
+        return self.cost(x[:, -targets.shape[1] :], targets, known), after
 
     def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
         """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or with

@@ -15,6 +15,10 @@ arXiv:1609.09106), whose inputs are the s_k, the counts, the node and the langua
 parameters learn by gradient, together with the model's. A known token needs the D nodes of its path. A decoder goes
 digit by digit: it needs the seven nodes below the node that it has reached.
 
+The network has a share in the counts, too: its input names the likeliest token by them (`recall`), as records of the
+Hutter Prize give their networks the distribution of PPM. And it learns from its own nats beside those of the mixture,
+which say little about what the counts know already.
+
 `Contexts` (model/contexts.py) hashes what precedes a token. The hashes choose rows in the tables of counts.
 
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks, so that every rank has
