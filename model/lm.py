@@ -33,8 +33,10 @@ class LanguageModel(nn.Module):
 
     The last T tokens of `history` are the inputs. The C - 1 tokens before them, C = `context`, complete the contexts of
     several tokens; some contexts may have embeddings, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
-    Transformer", arXiv:2412.09871, section 3.2.1). Targets below 0 stand for no token and cost nothing. The new state
-    is detached: gradients end where a segment starts. `alone` leaves context mixing out. `config` is a ModelConfig.
+    Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token the counts
+    make likeliest (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state is
+    detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
+    last inputs only. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -52,13 +54,16 @@ class LanguageModel(nn.Module):
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
         self.mixing, self.context, self.radices, self.embedded = None, 1, [vocabulary], []
         if config.ngram_orders:
-            from model.mixing import ContextMixing
+            from model.mixing import LEVELS, ContextMixing
 
             self.mixing = ContextMixing(
                 vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
             )
             self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
+            # What `recall` says of the next token, for the network to see.
+            self.recalled = parameter(torch.zeros(vocabulary, width), "table")
+            self.seen = parameter(torch.zeros(LEVELS * (1 + len(config.ngram_orders)), width), "table")
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
@@ -73,6 +78,9 @@ class LanguageModel(nn.Module):
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
             hashes = mixing.contexts.hashes(history)
+            if not alone:
+                token, times = mixing.recall(hashes)
+                x = x + rows(self.recalled, token) + rows(self.seen, times)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
@@ -81,7 +89,9 @@ class LanguageModel(nn.Module):
             x, then = layer(x, before)
             after.append(then)
         known = None if mixing is None or alone else hashes
-        return self.predict(x, known) if targets is None else self.cost(x, targets, known), after
+        if targets is None:
+            return self.predict(x, known), after
+        return self.cost(x[:, -targets.shape[1] :], targets, known), after
 
     def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
         """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or with

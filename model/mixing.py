@@ -15,6 +15,10 @@ arXiv:1609.09106), whose inputs are the s_k, the counts, the node and the langua
 parameters learn by gradient, together with the model's. A known token needs the D nodes of its path. A decoder goes
 digit by digit: it needs the seven nodes below the node that it has reached.
 
+The network has a share in the counts, too: its input names the likeliest token by them (`recall`), as records of the
+Hutter Prize give their networks the distribution of PPM. And it learns from its own nats beside those of the mixture,
+which say little about what the counts know already.
+
 `Contexts` (model/contexts.py) hashes what precedes a token. The hashes choose rows in the tables of counts.
 
 Tables take in only tokens that are already coded, after each step, from all lanes of all ranks, so that every rank has
@@ -36,6 +40,8 @@ from model.layers import coder_nats, parameter, precise, rows
 
 OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 32
+# The network also learns from its own nats, times this: the note on shorter codes in research/.
+ALONE = 0.5
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
@@ -108,17 +114,38 @@ class ContextMixing(nn.Module):
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
-    def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S]."""
+    def lines(self, hashes: Tensor, roots: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S].
+        Tables are those of the first K contexts, or `table`."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
-        table = torch.arange(self.tables, device=roots.device).view(-1, 1, 1, 1)
+        if table is None:
+            table = torch.arange(len(hashes), device=roots.device).view(-1, 1, 1, 1)
         return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
 
     def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For lines and marks [...]: the rows of the line [..., WAYS, ROW], whether one has the mark, and which."""
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
+
+    def recall(self, hashes: Tensor) -> tuple[Tensor, Tensor]:
+        """The token that is likeliest by the counts of the longest context of the latest tokens that has any; and a
+        number below LEVELS times the number of these contexts, which says what context it was, and how often the
+        token's last bit was seen in it. Both [B, T], for hashes [K, B, T]."""
+        hashes = hashes[: 1 + len(self.contexts.orders)]
+        node = torch.ones_like(hashes[0]).unsqueeze(-1)
+        known = self.find(*self.lines(hashes, node))[1]
+        which = (known * torch.arange(len(hashes), device=node.device).view(-1, 1, 1, 1)).amax(0, keepdim=True)
+        hashes = hashes.gather(0, which[..., 0])
+        for radix in self.radices:
+            line, found, way = self.find(*self.lines(hashes, node, which))
+            row = (line.take_along_dim(way[..., None, None], 4) * found[..., None, None]).flatten(0, 3).flatten(1)
+            for _ in range(radix.bit_length() - 1):
+                pair = row.gather(-1, self.slot[node].view(-1, 1)).view(torch.uint8)
+                most, bit = pair.view(*node.shape, 2).max(-1)
+                node = 2 * node + bit
+        token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
+        return token[..., 0], (which[0] * LEVELS + self.level[most.long()])[..., 0]
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""
@@ -143,15 +170,17 @@ class ContextMixing(nn.Module):
         return pick(levels[digit], node % levels[digit].shape[2])
 
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
-        """Nats [B, T] of targets [B, T]; 0 where a target is negative."""
+        """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
+        of ALONE times the network's own."""
         hashes, levels, x = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
         odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
-        nats = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
+        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
+        alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
         whole = coder_nats(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
-        return whole.masked_fill(targets < 0, 0.0)
+        return (whole + (alone - alone.detach())).masked_fill(targets < 0, 0.0)
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
@@ -162,14 +191,15 @@ class ContextMixing(nn.Module):
         own = torch.arange(1, radix, device=node.device)
         nodes = (roots.unsqueeze(-1) - 1 << (own > 1).long() + (own > 3)) + own
         row = torch.arange(node.shape[1], device=node.device).repeat_interleave(radix - 1)
-        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row).view_as(nodes)[:, 0]
+        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row)[0].view_as(nodes)[:, 0]
         odds = odds.masked_fill(self.certain[nodes[:, 0]], -1e9)
         sides = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
         return (sides @ self.sides[:: RADIX // radix, : 2 * radix - 2].T).exp()
 
     def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
-        """Mixed log-odds [B, T, N] of a one at `nodes` [B, T, N]. `row` [N] is the index, in `roots` [B, T, S], of the
-        row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities below the roots."""
+        """Log-odds [2, B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `row` [N] is the index, in
+        `roots` [B, T, S], of the row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities
+        below the roots."""
         slot = self.slot[nodes]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).flatten(2).unflatten(2, (-1, 2))
@@ -189,7 +219,7 @@ class ContextMixing(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
             weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
-        return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1]
+        return torch.stack([(inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network])
 
     @torch.no_grad()
     def learn(self, history: Tensor, targets: Tensor) -> None:

@@ -88,6 +88,7 @@ class Network(nn.Module):
         if hashes is not None:
             nats = self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         else:
+            seen = seen[:, -targets.shape[1] :]
             nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
             nats = coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)
         return nats, [history[:, :0]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.contexts import BYTE_SYMBOLS
-from model.mixing import STRIDE, WAYS, ContextMixing
+from model.mixing import ALONE, LEVELS, STRIDE, WAYS, ContextMixing
 from studies.sampling.command import distribution
 
 
@@ -128,6 +128,37 @@ def test_longer_contexts_say_more() -> None:
     model.learn(torch.tensor([[1, 2, 3]]), torch.tensor([[4]]))
     known, half, new = (predict(model, torch.tensor([h]))[4] for h in ([1, 2, 3], [9, 9, 3], [9, 9, 9]))
     assert known > half > new > 1 / 50
+
+
+@pytest.mark.parametrize("vocabulary", [10, 50, 257, 2048])
+def test_it_recalls_the_likeliest_token_after_the_longest_known_context(vocabulary: int) -> None:
+    model, fresh = (mixing(vocabulary, words=0) for _ in range(2))
+    for history, token in [([5, 6, 7], 8), ([5, 6, 7], 8), ([4, 6, 7], 9)]:
+        model.learn(torch.tensor([history]), torch.tensor([[token]]))
+    asked = torch.tensor([[5, 6, 7], [4, 6, 7], [3, 6, 7], [1, 1, 1]])
+    tokens, places = (found.flatten().tolist() for found in model.recall(model.contexts.hashes(asked)))
+    assert tokens == [8, 9, 8, 8]
+    assert [divmod(place, LEVELS) for place in places] == [(3, 2), (3, 1), (2, 2), (0, 2)]
+    # Of nothing that was seen, it says nothing.
+    assert not any(found.any() for found in fresh.recall(fresh.contexts.hashes(asked)))
+
+
+def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mixing()
+    torch.manual_seed(1)
+    history, targets, logits = torch.randint(50, (2, 12)), torch.randint(50, (2, 10)), torch.randn(2, 10, 50)
+    targets[0, 3] = -1
+    costs, slopes = [], []
+    for share in (ALONE, 0.0):
+        monkeypatch.setattr("model.mixing.ALONE", share)
+        given = logits.clone().requires_grad_()
+        costs.append(model.nats(model.see(model.contexts.hashes(history), given, torch.zeros(2, 10, 4)), targets))
+        costs[-1].sum().backward()
+        assert given.grad is not None
+        slopes.append(given.grad)
+    assert torch.equal(*costs)
+    own = logits.softmax(-1) - torch.nn.functional.one_hot(targets.clamp(min=0), 50)
+    torch.testing.assert_close(slopes[0] - slopes[1], ALONE * own * (targets >= 0).unsqueeze(-1))
 
 
 def hashes(model: ContextMixing, text: bytes) -> list[int]:

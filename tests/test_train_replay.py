@@ -27,11 +27,10 @@ def test_segments_are_pieces_of_what_each_lane_coded(steps: int) -> None:
     drawn = Replay(CONFIG, PLACE, 1).draw(past(steps), PLAN, steps)
     assert drawn is not None
     inputs, targets = drawn
-    assert inputs.shape == targets.shape == (12, 16)
+    assert inputs.shape == (12, 16)
     assert (inputs.diff() == 1).all()
     assert (inputs // 1000 == torch.arange(4).repeat_interleave(3).unsqueeze(1)).all()
-    assert (targets[:, :4] == -1).all()
-    assert torch.equal(targets[:, 4:], inputs[:, 4:] + 1)
+    assert torch.equal(targets, inputs[:, 4:] + 1)
     assert (targets.max(1).values % 1000 < 8 * steps).all()
 
 
@@ -41,9 +40,9 @@ def test_segments_are_twice_as_long_as_those_of_the_stage() -> None:
     for step, coded, length in [(18, 72, 8), (42, 192, 32)]:
         assert plan.segment(step)[0] == coded
         inputs, targets = Replay(CONFIG, PLACE, 1).draw(past(coded // 8), plan, step)  # type: ignore[misc]
-        assert inputs.shape == targets.shape == (12, length)
-        assert (targets[:, : length // 4] == -1).all()
-        assert (targets[:, length // 4 :] >= 0).all()
+        assert inputs.shape == (12, length)
+        assert targets.shape == (12, length - length // 4)
+        assert (targets >= 0).all()
     # Two lengths of what comes, not of what came, have to be known.
     assert Replay(CONFIG, PLACE, 1).draw(past(2), Lanes(4 * 160, 4, "4@0,16@0.1"), 4) is None
 
@@ -88,8 +87,8 @@ def test_tokens_that_were_none_are_not_learned() -> None:
     ended[3, -30:] = -1
     inputs, targets = Replay(CONFIG, PLACE, 1).draw(ended, PLAN, 9)  # type: ignore[misc]
     assert inputs.min() == 0
-    assert (targets[9:] == -1).sum() > 3 * 4
-    assert (targets[:9, 4:] >= 0).all()
+    assert (targets[9:] == -1).any()
+    assert (targets[:9] >= 0).all()
 
 
 def epoch(train: TrainConfig, tokens: int, orders: list[int]) -> tuple[Learner, float]:

@@ -158,7 +158,8 @@ class ModelConfig:
     """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
     ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])
     """Context lengths, in tokens, of the context mixing beside the network: counts of what followed them before, mixed
-    into the network's prediction. An empty list turns it off, as comparisons of architectures do."""
+    into the network's prediction. The network sees the likeliest token by them. An empty list turns it off, as
+    comparisons of architectures do."""
     ngram_lags: Annotated[list[Lags], LIST] = field(default_factory=list)
     """More contexts: tokens at given distances. [[3], [1, 2, 6]] takes the third last token, and the last, second last
     and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an image."""

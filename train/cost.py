@@ -151,7 +151,8 @@ class Cost:
         embeddings = find_embeddings(learner.model)
         self.parameters_non_embedding = self.parameters - sum(sizes[name] for name in embeddings)
         # Nearly all of context mixing's parameters are such tables.
-        looked_up = {name for name in sizes if own_name(name) == "grams" or own_name(name).startswith("mixing.")}
+        tables = "grams", "recalled", "seen"
+        looked_up = {name for name in sizes if own_name(name) in tables or own_name(name).startswith("mixing.")}
         if not is_tied(learner.model):
             looked_up |= embeddings
         self.matrix_parameters = sum(size for name, size in sizes.items() if name not in looked_up)

@@ -142,12 +142,12 @@ class Work:
 
 
 def forward_work(model: nn.Module, time: int, device: torch.device | None = None, alone: bool = False) -> Work:
-    """The work of a forward pass of one row over `time` tokens. `alone` leaves context mixing out."""
+    """The work of a forward pass of one row over `time` tokens; if `alone`, of one that is replayed."""
     lm: Any = model
     history = torch.zeros(1, lm.context - 1 + time, dtype=torch.int64, device=device)
     # Operators as they are written: the counter does not see into compiled ones.
     with torch.compiler.set_stance("force_eager"), torch.no_grad(), OperationCounter() as counter:
-        lm(history, lm.init_state(1), history[:, -time:], alone)
+        lm(history, lm.init_state(1), history[:, (time // 4 if alone else 0) - time :], alone)
     return Work(counter.flops, counter.elementwise, sorted(counter.uncounted))
 
 

@@ -41,12 +41,11 @@ class Replay:
         if drawn is None:
             return 0.0
         inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
-        length = targets.shape[1]
         nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
-        return WEIGHT * nats.sum() / (len(inputs) * (length - length // 4))
+        return WEIGHT * nats.mean()
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
-        """Inputs [R * replay, C - 1 + L] and targets [R * replay, L], lane by lane; targets that cost nothing are -1.
+        """Inputs [R * replay, C - 1 + L] and targets of their last three quarters, lane by lane; -1 is no token.
         `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short."""
         before, length = self.context - 1, 2 * lanes.stage(step)[2]
         known = min(lanes.segment(step)[0], past.shape[1] - before)
@@ -58,6 +57,4 @@ class Replay:
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
         index = mine.unsqueeze(-1) + torch.arange(before + length + 1)
         segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
-        targets = segments[:, self.context :].clone()
-        targets[:, : length // 4] = -1
-        return segments[:, :-1].clamp(min=0), targets
+        return segments[:, :-1].clamp(min=0), segments[:, self.context + length // 4 :]
