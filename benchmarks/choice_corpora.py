@@ -1,0 +1,97 @@
+"""Corpora that the choice of a configuration is measured on: those that it was found with, and those that are held out.
+
+    apt-get update; pip install scikit-image
+
+Each corpus is a function of a folder, where Debian packages are unpacked and pictures, sound and DNA are made
+(benchmarks/modality_corpora.py). It returns bytes, of which the first so many are used.
+"""
+
+import gzip
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.ladder import first_bytes
+from benchmarks.modality_corpora import file_name, library, make, unpack
+from data.documents import open_source
+
+LONGEST_BYTES = 10_000_000
+DEBIAN = ["anarchism", "fortunes-de", "fortunes-cs", "fortunes-ru", "manpages-de", "emacs-common", "emacs-el"]
+
+
+def king_james(folder: Path) -> bytes:
+    return b"".join(chunk for chunk, _ in open_source("kjv").chunks())
+
+
+def enwik8(folder: Path) -> bytes:
+    """FOLDER/enwik8.xz: English Wikipedia in its markup."""
+    return first_bytes(folder / "enwik8.xz", LONGEST_BYTES)
+
+
+def python(folder: Path) -> bytes:
+    return library(LONGEST_BYTES)
+
+
+def modality(name: str) -> Callable[[Path], bytes]:
+    """One of benchmarks/modality_corpora.py."""
+
+    def read(folder: Path) -> bytes:
+        path = folder / "modalities" / f"{file_name(name)}.bin"
+        if not path.exists():
+            make(folder / "modalities")
+        return path.read_bytes()
+
+    return read
+
+
+def packaged(pattern: str, unlike: str = r"^$") -> Callable[[Path], bytes]:
+    """The files of Debian packages by a glob, .gz unpacked, in the order of their paths; no links, nor what matches
+    `unlike`."""
+
+    def read(folder: Path) -> bytes:
+        paths = sorted(unpack(folder / "choice", DEBIAN).glob(pattern))
+        files = [
+            path for path in paths if path.is_file() and not path.is_symlink() and not re.search(unlike, path.name)
+        ]
+        contents = (path.read_bytes() for path in files)
+        return b"".join(gzip.decompress(one) if one[:2] == b"\x1f\x8b" else one for one in contents)[:LONGEST_BYTES]
+
+    return read
+
+
+def prose(folder: Path) -> bytes:
+    """The Anarchist FAQ without its markup: plain English."""
+    markup = packaged("usr/share/doc/anarchism/html/*.html")(folder)
+    return re.sub(rb"\n\s*\n+", b"\n\n", re.sub(rb"<[^>]*>", b"", markup))
+
+
+def program(folder: Path) -> bytes:
+    """This Python, as machine code for this processor."""
+    return Path(sys.executable).resolve().read_bytes()[:LONGEST_BYTES]
+
+
+FORTUNES = "usr/share/games/fortunes/{}/*"
+# By these the rule was found.
+SEEN: dict[str, Callable[[Path], bytes]] = {
+    "kjv": king_james,
+    "enwik8": enwik8,
+    "python": python,
+    **{
+        name: modality(name)
+        for name in ("english", "german", "russian", "chinese", "DNA", "speech", "gray pictures", "colour picture")
+    },
+}
+# On these it was checked.
+HELD_OUT: dict[str, Callable[[Path], bytes]] = {
+    "prose": prose,
+    "html": packaged("usr/share/doc/anarchism/html/*.html"),
+    "quotations, german": packaged(FORTUNES.format("de"), r"\.(dat|u8)$"),
+    "quotations, czech": packaged(FORTUNES.format("cs"), r"\.(dat|u8)$"),
+    "quotations, russian": packaged(FORTUNES.format("ru"), r"\.(dat|u8)$"),
+    "manual pages": packaged("usr/share/man/de/man*/*.gz"),
+    "lisp": packaged("usr/share/emacs/*/lisp/**/*.el.gz"),
+    "program": program,
+    **{name: modality(name) for name in ("french", "japanese", "random DNA")},
+}
+CORPORA = SEEN | HELD_OUT
