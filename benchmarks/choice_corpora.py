@@ -8,9 +8,10 @@ Each corpus is a function of a folder, where Debian packages are unpacked and pi
 
 import gzip
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy
 
 from benchmarks.ladder import first_bytes
 from benchmarks.modality_corpora import file_name, library, make, unpack
@@ -67,8 +68,9 @@ def prose(folder: Path) -> bytes:
 
 
 def program(folder: Path) -> bytes:
-    """This Python, as machine code for this processor."""
-    return Path(sys.executable).resolve().read_bytes()[:LONGEST_BYTES]
+    """NumPy's core, as machine code for this processor."""
+    [library] = Path(numpy.__file__).parent.glob("_core/_multiarray_umath.*.so")
+    return library.read_bytes()[:LONGEST_BYTES]
 
 
 FORTUNES = "usr/share/games/fortunes/{}/*"
