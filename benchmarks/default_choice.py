@@ -50,7 +50,7 @@ def main() -> None:
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", required=True, help="corpora and sizes, NAME:BYTES by semicolons; 0 takes all")
-    parser.add_argument("--configs", default="pieces,bytes", help="by semicolons (default: %(default)s)")
+    parser.add_argument("--configs", default="pieces;bytes", help="by semicolons (default: %(default)s)")
     options, rest = parser.parse_known_args()
     for cell in options.only.split(";"):
         corpus, _, size = cell.rpartition(":")
