@@ -8,6 +8,8 @@ Each corpus is a function of a folder, where Debian packages are unpacked and pi
 
 import gzip
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from data.documents import open_source
 
 LONGEST_BYTES = 10_000_000
 DEBIAN = ["anarchism", "fortunes-de", "fortunes-cs", "fortunes-ru", "manpages-de", "emacs-common", "emacs-el"]
+SWORD = ["sword-text-web", "sword-text-sparv"]
 
 
 def king_james(folder: Path) -> bytes:
@@ -67,6 +70,22 @@ def prose(folder: Path) -> bytes:
     return re.sub(rb"\n\s*\n+", b"\n\n", re.sub(rb"<[^>]*>", b"", markup))
 
 
+def scripture(module: str) -> Callable[[Path], bytes]:
+    """A Bible of the SWORD project, without its markup: blocks of verses, each packed by zlib, and an index of offset,
+    packed and unpacked bytes, in 32 bits each."""
+
+    def read(folder: Path) -> bytes:
+        place = unpack(folder / "sword", SWORD) / "usr/share/sword/modules/texts/ztext" / module
+        blocks = []
+        for part in ("ot", "nt"):
+            packed = (place / f"{part}.bzz").read_bytes()
+            for offset, size, _ in struct.iter_unpack("<III", (place / f"{part}.bzs").read_bytes()):
+                blocks.append(zlib.decompress(packed[offset : offset + size]))
+        return re.sub(rb"<[^>]*>", b"", b"\n".join(blocks))
+
+    return read
+
+
 def program(folder: Path) -> bytes:
     """NumPy's core, as machine code for this processor."""
     [library] = Path(numpy.__file__).parent.glob("_core/_multiarray_umath.*.so")
@@ -94,6 +113,8 @@ HELD_OUT: dict[str, Callable[[Path], bytes]] = {
     "manual pages": packaged("usr/share/man/de/man*/*.gz"),
     "lisp": packaged("usr/share/emacs/*/lisp/**/*.el.gz"),
     "program": program,
+    "bible, modern": scripture("engWEB2015eb"),
+    "bible, spanish": scripture("spaRV1909eb"),
     **{name: modality(name) for name in ("french", "japanese", "random DNA")},
 }
 CORPORA = SEEN | HELD_OUT
