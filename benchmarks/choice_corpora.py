@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
+import skimage
+from skimage.io import imread
 
 from benchmarks.ladder import first_bytes
-from benchmarks.modality_corpora import file_name, library, make, unpack
+from benchmarks.modality_corpora import file_name, library, make, netpbm, unpack
 from data.documents import open_source
 
 LONGEST_BYTES = 10_000_000
@@ -47,6 +49,18 @@ def modality(name: str) -> Callable[[Path], bytes]:
         return path.read_bytes()
 
     return read
+
+
+def picture(name: str, rows: int) -> Callable[[Path], bytes]:
+    """The first rows of a picture of scikit-image."""
+    return lambda folder: netpbm(imread(Path(skimage.__file__).parent / "data" / name)[:rows])
+
+
+def other_speech(folder: Path) -> bytes:
+    """As modality("speech"), other words."""
+    modality("speech")(folder)
+    sounds = folder / "modalities/debian/usr/share/sounds/alsa"
+    return b"".join((sounds / f"{name}.wav").read_bytes() for name in ("Rear_Center", "Rear_Left", "Side_Left"))
 
 
 def packaged(pattern: str, unlike: str = r"^$") -> Callable[[Path], bytes]:
@@ -116,5 +130,8 @@ HELD_OUT: dict[str, Callable[[Path], bytes]] = {
     "bible, modern": scripture("engWEB2015eb"),
     "bible, spanish": scripture("spaRV1909eb"),
     **{name: modality(name) for name in ("french", "japanese", "random DNA")},
+    "other speech": other_speech,
+    "bricks": picture("brick.png", 512),
+    "coffee": picture("coffee.png", 200),
 }
 CORPORA = SEEN | HELD_OUT

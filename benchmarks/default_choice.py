@@ -31,6 +31,7 @@ COLUMNS = ["date", "commit", "processor", "corpus", "bytes", "configuration", "o
 COLUMNS += ["code_bytes", "tokenizer_bytes", "cpu_secs", "threads"]
 BYTES = ["--config=configs/bytes.yaml"]
 CONFIGS = {
+    "default": ["--run.budget_minutes=3"],
     "pieces": ["--data.tokenizer=bpe"],
     "pieces, replay": ["--data.tokenizer=bpe", "--train.replay=1"],
     "bytes": BYTES,

@@ -1,0 +1,170 @@
+"""What is chosen for a corpus: by its size, its head and a budget; what is given stays; the same on all ranks, in a
+resumed run and in an archive."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from dist import ROOT, run
+from small_run import TRAIN, report
+
+from data.errors import UsageError
+from train.choice import BYTES, COUNTED_BYTES, HEAD_BYTES, LADDERS, REPLAY, WIDE, Chooser, choose, read_head, rows_log2
+from train.command_line import load_config, parse_config, parse_given
+from train.config import Config, DataConfig, flatten
+from train.engine import Place
+
+ALONE = Place(0, 1, torch.device("cpu"))
+# Makes a run small, and is not chosen by hand.
+LITTLE = [
+    "--model.width=32", "--model.head_width=16", "--model.window=32", "--model.ngram_rows_log2=12",
+    "--train.segment_tokens=16", "--train.lanes=64", "--engine.threads=1", "--run.baselines=false",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "file"), [(BYTES, "bytes.yaml"), (WIDE, "enwik7.yaml")])
+def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str) -> None:
+    """At the size that a file was made for."""
+    shipped = flatten(yaml.safe_load((ROOT / "configs" / file).read_text()))
+    size = 10_000_000 if file == "enwik7.yaml" else 1_000_000
+    rows = rows_log2(size, fields)
+    assert fields | ({"model.ngram_rows_log2": rows} if rows != Config().model.ngram_rows_log2 else {}) == shipped
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.choice.kind_of", lambda head: kind)
+    ladder = LADDERS[kind]
+    assert [rate for rate, _ in ladder] == sorted((rate for rate, _ in ladder), reverse=True)
+    for number, (rate, fields) in enumerate(ladder):
+        found = choose(2_000_000, b"", 2 * rate, ())
+        assert found.fields == fields | {"model.ngram_rows_log2": 20} and found.expected_minutes == pytest.approx(
+            2 * rate
+        )
+        less = choose(2_000_000, b"", 2 * rate - 1e-9, ())
+        assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)][1].items()
+    unknown = choose(None, b"", 1e9, ())
+    assert unknown.fields.items() >= ladder[-1][1].items() and unknown.expected_minutes is None
+
+
+def test_tables_grow_with_the_corpus() -> None:
+    assert [rows_log2(size, BYTES) for size in (1, 2_600_000, 3_000_000, 10_000_000, 10**9)] == [20, 20, 21, 22, 24]
+    assert [rows_log2(size, {}) for size in (4_556_413, 10_000_000, 10**8)] == [20, 21, 24]
+    assert rows_log2(None, BYTES) == 22
+
+
+def test_what_is_given_stays(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a rose is a rose. " * 10_000)
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {width: 128}\ntrain: {replay: 0}\n")
+    source = f"--data.source={tmp_path / 'text'}"
+    _, given = parse_given("", [source, "--config", str(file), "--model.ngram_words=1"])
+    chooser = Chooser(given)
+    config, _ = parse_given("", [source, "--config", str(file), "--model.ngram_words=1"])
+    chosen = chooser(config, ALONE)
+    assert (chosen.model.width, chosen.train.replay, chosen.model.ngram_words) == (128, 0, 1)
+    assert chosen.data.tokenizer == "bytes" and chosen.model.ngram_orders == BYTES["model.ngram_orders"]
+    assert chooser.choice and not chooser.choice.fields.keys() & given
+    before, after = flatten(config.to_dict()), flatten(chosen.to_dict())
+    assert {name for name in before if before[name] != after[name]} <= chooser.choice.fields.keys()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.ngram_orders=[]"],
+        ["--model.ngram_orders=[1,2,3,4,6]"],
+        ["--data.tokenizer=bpe"],
+        ["--data.tokenizer=bytes"],
+        ["--data.vocabulary=1024"],
+        ["--run.budget_minutes=0"],
+        ["--config=configs/bytes.yaml"],
+        ["--config=configs/enwik8.yaml"],
+        ["--data.source=tokens:corpus.npy"],
+        ["--data.source=/no/such/file"],
+        ["--run.warm_start=/a/run"],
+    ],
+)
+def test_comparisons_and_other_choices_stay_as_they_are(
+    options: list[str], corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config, given = parse_given("", [f"--data.source={corpus}", *options])
+    chooser = Chooser(given)
+    assert chooser(config, ALONE) == config and chooser.choice is None
+
+
+def test_without_a_command_line_nothing_is_chosen(corpus: Path) -> None:
+    config = Config(data=DataConfig(source=str(corpus)))
+    assert Chooser()(config, ALONE) is config
+    saved = parse_config("", [f"--data.source={corpus}"])
+    assert saved == config
+
+
+def test_recorded_graphs_leave_replay_out(corpus: Path) -> None:
+    config, given = parse_given("", [f"--data.source={corpus}", "--engine.graphs=on"])
+    assert Chooser(given)(config, ALONE).train.replay == 0
+    config, given = parse_given("", [f"--data.source={corpus}"])
+    assert Chooser(given)(config, ALONE).train.replay == REPLAY["train.replay"]
+
+
+def test_a_choice_that_contradicts_what_is_given_is_not_made(corpus: Path) -> None:
+    config, given = parse_given("", [f"--data.source={corpus}", "--train.segment_tokens=32768"])
+    assert Chooser(given)(config, ALONE) == config
+
+
+def test_the_size_of_records_is_counted_as_far_as_it_matters(tmp_path: Path) -> None:
+    """That of packed records is not known before they are read."""
+    path, text = tmp_path / "records.jsonl.gz", "word " * 20_000
+
+    def write(records: int) -> Config:
+        path.write_bytes(
+            gzip.compress(b"".join(json.dumps({"text": text}).encode() + b"\n" for _ in range(records)), 1)
+        )
+        return Config(data=DataConfig(source=str(path)))
+
+    size, head = read_head(write(7))
+    assert (size, head) == (700_000, (text * 7).encode()[:HEAD_BYTES])
+    assert read_head(write(COUNTED_BYTES // 100_000 + 2)) == (None, head)
+    with pytest.raises(UsageError):
+        read_head(Config(data=DataConfig(source="/no/such/file")))
+
+
+def test_two_ranks_run_report_and_resume_what_was_chosen(corpus: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    options = [f"--data.source={corpus}", f"--data.cache_dir={tmp_path}/cache", f"--run.dir={run_dir}", *LITTLE]
+    stopped = run(TRAIN, *options, "--run.stop_after_steps=2", ranks=2)
+    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stderr.count("onepass: chosen for 5,003 bytes of ") == 1
+    config = load_config(run_dir / "config.yaml")
+    assert (config.model.width, config.data.tokenizer, config.train.replay) == (32, "bytes", 1)
+    done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "chosen for" not in done.stderr
+    choice = report(run_dir)["choice"]
+    assert (choice["bytes"], choice["budget_minutes"]) == (5_003, 3) and "model.width" not in choice["fields"]
+    for name, value in choice["fields"].items():
+        assert flatten(report(run_dir)["config"])[name] == value
+    table = (run_dir / "report.html").read_text()
+    assert "for 5,003 bytes of" in table and "for 5,003 bytes of" in done.stdout
+    assert "differs from defaults" in table and "data.tokenizer bytes, not bpe" not in table
+    # The saved configuration gives all fields, so that nothing is left to choose.
+    config, given = parse_given("", ["--config", str(run_dir / "config.yaml")])
+    assert Chooser(given)(config, ALONE) == config
+
+
+def test_an_archive_of_what_was_chosen_comes_back(tmp_path: Path) -> None:
+    text, archive, back = tmp_path / "text", tmp_path / "a.one", tmp_path / "back"
+    pages = [path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md"))]
+    text.write_bytes(b"".join(pages)[:36_000])
+    options = [f"--data.cache_dir={tmp_path}/cache", "--run.budget_minutes=0.03", *LITTLE, "--train.lanes=256"]
+    done = run("launch/compress.py", str(text), str(archive), *options)
+    assert done.returncode == 0, done.stderr
+    assert "onepass: chosen for 36,000 bytes of " in done.stderr
+    assert archive.stat().st_size < 36_000
+    done = run("launch/decompress.py", str(archive), str(back))
+    assert done.returncode == 0, done.stderr
+    assert back.read_bytes() == text.read_bytes()
