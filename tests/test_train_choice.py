@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,7 +13,26 @@ from dist import ROOT, run
 from small_run import TRAIN, report
 
 from data.errors import UsageError
-from train.choice import BYTES, COUNTED_BYTES, HEAD_BYTES, LADDERS, REPLAY, WIDE, Chooser, choose, read_head, rows_log2
+from train.choice import (
+    BYTES,
+    COUNTED_BYTES,
+    DATA,
+    HEAD_BYTES,
+    LADDERS,
+    OF_SAMPLES,
+    PLAIN,
+    PLAIN_BYTES,
+    REPLAY,
+    SAMPLES,
+    WIDE,
+    Chooser,
+    choose,
+    describe,
+    lags,
+    read_head,
+    rows_log2,
+    strides,
+)
 from train.command_line import load_config, parse_config, parse_given
 from train.config import Config, DataConfig, flatten
 from train.engine import Place
@@ -36,7 +56,7 @@ def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str)
 
 @pytest.mark.parametrize("kind", LADDERS)
 def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.choice.kind_of", lambda head: kind)
+    monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     ladder = LADDERS[kind]
     assert [rate for rate, _ in ladder] == sorted((rate for rate, _ in ladder), reverse=True)
     for number, (rate, fields) in enumerate(ladder):
@@ -48,6 +68,45 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
         assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)][1].items()
     unknown = choose(None, b"", 1e9, ())
     assert unknown.fields.items() >= ladder[-1][1].items() and unknown.expected_minutes is None
+
+
+def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:
+    verse = b"And he said unto them, Go ye into the land that I will show you, and they went. "
+    assert describe(100 * verse) == (PLAIN, {})
+    assert "data.tokenizer" not in choose(PLAIN_BYTES, 100 * verse, 3, ()).fields
+    assert choose(PLAIN_BYTES - 1, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
+    code = b"    def close(self) -> None:\n        self.file.close()\n        self.lock.release()\n"
+    for other in (code, "и сказал им: идите в землю, ".encode(), bytes(10_000), b"", b"x"):
+        assert describe(100 * other)[0] == DATA
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_is_known_by_its_samples(channels: int) -> None:
+    """Of 16 bits; each channel is a walk."""
+    walks = np.cumsum(np.random.default_rng(0).normal(0, 300, (30_000, channels)), 0)
+    head = (walks.astype(np.int64) % 65536).astype("<u2").tobytes()
+    assert strides(head) == [2 * channels]
+    sound = choose(400_000, head, 3, ())
+    assert sound.kind == OF_SAMPLES and sound.fields["model.ngram_lags"] == lags(2 * channels)
+
+
+@pytest.mark.parametrize("sample", [1, 3])
+def test_pictures_are_known_by_their_rows(sample: int) -> None:
+    """A walk along the columns and one along the rows, added up."""
+    draw = np.random.default_rng(0)
+    across, down = (np.cumsum(draw.normal(0, 3, (200, sample)), 0) for _ in range(2))
+    pixels = across[None] + down[:, None] + draw.normal(0, 1, (200, 200, sample))
+    head = (pixels.astype(np.int64) % 256).astype(np.uint8).tobytes()
+    assert strides(head) == [sample, 200 * sample]
+
+
+@pytest.mark.parametrize(("sample", "row"), [(1, 0), (2, 0), (8, 0), (1, 32), (2, 640), (3, 1800)])
+def test_lags_are_different_contexts(sample: int, row: int) -> None:
+    found = lags(sample, row)
+    assert len({*map(tuple, found)}) == len(found) and all(len({*one}) == len(one) for one in found)
+    assert max(map(max, found)) <= max(4, 3 * sample, 2 * row)
+    fields = SAMPLES | {"model.ngram_lags": found}
+    assert parse_config("", [f"--{name}={value}" for name, value in fields.items()]).model.ngram_lags == found
 
 
 def test_tables_grow_with_the_corpus() -> None:

@@ -53,7 +53,9 @@ LADDERS: dict[str, list[tuple[float, Fields]]] = {
 PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
 PLAIN_SPACES = 0.115
-# Entropy of single bytes: samples have more, programs less.
+# Below it, pieces have not learned enough even there.
+PLAIN_BYTES = 700_000
+# Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
 DIFFERENCES_BYTES = 1 << 16
@@ -75,7 +77,8 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     """The setting with the shortest description among those that take at most `budget_minutes`, or else the fastest,
     for a corpus of `corpus_bytes` that begins with `head`; without the fields that are `given`."""
     kind, suited = describe(head)
-    ladder = LADDERS[kind]
+    few = corpus_bytes is not None and corpus_bytes < PLAIN_BYTES
+    ladder = LADDERS[DATA if kind == PLAIN and few else kind]
     minutes = [None if corpus_bytes is None else corpus_bytes / 1e6 * rate for rate, _ in ladder]
     fits = [number for number, one in enumerate(minutes) if one is not None and one <= budget_minutes]
     chosen = fits[0] if fits else len(ladder) - 1
@@ -101,18 +104,25 @@ def describe(head: bytes) -> tuple[str, Fields]:
 
 
 def strides(head: bytes) -> list[int]:
-    """Bytes of a sample, and of a row of samples, as far as `head` has such. Samples differ little from those before:
-    the difference of two bytes has less entropy at the right distance than a byte that follows a known one."""
+    """Bytes of a sample, and of a row of samples, as far as `head` has such: at these distances, bytes differ by less
+    than at others. Their differences have to have less entropy than bytes that follow a known one; where a sample is a
+    byte, that is hardly possible, and a bit less than single bytes is enough."""
     values = np.frombuffer(head, np.uint8).astype(np.int64)
     alone = entropy_bits(values)
     after_another = entropy_bits(256 * values[:-1] + values[1:]) - alone
-    values, found = values[:DIFFERENCES_BYTES], list[int]()
-    for distances in (range(1, 9), range(32, min(8192, len(values) // 4))):
-        entropies = [entropy_bits((values[d:] - values[:-d]) % 256) for d in distances if alone > SAMPLES_BITS]
-        if not entropies or min(entropies) > after_another:
-            break
-        found.append(distances[int(np.argmin(entropies))])
-    return found
+    values = values[:DIFFERENCES_BYTES]
+
+    def nearest(distances: range) -> tuple[float, int]:
+        differences = ((entropy_bits((values[d:] - values[:-d]) % 256), d) for d in distances)
+        return min(differences, default=(9.0, 0))
+
+    bits, sample = nearest(range(1, 9))
+    limit = alone - 1 if sample == 1 else after_another if alone > SAMPLES_BITS else 0.0
+    if bits > limit:
+        return []
+    bits, row = nearest(range(9, min(8192, len(values) // 4)))
+    # Samples that are near each other differ little, too.
+    return [sample, row] if bits < limit and row >= 32 else [sample]
 
 
 def entropy_bits(values: np.ndarray) -> float:
@@ -124,8 +134,10 @@ def entropy_bits(values: np.ndarray) -> float:
 
 def lags(sample: int, row: int = 0) -> list[list[int]]:
     """Contexts of the bytes in samples before, and in the row above, for model.ngram_lags."""
-    if not row:
-        twice = 2 * sample
+    twice = 2 * sample
+    if sample == 1 and not row:
+        sets = [{2}, {3}, {1, 3}, {2, 4}]
+    elif not row:
         sets = [{sample}, {sample, twice}, {1, sample, twice}, {sample, twice, 3 * sample}, {1, sample + 1}, {twice}]
     elif sample == 1:
         sets = [{row}, {1, row}, {row, 2 * row}, {1, row, row + 1}, {1, row - 1, row}, {1, 2, row}]
