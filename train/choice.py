@@ -48,7 +48,7 @@ SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "mod
 LADDERS: dict[str, list[tuple[float, Fields]]] = {
     "text in plain short words": [(0.7, PIECES | REPLAY), (0.35, PIECES)],
     "text, code or other data": [(2.8, WIDE), (1.4, BYTES | REPLAY), (0.85, BYTES)],
-    "samples": [(1.4, SAMPLES | REPLAY), (0.85, SAMPLES)],
+    "samples": [(0.85, SAMPLES)],
 }
 PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
