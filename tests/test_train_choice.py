@@ -58,16 +58,21 @@ def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str)
 def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     ladder = LADDERS[kind]
-    assert [rate for rate, _ in ladder] == sorted((rate for rate, _ in ladder), reverse=True)
-    for number, (rate, fields) in enumerate(ladder):
-        found = choose(2_000_000, b"", 2 * rate, ())
-        assert found.fields == fields | {"model.ngram_rows_log2": 20} and found.expected_minutes == pytest.approx(
-            2 * rate
-        )
-        less = choose(2_000_000, b"", 2 * rate - 1e-9, ())
-        assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)][1].items()
+    assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
+    for number, one in enumerate(ladder):
+        found = choose(2_000_000, b"", 2 * one.minutes, ())
+        assert found.fields == one.fields | {"model.ngram_rows_log2": 20}
+        assert found.expected_minutes == pytest.approx(2 * one.minutes)
+        less = choose(2_000_000, b"", 2 * one.minutes - 1e-9, ())
+        assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)].fields.items()
     unknown = choose(None, b"", 1e9, ())
-    assert unknown.fields.items() >= ladder[-1][1].items() and unknown.expected_minutes is None
+    assert unknown.fields.items() >= ladder[-1].fields.items() and unknown.expected_minutes is None
+
+
+def test_small_corpora_do_not_take_what_pays_later() -> None:
+    chosen = [choose(size, b"", 1e9, ()).fields for size in (299_999, 300_000, 999_999, 1_000_000)]
+    assert [fields.items() >= REPLAY.items() for fields in chosen] == [False, True, True, True]
+    assert [fields["model.width"] for fields in chosen] == [96, 96, 96, 160]
 
 
 def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:
@@ -163,15 +168,16 @@ def test_without_a_command_line_nothing_is_chosen(corpus: Path) -> None:
     assert saved == config
 
 
-def test_recorded_graphs_leave_replay_out(corpus: Path) -> None:
-    config, given = parse_given("", [f"--data.source={corpus}", "--engine.graphs=on"])
-    assert Chooser(given)(config, ALONE).train.replay == 0
-    config, given = parse_given("", [f"--data.source={corpus}"])
-    assert Chooser(given)(config, ALONE).train.replay == REPLAY["train.replay"]
+def test_recorded_graphs_leave_replay_out(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
+    for more, replay in (["--engine.graphs=on"], 0), ([], REPLAY["train.replay"]):
+        config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", *more])
+        assert Chooser(given)(config, ALONE).train.replay == replay
 
 
-def test_a_choice_that_contradicts_what_is_given_is_not_made(corpus: Path) -> None:
-    config, given = parse_given("", [f"--data.source={corpus}", "--train.segment_tokens=32768"])
+def test_a_choice_that_contradicts_what_is_given_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
+    config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", "--train.segment_tokens=32768"])
     assert Chooser(given)(config, ALONE) == config
 
 
@@ -199,7 +205,7 @@ def test_two_ranks_run_report_and_resume_what_was_chosen(corpus: Path, tmp_path:
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stderr.count("onepass: chosen for 5,003 bytes of ") == 1
     config = load_config(run_dir / "config.yaml")
-    assert (config.model.width, config.data.tokenizer, config.train.replay) == (32, "bytes", 1)
+    assert (config.model.width, config.data.tokenizer, config.model.ngram_words) == (32, "bytes", 4)
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=2)
     assert done.returncode == 0, done.stderr
     assert "chosen for" not in done.stderr

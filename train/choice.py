@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from math import ceil, log2
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,12 +43,25 @@ REPLAY: Fields = {"train.replay": 1}
 WIDE = BYTES | REPLAY | {"model.width": 160}
 SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "model.ngram_embeddings": [2, 3]}
 
-# What can be chosen for a kind of corpus, the shortest description first: minutes on two cores of an AMD EPYC for a
-# million bytes, and fields.
-LADDERS: dict[str, list[tuple[float, Fields]]] = {
-    "text in plain short words": [(0.7, PIECES | REPLAY), (0.35, PIECES)],
-    "text, code or other data": [(2.8, WIDE), (1.4, BYTES | REPLAY), (0.85, BYTES)],
-    "samples": [(0.85, SAMPLES)],
+
+class Setting(NamedTuple):
+    """What can be chosen: for corpora of so many bytes or more, at so many minutes of two cores of an AMD EPYC for a
+    million bytes, these fields."""
+
+    least_bytes: int
+    minutes: float
+    fields: Fields
+
+
+# For each kind of corpus, the shortest description first.
+LADDERS: dict[str, list[Setting]] = {
+    "text in plain short words": [Setting(0, 0.7, PIECES | REPLAY), Setting(0, 0.35, PIECES)],
+    "text, code or other data": [
+        Setting(1_000_000, 2.8, WIDE),
+        Setting(300_000, 1.4, BYTES | REPLAY),
+        Setting(0, 0.85, BYTES),
+    ],
+    "samples": [Setting(0, 0.85, SAMPLES)],
 }
 PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
@@ -77,15 +90,16 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     """The setting with the shortest description among those that take at most `budget_minutes`, or else the fastest,
     for a corpus of `corpus_bytes` that begins with `head`; without the fields that are `given`."""
     kind, suited = describe(head)
-    few = corpus_bytes is not None and corpus_bytes < PLAIN_BYTES
-    ladder = LADDERS[DATA if kind == PLAIN and few else kind]
-    minutes = [None if corpus_bytes is None else corpus_bytes / 1e6 * rate for rate, _ in ladder]
-    fits = [number for number, one in enumerate(minutes) if one is not None and one <= budget_minutes]
-    chosen = fits[0] if fits else len(ladder) - 1
-    fields = ladder[chosen][1] | suited
+    size = corpus_bytes or 0
+    too_few = kind == PLAIN and corpus_bytes is not None and size < PLAIN_BYTES
+    ladder = [one for one in LADDERS[DATA if too_few else kind] if size >= one.least_bytes]
+    fitting = [one for one in ladder if size and size / 1e6 * one.minutes <= budget_minutes]
+    setting = (fitting or ladder[-1:])[0]
+    fields = setting.fields | suited
     fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
     fields = {name: value for name, value in fields.items() if name not in given}
-    return Choice(corpus_bytes, kind, budget_minutes, minutes[chosen], fields)
+    minutes = None if corpus_bytes is None else size / 1e6 * setting.minutes
+    return Choice(corpus_bytes, kind, budget_minutes, minutes, fields)
 
 
 def rows_log2(corpus_bytes: int | None, fields: Fields) -> int:
