@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 LADDERS: dict[str, list[Setting]] = {
     "text in plain short words": [Setting(0, 0.7, PIECES | REPLAY), Setting(0, 0.35, PIECES)],
     "text, code or other data": [
-        Setting(1_000_000, 2.8, WIDE),
+        Setting(300_000, 2.8, WIDE),
         Setting(300_000, 1.4, BYTES | REPLAY),
         Setting(0, 0.85, BYTES),
     ],
