@@ -67,7 +67,7 @@ PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
 PLAIN_SPACES = 0.115
 # Below it, pieces have not learned enough even there.
-PLAIN_BYTES = 700_000
+PLAIN_BYTES = 1_500_000
 # Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
