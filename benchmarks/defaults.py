@@ -58,11 +58,12 @@ KNOBS = {
 
 
 def measure(source: str, name: str, options: list[str], launcher: Sequence[str] = (sys.executable,)) -> dict[str, Any]:
-    """One run in processes of its own, preparation included, as a row of the table. Its progress goes to stderr."""
+    """One run in processes of its own, preparation included, as a row of the table. Its progress goes to stderr.
+    Nothing is chosen for the corpus, unless `options` have run.budget_minutes."""
     with tempfile.TemporaryDirectory(prefix="onepass-") as folder:
         run_dir = Path(folder) / "run"
         fixed = [f"--data.source={source}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
-        fixed += ["--run.baselines=false", "--run.checkpoint_secs=0"]
+        fixed += ["--run.baselines=false", "--run.checkpoint_secs=0", "--run.budget_minutes=0"]
         command = [*launcher, "launch/train.py", *fixed, *options]
         if status := subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode:
             raise SystemExit(f"{' '.join(command)} failed with status {status}")

@@ -57,7 +57,7 @@ TWO_PART = (
     "deepspeed launch/train.py --config configs/architectures.yaml --model.block=attention --model.ngram_orders=[] "
     "--data.vocabulary=1024 --engine.threads=1"
 )
-CURVES = "python launch/train.py --engine.threads 1 --run.log_steps 1 --run.dir {work}/"
+CURVES = "python launch/train.py --run.budget_minutes 0 --engine.threads 1 --run.log_steps 1 --run.dir {work}/"
 TWO_PART_RUNS = [
     f"{TWO_PART} --data.source={source} --model.width={width} --run.dir={{work}}/{name}-{width}"
     for name, source in (("kjv", "kjv"), ("enwik8", "{enwik8:3000000}"))

@@ -33,7 +33,7 @@ from eval.baselines import measure_baselines
 
 RESULTS = ROOT / "benchmarks" / "results" / "modalities.csv"
 COLUMNS = ["date", "commit", "corpus", "bytes", "coder", "coded_bytes", "data_bytes", "elapsed_secs", "options"]
-CONFIGS = {"default": [], "bytes": ["--config=configs/bytes.yaml"]}
+CONFIGS = {"default": ["--run.budget_minutes=3"], "bytes": ["--config=configs/bytes.yaml"]}
 # What fits a kind of data: added to the options of "bytes".
 # Rows of the pictures are 512 bytes and 3 x 512, a pixel of colour is three bytes, a sample of sound two.
 SUITED: dict[str, list[str]] = {

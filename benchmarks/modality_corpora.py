@@ -11,6 +11,7 @@ import gzip
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,7 @@ PICTURE_ROWS = 320
 
 def make(folder: Path) -> list[str]:
     """All corpora; returns their names."""
-    unpacked = folder / "debian"
-    if not unpacked.exists():
-        unpacked.mkdir(parents=True)
-        subprocess.run(["apt-get", "download", *DEBIAN], cwd=folder, check=True)
-        for package in sorted(folder.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
+    unpacked = unpack(folder / "debian", DEBIAN)
     made = pictures() | sound(unpacked) | {"source code": [("library.py", library())]} | dna(unpacked) | texts(unpacked)
     for name, files in made.items():
         parts = folder / file_name(name)
@@ -40,6 +36,17 @@ def make(folder: Path) -> list[str]:
             (parts / file).write_bytes(content)
         (folder / f"{file_name(name)}.bin").write_bytes(b"".join(content for _, content in files))
     return list(made)
+
+
+def unpack(folder: Path, packages: list[str]) -> Path:
+    """`folder` with the files of Debian packages, which are fetched unless it exists."""
+    if not folder.exists():
+        with tempfile.TemporaryDirectory() as fetched:
+            subprocess.run(["apt-get", "download", *packages], cwd=fetched, check=True)
+            folder.mkdir(parents=True)
+            for package in sorted(Path(fetched).glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
+    return folder
 
 
 def file_name(corpus: str) -> str:
@@ -71,10 +78,10 @@ def sound(unpacked: Path) -> Files:
     return {"speech": [(path.name, path.read_bytes()) for path in files]}
 
 
-def library() -> bytes:
+def library(most_bytes: int = MOST_BYTES) -> bytes:
     """Python's own library: whole modules in the order of their names."""
     text = b"".join(path.read_bytes() for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")))
-    return text[:MOST_BYTES]
+    return text[:most_bytes]
 
 
 def dna(unpacked: Path) -> Files:

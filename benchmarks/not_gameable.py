@@ -92,7 +92,8 @@ def runs(text: bytes, folder: Path, given: list[str]) -> None:
         run_dir, source = folder / name, corpus if corpus == "kjv" else str(folder / f"{corpus}.txt")
         if not (run_dir / "report.json").exists():
             fixed = [f"--data.source={source}", f"--data.cache_dir={folder}/cache", f"--run.dir={run_dir}"]
-            fixed += ["--run.baselines=false", *([f"--run.warm_start={folder / before}"] if before else [])]
+            fixed += ["--run.baselines=false", "--run.budget_minutes=0"]
+            fixed += [f"--run.warm_start={folder / before}"] if before else []
             subprocess.run([sys.executable, "launch/train.py", *fixed, *given, *options], cwd=ROOT, check=True)
         report = json.loads((run_dir / "report.json").read_text())
         length = report["description_length"]

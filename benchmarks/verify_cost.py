@@ -55,7 +55,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     run, found = options.folder / "run", options.folder / "found.json"
     given = [f"--data.source={options.file}", f"--data.cache_dir={options.folder / 'cache'}", f"--run.dir={run}"]
-    start([sys.executable, "launch/train.py", *given, "--run.baselines=false", *rest])
+    start([sys.executable, "launch/train.py", *given, "--run.baselines=false", "--run.budget_minutes=0", *rest])
     report = finished_report(run)
     sizes = [sum(file.stat().st_size for file in state.rglob("*.pt")) for state in (run / RECORD).iterdir()]
     stamp = {"commit": commit(), "date": datetime.date.today().isoformat(), "torch": torch.__version__}

@@ -30,7 +30,7 @@ OUTPUTS = [
     {"onepass-description.bin"},
 ]
 # A run that failed at once left only some of these, and always the first.
-STILLBORN = [".lock", "environment.json", "corpus.json", "tokenizer.bin", "code.lzma"]
+STILLBORN = [".lock", "environment.json", "corpus.json", "tokenizer.bin", "code.lzma", "choice.json"]
 # Beside runs: what launch/report.py and launch/sweep.py write.
 COMPARISONS = re.compile(r"sweep\.json|tensorboard|(comparison|scaling)(-\w+)*\.(html|csv|json|png)")
 

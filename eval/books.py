@@ -2,11 +2,14 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from data.documents import folder_name
-from data.files import write_file
+from data.files import read_json, write_file
 from data.names import pack_names
 from data.notices import NOTICES
 from data.prepare import PreparedCorpus
@@ -27,6 +30,7 @@ from eval.schema import (
     Code,
     CodedTotals,
     Corpus,
+    CorpusChoice,
     DescriptionLength,
     Model,
     OwnTokenizer,
@@ -35,21 +39,23 @@ from eval.schema import (
 )
 from eval.tables import terminal_table
 from eval.token_text import describe_token_files
-from train.command_line import CONFIG_FILE, save_config
+from train.choice import Choice
+from train.command_line import CONFIG_FILE, MAX_CONFIG_BYTES, save_config
 from train.metrics import Metrics, write_flat_lines
 from train.monitors import read_monitors
 from train.ranks import after_rank_0
 from train.run import Outcome, Run, Session
-from train.run_dir import CODE_FILE, NOTICES_FILE, TOKENIZER_FILE
+from train.run_dir import CHOICE_FILE, CODE_FILE, NOTICES_FILE, TOKENIZER_FILE
 
 
 class Books:
     """Every rank calls, in this order, `Books`, `measure`, `follow`; rank 0 alone then calls `close`."""
 
-    def __init__(self, session: Session, again: bool = False):
+    def __init__(self, session: Session, again: bool = False, choice: Choice | None = None):
         """Look at the run's directory, before any work. Raises UsageError if the run cannot begin or go on there.
-        `again`: this process may have more runs, whose code is measured by the same interpreter."""
-        self.again = again
+        `again`: this process may have more runs, whose code is measured by the same interpreter. `choice` is what was
+        chosen for the corpus."""
+        self.again, self.choice = again, choice
         self.session, self.config, self.run_dir = session, session.config, Path(session.config.run.dir)
         self.kept = session.place.rank == 0
         self.monitors = read_monitors(session.config.engine.deepspeed_config)
@@ -118,6 +124,8 @@ class Books:
             decoder_imports.stop_ahead()
         if not config.run.resume:
             write_file(self.run_dir / CODE_FILE, self.code.packed)
+            if self.choice:
+                write_file(self.run_dir / CHOICE_FILE, json.dumps(asdict(self.choice), indent=1).encode())
         # What can be resumed has a configuration, so that is written last.
         save_config(config, self.run_dir / CONFIG_FILE)
         names_bytes = len(pack_names(self.corpus.source.names))
@@ -147,6 +155,8 @@ class Books:
             about = {name: entry[name] for name in ("format", "vocabulary", "file_xz_bytes")}
             about |= {"file": escape_text(entry["file"]), "sha256": entry["file_sha256"]}
             measured["tokenizer"] = OwnTokenizer(escaped_bytes=self.manifest.escaped, **about, **self.uncharged)
+        if (choice := self.run_dir / CHOICE_FILE).exists():
+            measured["choice"] = read_json(choice, TypeAdapter(CorpusChoice), MAX_CONFIG_BYTES)
         if self.token_files:
             measured["token_files"] = self.token_files
         report = Report(

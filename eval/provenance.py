@@ -11,6 +11,7 @@ import torch
 
 from data.lanes import read_stages
 from eval.schema import Commit, DescriptionLength, NetworkCode, Report, TokenText
+from train.choice import choice_words
 from train.config import BYTE_SYMBOLS, LEFT_TO_MACHINE, Config
 from train.cost import processor_name
 
@@ -18,7 +19,15 @@ GIT_SECS = 30.0
 # Where a run is kept, and what it leaves to the machine: these are said elsewhere, and change no bits by themselves.
 NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
-    *("run.baselines", "run.keep_nats", "run.record_spans", "data.cache_dir", "data.stream", "data.workers"),
+    *(
+        "run.budget_minutes",
+        "run.baselines",
+        "run.keep_nats",
+        "run.record_spans",
+        "data.cache_dir",
+        "data.stream",
+        "data.workers",
+    ),
     *("engine.timeout_secs", *(f"engine.{name}" for name in LEFT_TO_MACHINE)),
 }
 
@@ -89,7 +98,10 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
     replay = f", replay {train['replay']}" if train["replay"] else ""
     batch = f"{train['lanes']:,} lanes x {segment_words(train['segment_tokens'])}"
-    differing = [f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items()]
+    chosen = report.choice.fields if report.choice else {}
+    differing = [
+        f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items() if name not in chosen
+    ]
     uncharged = ", ".join(f"{name} {version}" for name, version in report.reference_packages.items())
     return [
         ("context mixing", mixing_words(model, of_bytes)),
@@ -101,6 +113,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         ("machine", f"{ranks}, {device.precision}, {device.name}"),
         *([("packages not charged", uncharged)] if uncharged else []),
         *([("code of the network", network_code_words(report.network_code))] if report.network_code else []),
+        *([("chosen", choice_words(report.choice))] if report.choice else []),
         ("differs from defaults", "; ".join(differing) or "nothing"),
     ]
 

@@ -146,6 +146,17 @@ class Device(Section):
     precision: str
 
 
+class CorpusChoice(Section):
+    """The fields that were chosen for the corpus (train/choice.py), by its bytes, null where nobody states them, by its
+    kind in a word, and by the minutes that the run might take."""
+
+    bytes: Count | None
+    kind: str
+    budget_minutes: Amount
+    expected_minutes: Amount | None
+    fields: dict[str, Any]
+
+
 class OwnTokenizer(Section):
     """A tokenizer of the user's, from a file: its name, its format in words, the tokens that it has here, the bytes
     that it would have lost, each of which is a token, and the bytes of the file as xz. `uncharged_bytes` is what its
@@ -211,6 +222,8 @@ class Report(Section):
     reference_packages: dict[str, str] = Field(default_factory=dict)
     # Where model.network is one of transformers.
     network_code: NetworkCode | None = None
+    # Where fields were left to be chosen.
+    choice: CorpusChoice | None = None
     # Only where data.tokenizer names a file.
     tokenizer: OwnTokenizer | None = None
     # Only where data.source names token files.

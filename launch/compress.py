@@ -36,6 +36,7 @@ from data.files import refuse_long_name
 from data.names import pack_names
 from data.streams import publish_help
 from eval.books import Books
+from train.choice import Chooser
 from train.command_line import parse_named, read_deepspeed_config, refuse_text
 from train.config import Config
 from train.engine import disconnect
@@ -59,11 +60,11 @@ def main(arguments: list[str]) -> int:
 def start(arguments: list[str]) -> None:
     entry.refuse_owned(arguments, OWNED, "launch/compress.py")
     with publish_help():
-        config, named = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir, named_source)
+        config, named, given = parse_named(__doc__ or "", arguments, POSITIONALS, default_dir, named_source)
     if byte_source(named["file"]).startswith("raw:"):
         entry.refuse_owned(arguments, OWNED_BY_FILES, "launch/compress.py")
     entry.pin(config.engine.portable)
-    compress(config, named)
+    compress(config, named, Chooser(given))
 
 
 def named_source(named: dict[str, str]) -> str:
@@ -76,7 +77,7 @@ def default_dir(named: dict[str, str]) -> str:
     return str(archive.with_name(make_printable(archive.name) + ".run")) if archive.name else ""
 
 
-def compress(config: Config, named: dict[str, str]) -> None:
+def compress(config: Config, named: dict[str, str], chooser: Chooser) -> None:
     """Raises UsageError for what is wrong with the arguments, RunFailed or OSError for what goes wrong later."""
     data_source, archive = byte_source(named["file"]), Path(named["archive"])
     if config.run.resume and config.data.source != data_source:
@@ -114,8 +115,8 @@ def compress(config: Config, named: dict[str, str]) -> None:
         return
 
     run_dir = Path(config.run.dir)
-    with join_ranks(config, extra, resume_remedy) as session:
-        books = Books(session)
+    with join_ranks(config, extra, resume_remedy, chooser) as session:
+        books = Books(session, choice=chooser.choice)
         corpus = prepare_corpus(session)
         books.measure(corpus)
         source = EncodingSource(corpus_source(session, corpus, {}), run_dir / BLOCKS, session.place)

@@ -24,7 +24,8 @@ from archive.warm_start import warm_start
 from data.streams import publish_help
 from eval.books import Books
 from eval.schema import Report
-from train.command_line import parse_config, read_deepspeed_config
+from train.choice import Chooser
+from train.command_line import parse_given, read_deepspeed_config
 from train.config import Config
 from train.engine import disconnect
 from train.run import Run, corpus_source, join_ranks, prepare_corpus, resume_remedy
@@ -36,24 +37,26 @@ def main(arguments: list[str]) -> int:
 
 def start(arguments: list[str]) -> None:
     with publish_help():
-        config = parse_config(__doc__ or "", arguments)
+        config, given = parse_given(__doc__ or "", arguments)
     entry.pin(config.engine.portable)
-    train(config, stay=False)
+    train(config, stay=False, chooser=Chooser(given))
 
 
-def train(config: Config, stay: bool = True) -> Report | None:
+def train(config: Config, stay: bool = True, chooser: Chooser | None = None) -> Report | None:
     """One epoch over the corpus, from its preparation to its report, which is returned on rank 0.
 
     Call it from the main thread, which gets the signals, and as often as you like. Several ranks `stay` connected: at
-    the end of your program, all of them call train.engine.disconnect.
+    the end of your program, all of them call train.engine.disconnect. A `chooser` may change fields for the corpus;
+    without one, `config` is taken as it is.
 
     Raises UsageError for what is wrong with `config`, RunFailed or OSError for what goes wrong later, Stopped after a
     signal or run.stop_after_steps.
     """
     refuse_unpinned(config.engine.portable)
     extra = read_deepspeed_config(config.engine.deepspeed_config)
-    with join_ranks(config, extra, resume_remedy) as session:
-        books = Books(session, again=stay)
+    chooser = chooser or Chooser()
+    with join_ranks(config, extra, resume_remedy, chooser) as session:
+        books = Books(session, again=stay, choice=chooser.choice)
         corpus = prepare_corpus(session)
         books.measure(corpus)
         warm = warm_start(session, corpus)

@@ -158,7 +158,9 @@ def test_options_stand_over_files_and_later_ones_over_earlier_ones(tmp_path: Pat
 
 def test_a_bare_flag_is_true_and_takes_no_file_for_its_value() -> None:
     named = {"file": "What.", "archive": "Where."}
-    config, values = parse_named("", ["--engine.portable", "f", "--run.baselines", "false", "a"], named, lambda _: "d")
+    config, values, _ = parse_named(
+        "", ["--engine.portable", "f", "--run.baselines", "false", "a"], named, lambda _: "d"
+    )
     assert config.engine.portable
     assert not config.run.baselines
     assert values == {"file": "f", "archive": "a"}
@@ -176,7 +178,7 @@ def test_a_list_of_names_goes_on_to_the_next_option() -> None:
     config = parse_config("", ["--run.reference_packages", "a", "b", "--model.depth=1"])
     assert config.run.reference_packages == ["a", "b"]
     named = {"file": "What."}
-    config, values = parse_named("", ["--run.reference_packages", "a,b", "f"], named, lambda _: "d")
+    config, values, _ = parse_named("", ["--run.reference_packages", "a,b", "f"], named, lambda _: "d")
     assert (config.run.reference_packages, values) == (["a", "b"], {"file": "f"})
     assert parse_config("", ["--run.reference_packages=[a, b]"]).run.reference_packages == ["a", "b"]
 

@@ -105,7 +105,14 @@ def parse_config(description: str, arguments: list[str]) -> Config:
     Raises UsageError with one line for what is unknown, ill-typed or contradictory, SystemExit after --help or
     --print_config.
     """
-    return parse_named(description, arguments, {}, lambda named: "")[0]
+    return parse_given(description, arguments)[0]
+
+
+def parse_given(description: str, arguments: list[str]) -> tuple[Config, frozenset[str]]:
+    """The same, and the names of the fields that are given, by options or by files: the others may be chosen for the
+    corpus (train/choice.py)."""
+    config, _, given = parse_named(description, arguments, {}, lambda named: "")
+    return config, given
 
 
 def parse_named(
@@ -114,9 +121,10 @@ def parse_named(
     positionals: dict[str, str],
     default_dir: Callable[[dict[str, str]], str],
     source: Callable[[dict[str, str]], str] | None = None,
-) -> tuple[Config, dict[str, str]]:
-    """The same for a command with `positionals`, names with their help, and their values, from which `default_dir`
-    makes run.dir if it is not given, and `source` the data.source of a new run."""
+) -> tuple[Config, dict[str, str], frozenset[str]]:
+    """The same for a command with `positionals`, names with their help: the configuration, their values, and the
+    fields that are given. From the values, `default_dir` makes run.dir if it is not given, and `source` the data.source
+    of a new run."""
     given, files, words, asked = take_apart(arguments, several=not positionals)
     if "help" in asked:
         print(help_text(description, positionals))
@@ -146,7 +154,7 @@ def parse_named(
     if "print_config" in asked:
         print(text, end="")
         raise SystemExit(0)
-    return config, named
+    return config, named, frozenset(flatten(tree))
 
 
 def merge(*trees: Tree) -> Tree:

@@ -269,6 +269,12 @@ class RunConfig:
     keep_nats: Literal["auto", "on", "off"] = "auto"
     """Keep what every token cost, in nats, in nats.npy of run.dir: four bytes a token, by which launch/report.py diff
     compares two runs. `auto`: for corpora of 134,217,728 tokens at most."""
+    budget_minutes: Annotated[float, Field(ge=0), NUMBER] = 3.0
+    """Minutes that the run may take on two CPU cores. Options that you do not give are chosen for the corpus, by its
+    size, its first 256 KiB, this budget and a fixed table of one machine's speed, so the choice is the same everywhere.
+    If nothing fits, the fastest is chosen. The run prints and reports its choice. Nothing is chosen with 0, over token
+    files, in sweeps, from Python, and if you give data.tokenizer, data.vocabulary, model.ngram_orders, model.network or
+    run.warm_start: options then have the defaults that stand here. An archive takes about four times as long."""
     verbose: Flag = False
     """Print the log messages and warnings of other libraries. The file notices.log in run.dir always has them."""
     baselines: Flag = True

@@ -68,9 +68,15 @@ class Session:
 
 
 @contextmanager
-def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config], str]) -> Iterator[Session]:
-    """Let the ranks meet for the run of `config`, with the user's DeepSpeed keys `extra`. Within it, signals ask for a
-    clean stop, and a rank that loses the others says so in one line, which ends with `remedy(config)`: how to go on.
+def join_ranks(
+    config: Config,
+    extra: dict[str, Any],
+    remedy: Callable[[Config], str],
+    choose: Callable[[Config, Place], Config] = lambda config, _: config,
+) -> Iterator[Session]:
+    """Let the ranks meet for the run of `config`, with the user's DeepSpeed keys `extra`; then `choose` may fill in
+    fields. Within it, signals ask for a clean stop, and a rank that loses the others says so in one line, which ends
+    with `remedy(config)`: how to go on.
 
     Raises UsageError for what is wrong with `config`, ConnectionError for ranks that do not meet.
     """
@@ -79,7 +85,7 @@ def join_ranks(config: Config, extra: dict[str, Any], remedy: Callable[[Config],
     check(config)
     with meeting_apart():
         place, seats = join(config.engine.threads, config.engine.timeout_secs, config.engine.backend)
-    config = resolve(config, place, extra)
+    config = resolve(choose(config, place), place, extra)
     with restore_signals(), explain_lost(place, seats, lambda: remedy(config)):
         yield Session(config, place, seats, extra)
 

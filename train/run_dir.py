@@ -13,6 +13,8 @@ CHECKPOINTS = "checkpoints"
 RECORD = "record"
 # The packed code that the run began with.
 CODE_FILE = "code.lzma"
+# What was chosen for the corpus (train/choice.py).
+CHOICE_FILE = "choice.json"
 LOCK_FILE = ".lock"
 # What other libraries have to say.
 NOTICES_FILE = "notices.log"
