@@ -116,6 +116,10 @@ ENTRIES = [
         "archive_speed.txt", "stdout",
     ),
     Entry(
+        "portable", "minutes", ("python benchmarks/portable.py --bytes 40000",), (*CODING, "archive/pins.py"),
+        "portable.csv",
+    ),
+    Entry(
         "llama", "minutes",
         (
             "python launch/evaluate.py curve research/loss-curves/llama.csv --x billion_tokens --y 65B 33B "
