@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, frame, say
 from studies.generalisation.correlation import NUMBERS, Agreement, ScoredRun
-from studies.scaling.plots import MARKERS
+from studies.scaling.plots import MARKERS, block_hue
 
 PANEL_INCHES, ROW_INCHES = 4.5, 0.22
 ENTRIES_A_ROW = 6
@@ -20,28 +20,31 @@ SHOWN = ("total description", "last tenth of training")
 
 
 def draw_agreement(rows: Sequence[ScoredRun], found: Sequence[Agreement], name: str, theme: Theme) -> Figure:
-    """Color is the block, size the width, shape the vocabulary. `name` is that of the held-out file."""
+    """Color is the block, as in all figures, of marks that are hollow once the colors are used up; size is the width,
+    shape the vocabulary. `name` is that of the held-out file."""
     blocks = sorted({row.block for row in rows})
     vocabularies, widths = sorted({row.vocabulary for row in rows}), sorted({row.width for row in rows})
-    colors = {block: theme.series[place % len(theme.series)] for place, block in enumerate(blocks)}
     markers = {symbols: MARKERS[place % len(MARKERS)] for place, symbols in enumerate(vocabularies)}
     step = (LARGEST - SMALLEST) / max(len(widths) - 1, 1)
     diameters = {width: SMALLEST + step * (place if len(widths) > 1 else 0.5) for place, width in enumerate(widths)}
 
-    def mark(color: str, marker: str = "o", diameter: float = 7.4) -> dict[str, Any]:
-        return {"ls": "", "color": color, "marker": marker, "ms": diameter, "mec": theme.page, "mew": 0.7}
+    def mark(block: str = "", marker: str = "o", diameter: float = 7.4) -> dict[str, Any]:
+        place = block_hue(block) if block else 0
+        color = theme.series[place % len(theme.series)] if block else theme.faint
+        face, edge, width = (theme.page, color, 1.3) if place >= len(theme.series) else (color, theme.page, 0.7)
+        return {"ls": "", "mfc": face, "marker": marker, "ms": diameter, "mec": edge, "mew": width}
 
-    styles = {block: mark(color) for block, color in colors.items()}
-    styles |= {f"width {width:,}": mark(theme.faint, diameter=size) for width, size in diameters.items()}
+    styles = {block: mark(block) for block in blocks}
+    styles |= {f"width {width:,}": mark(diameter=size) for width, size in diameters.items()}
     if len(vocabularies) > 1:
-        styles |= {f"{symbols:,} symbols": mark(theme.faint, marker) for symbols, marker in markers.items()}
+        styles |= {f"{symbols:,} symbols": mark(marker=marker) for symbols, marker in markers.items()}
     entries = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     height = PANEL_INCHES + ROW_INCHES * -(-len(entries) // ENTRIES_A_ROW)
     figure = Figure((WIDTH_INCHES, height), DOTS_PER_INCH, layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, len(SHOWN), sharey=True)
     for axes, number in zip(panels, SHOWN, strict=True):
         for row in rows:
-            style = mark(colors[row.block], markers[row.vocabulary], diameters[row.width])
+            style = mark(row.block, markers[row.vocabulary], diameters[row.width])
             text = (
                 f"{row.block}, width {row.width}: {NUMBERS[number](row):.4f}, held out {row.held_out:.4f} bits per byte"
             )
