@@ -251,7 +251,7 @@ def test_a_value_error_of_a_block_is_a_bug_unless_it_names_a_field(monkeypatch: 
     def bug(*_: Any) -> None:
         raise ValueError("not enough values to unpack")
 
-    monkeypatch.setattr("train.meta.LanguageModel", bug)
+    monkeypatch.setattr("model.build.LanguageModel", bug)
     with pytest.raises(ValueError, match="not enough") as raised:
         meta_model(ModelConfig(), 257)
     assert not isinstance(raised.value, UsageError)
