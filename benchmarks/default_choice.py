@@ -81,19 +81,21 @@ def run(corpus: str, content: bytes, name: str, rest: list[str]) -> dict[str, An
 def chosen_of(corpus: str, size: int, head: bytes, minutes: float) -> str:
     """The configuration that is chosen; the default itself where no other is like it."""
     free = "model.ngram_rows_log2"
-    fields = choose(size, head, minutes, {free}).fields
+
+    def changed(fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if value != DEFAULTS[name]}
+
+    chosen = changed(choose(size, head, minutes, {free}).fields)
     for name, given in CONFIGS.items():
-        config = flatten(parse_config("", given).to_dict())
-        if {
-            name: value for name, value in config.items() if value != DEFAULTS[name] and name not in (free, "run.dir")
-        } == {name: value for name, value in fields.items() if value != DEFAULTS[name]}:
+        config = changed(flatten(parse_config("", given).to_dict()))
+        if {field: value for field, value in config.items() if field not in (free, "run.dir")} == chosen:
             return name
     return CHOSEN
 
 
 def table(folder: Path, minutes: float) -> str:
     names = [*CONFIGS, CHOSEN]
-    head = ["corpus", "bytes", *(f"{name}" for name in names), "PPMd", f"chosen in {minutes:g} minutes", "regret"]
+    head = ["corpus", "bytes", *names, "PPMd", f"chosen in {minutes:g} minutes", "regret"]
     lines = [head, ["---", "---:", *["---:"] * (len(names) + 1), "---", "---:"]]
     cells = measured()
     for corpus, size in sorted(cells, key=lambda cell: (cell[0] not in SEEN, [*CORPORA].index(cell[0]), cell[1])):

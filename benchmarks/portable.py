@@ -21,7 +21,6 @@ entry.begin(__name__)
 
 import datetime
 import os
-import resource
 import shutil
 import subprocess
 import sysconfig
@@ -31,6 +30,7 @@ from collections.abc import Sequence
 import torch
 
 from archive.pins import PINS
+from benchmarks.ladder import cpu_secs
 from benchmarks.result_rows import appended, commit
 from data.documents import open_source
 from data.errors import UsageError
@@ -47,14 +47,13 @@ def run(command: Sequence[str], pins: bool) -> tuple[int, str, float]:
     """Status, the last line that a command prints, and its CPU seconds. `pins` are those of a portable archive."""
     environment = {name: value for name, value in os.environ.items() if name not in PINS} | (PINS if pins else {})
     paths = [str(ROOT), sysconfig.get_path("purelib")]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = cpu_secs()
     done = subprocess.run(
         command, env=environment | {"PYTHONPATH": os.pathsep.join(paths)}, cwd=ROOT, check=False, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    secs = cpu_secs() - before
     lines = [line for line in done.stdout.splitlines() if line.strip() and not line.startswith("qemu-x86_64: warning")]
-    secs = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return done.returncode, lines[-1] if lines else "", secs
 
 

@@ -19,15 +19,8 @@ GIT_SECS = 30.0
 # Where a run is kept, and what it leaves to the machine: these are said elsewhere, and change no bits by themselves.
 NOT_LISTED = {
     *("run.dir", "run.resume", "run.log_steps", "run.checkpoint_secs", "run.keep_checkpoints", "run.stop_after_steps"),
-    *(
-        "run.budget_minutes",
-        "run.baselines",
-        "run.keep_nats",
-        "run.record_spans",
-        "data.cache_dir",
-        "data.stream",
-        "data.workers",
-    ),
+    *("run.budget_minutes", "run.baselines", "run.keep_nats", "run.record_spans"),
+    *("data.cache_dir", "data.stream", "data.workers"),
     *("engine.timeout_secs", *(f"engine.{name}" for name in LEFT_TO_MACHINE)),
 }
 
