@@ -54,7 +54,7 @@ class LanguageModel(nn.Module):
         self.output = parameter(torch.zeros(width, vocabulary), "table", lr=64 / width)
         self.mixing, self.context, self.radices, self.embedded = None, 1, [vocabulary], []
         if config.ngram_orders:
-            from model.mixing import ContextMixing
+            from model.mixing import LEVELS, ContextMixing
 
             self.mixing = ContextMixing(
                 vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
@@ -63,7 +63,7 @@ class LanguageModel(nn.Module):
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
             # What `recall` says of the next token, for the network to see.
             self.recalled = parameter(torch.zeros(vocabulary, width), "table")
-            self.seen = parameter(torch.zeros(self.mixing.cases, width), "table")
+            self.seen = parameter(torch.zeros(LEVELS * (1 + len(config.ngram_orders)), width), "table")
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
@@ -72,14 +72,15 @@ class LanguageModel(nn.Module):
         return [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
 
     def forward(
-        self, history: Tensor, state: list[Any], targets: Tensor | None = None, known: Tensor | None = None
+        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False
     ) -> tuple[Any, list[Any]]:
         mixing = self.mixing
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
-        if mixing is not None:
+        if mixing is not None and (self.embedded or not alone):
             hashes = mixing.contexts.hashes(history)
-            recalled = mixing.recall(hashes) if known is None else known
-            x = x + rows(self.recalled, recalled // mixing.cases) + rows(self.seen, recalled % mixing.cases)
+            if not alone:
+                token, times = mixing.recall(hashes)
+                x = x + rows(self.recalled, token) + rows(self.seen, times)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
@@ -87,17 +88,10 @@ class LanguageModel(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
             after.append(then)
-        mixed = None if mixing is None or known is not None else hashes
+        known = None if mixing is None or alone else hashes
         if targets is None:
-            return self.predict(x, mixed), after
-        return self.cost(x[:, -targets.shape[1] :], targets, mixed), after
-
-    def recall(self, history: Tensor) -> Tensor:
-        """What the counts say of each next token [B, T], as the network sees it; 0 without context mixing."""
-        mixing = self.mixing
-        if mixing is None:
-            return torch.zeros_like(history[:, self.context - 1 :])
-        return mixing.recall(mixing.contexts.hashes(history))
+            return self.predict(x, known), after
+        return self.cost(x[:, -targets.shape[1] :], targets, known), after
 
     def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
         """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or with

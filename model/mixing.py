@@ -77,7 +77,7 @@ class ContextMixing(nn.Module):
         super().__init__()
         self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(vocabulary, orders, lags, words)
-        self.tables, self.cases = self.contexts.number, LEVELS * (1 + len(orders))
+        self.tables = self.contexts.number
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
@@ -128,10 +128,10 @@ class ContextMixing(nn.Module):
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
-    def recall(self, hashes: Tensor) -> Tensor:
-        """For hashes [K, B, T], [B, T]: the token that is likeliest by the counts of the longest context of the latest
-        tokens that has any, times `cases`, plus a number below it, which says what context it was, and how often the
-        token's last bit was seen in it."""
+    def recall(self, hashes: Tensor) -> tuple[Tensor, Tensor]:
+        """The token that is likeliest by the counts of the longest context of the latest tokens that has any; and a
+        number below LEVELS times the number of these contexts, which says what context it was, and how often the
+        token's last bit was seen in it. Both [B, T], for hashes [K, B, T]."""
         hashes = hashes[: 1 + len(self.contexts.orders)]
         node = torch.ones_like(hashes[0]).unsqueeze(-1)
         known = self.find(*self.lines(hashes, node))[1]
@@ -145,7 +145,7 @@ class ContextMixing(nn.Module):
                 most, bit = pair.view(*node.shape, 2).max(-1)
                 node = 2 * node + bit
         token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
-        return (token * self.cases + which[0] * LEVELS + self.level[most.long()])[..., 0]
+        return token[..., 0], (which[0] * LEVELS + self.level[most.long()])[..., 0]
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""

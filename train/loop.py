@@ -93,8 +93,6 @@ class Learner:
         history = latest.clamp(min=0)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
-        if self.replay:
-            recalled = self.model.recall(history[:, :-1])
         nats = []
         batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
         for index, (inputs, wanted) in enumerate(batches):
@@ -105,8 +103,6 @@ class Learner:
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
-        if self.replay:
-            self.replay.recalled = torch.cat([self.replay.recalled, recalled], 1)[:, targets.shape[1]:]
         if self.model.mixing is not None:
             coded = self.place.gather(latest)
             self.model.mixing.learn(coded[:, :-1].clamp(min=0), coded[:, self.model.context :])

@@ -33,7 +33,6 @@ class Replay:
     def __init__(self, config: TrainConfig, place: Place, context: int):
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
         self.config, self.place, self.context = config, place, context
-        self.recalled = torch.zeros(config.lanes // place.world_size, context - 1 + REMEMBERED, dtype=torch.int64, device=place.device)
 
     def loss(self, learner: Learner, lanes: Lanes, step: int, micro_batch: int) -> Tensor | float:
         """The weighted mean nats of the tokens that a micro-batch replays after `step` steps of the plan `lanes`, for
@@ -41,8 +40,8 @@ class Replay:
         drawn = self.draw(learner.recent, lanes, step)
         if drawn is None:
             return 0.0
-        inputs, targets, recalled = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
-        nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, recalled)
+        inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
+        nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
         return WEIGHT * nats.mean()
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
@@ -57,6 +56,5 @@ class Replay:
         starts = torch.randint(known - length, (self.config.lanes, self.config.replay), generator=seeded)
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
         index = mine.unsqueeze(-1) + torch.arange(before + length + 1)
-        index = index.flatten(1).to(past.device)
-        segments, recalled = (one.gather(1, index).view(-1, before + length + 1) for one in (past, self.recalled))
-        return segments[:, :-1].clamp(min=0), segments[:, self.context + length // 4 :], recalled[:, self.context :]
+        segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
+        return segments[:, :-1].clamp(min=0), segments[:, self.context + length // 4 :]
