@@ -33,7 +33,7 @@ from archive.frames import MAGIC, read_frames
 from data.documents import Chunks
 from data.errors import UsageError
 from data.files import new_file
-from data.lanes import Lanes, read_segment_tokens
+from data.lanes import Lanes, read_schedule
 from data.names import pack_names, unpack_names
 
 
@@ -232,7 +232,7 @@ MAX_JSON_BYTES = 1 << 20
 
 
 # What a header holds: `str` is any text, `dict` an object of texts, a range its integers, a pattern its texts, and
-# `read_segment_tokens` what that returns as it is.
+# `read_schedule` what that returns as it is.
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COUNT, _WORLD = range(1, 1 << 62), range(1, (1 << 16) + 1)
 _CORPUS = {"name": str, "bytes": range(1 << 62), "documents": _COUNT, "tokens": _COUNT}
@@ -240,7 +240,7 @@ _CODED = {
     "corpus": _CORPUS,
     "tokenizer": str,
     "lanes": range(1, (1 << 20) + 1),
-    "segment_tokens": read_segment_tokens,
+    "segment_tokens": read_schedule,
     "block_steps": range(1, (1 << 16) + 1),
     "world_size": _WORLD,
     "threads": _WORLD,
@@ -308,9 +308,9 @@ def _check(name: str, value: Any, rule: Any) -> None:
     fits = False
     if isinstance(rule, range):
         fits, wanted = type(value) is int and value in rule, f"an integer from {rule[0]} to {rule[-1]}"
-    elif rule is read_segment_tokens:
+    elif rule is read_schedule:
         with suppress(TypeError, ValueError):
-            fits = read_segment_tokens(value) == value
+            fits = read_schedule(value) == value
         wanted = "an integer from 1 to 1048576, or a schedule of such"
     elif rule is dict:
         fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

@@ -10,7 +10,7 @@ from archive.reference_tokenizer import needed_tokenizer
 from data.errors import UsageError
 from eval.code_size import unpack
 from eval.description_length import side_bits
-from eval.provenance import segment_words
+from eval.provenance import schedule_words
 
 LINE_COLUMNS = 100
 # Of a frame: kind, content length, CRC-32; in a stored archive also whether its document ends.
@@ -54,7 +54,7 @@ def _header_rows(archive: Archive) -> Iterator[tuple[str, str]]:
     needed = needed_tokenizer(archive)
     file = f", {needed[2]!r} with SHA-256 {needed[0]}, which is not in the archive" if needed else ""
     yield "tokenizer", header["tokenizer"] + file
-    yield "lanes x segment", f"{header['lanes']:,} x {segment_words(header['segment_tokens'])}"
+    yield "lanes x segment", f"{header['lanes']:,} x {schedule_words(header['segment_tokens'], ' tokens')}"
     yield "blocks", f"{archive.blocks:,} of {header['block_steps']:,} steps"
     yield "ranks", f"{header['world_size']:,}"
     yield "threads", f"{header['threads']:,}"

@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.overhead import Corpus, finish
 from benchmarks.result_rows import appended, commit
-from data.lanes import read_segment_tokens
+from data.lanes import read_schedule
 from train.command_line import parse_config
 from train.config import Config
 from train.cost import device_name
@@ -84,7 +84,7 @@ def main() -> None:
     place = connect(config.engine.threads, config.engine.timeout_secs)
     about = {"date": datetime.date.today().isoformat(), "commit": commit(), "corpus": config.data.source}
     about |= {"options": " ".join(rest), "device": device_name(place.device)}
-    epochs = [Epoch(config, read_segment_tokens(text), options.tokens, place) for text in options.segments]
+    epochs = [Epoch(config, read_schedule(text), options.tokens, place) for text in options.segments]
     for turn in range(TURNS):
         for epoch in epochs[:: -1 if turn % 2 else 1]:
             epoch.go_on((turn + 1) / TURNS)

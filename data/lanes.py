@@ -21,10 +21,10 @@ LONGEST_SEGMENT = 1 << 20
 WHOLE_LOGITS = 1 << 26
 
 
-def read_stages(segment_tokens: int | str) -> list[tuple[int, float]]:
-    """T of each stage, and the fraction of a lane where it begins."""
-    parts = [part.partition("@") for part in str(segment_tokens).split(",")]
-    return [(int(length), float(fraction or 0)) for length, _, fraction in parts]
+def read_stages(schedule: int | str) -> list[tuple[int, float]]:
+    """The number of each stage, such as T, and the fraction of a lane where it begins."""
+    parts = [part.partition("@") for part in str(schedule).split(",")]
+    return [(int(number), float(fraction or 0)) for number, _, fraction in parts]
 
 
 def longest_segment(segment_tokens: int | str) -> int:
@@ -37,10 +37,10 @@ def step_logits(train: Any, vocabulary: int) -> int:
     return train.lanes // train.accumulation * longest_segment(train.segment_tokens) * vocabulary
 
 
-def read_segment_tokens(value: object) -> int | str:
-    """A number of tokens, or a schedule of them in its one form, from a number or text.
+def read_schedule(value: object, least: int = 1, most: int = LONGEST_SEGMENT) -> int | str:
+    """A number from `least` to `most`, or a schedule of them in its one form, from a number or text.
 
-    Raises TypeError for what is neither, ValueError with the remedy for lengths or fractions that cannot be.
+    Raises TypeError for what is neither, ValueError with the remedy for numbers or fractions that cannot be.
     """
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise TypeError(value)
@@ -48,14 +48,14 @@ def read_segment_tokens(value: object) -> int | str:
         stages = read_stages(value)
     except ValueError:
         raise TypeError(value) from None
-    if not all(1 <= length <= LONGEST_SEGMENT for length, _ in stages):
-        raise ValueError(f"take lengths of 1 to {LONGEST_SEGMENT:,}")
+    if not all(least <= number <= most for number, _ in stages):
+        raise ValueError(f"take {least} to {most:,}")
     fractions = [fraction for _, fraction in stages]
     if fractions[0] != 0 or not all(low < high for low, high in pairwise([*fractions, 1.0])):
         raise ValueError("its fractions must begin with 0 and grow, all below 1, as in 16@0,32@0.1,64@0.5")
     if len(stages) == 1:
         return stages[0][0]
-    return ",".join(f"{length}@{repr(abs(fraction)).removesuffix('.0')}" for length, fraction in stages)
+    return ",".join(f"{number}@{repr(abs(fraction)).removesuffix('.0')}" for number, fraction in stages)
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
         token_bits = f"{report.description_length.data_bits / read.ids:.4f}, {total:.4f} with code and all"
     rates = " ".join(f"{train[f'{name}_lr']:g}" for name in ("matrix", "table", "vector"))
     ranks = f"{_count(device.world_size, 'rank')} x {_count(device.threads, 'thread')}"
-    replay = f", replay {train['replay']}" if train["replay"] else ""
-    batch = f"{train['lanes']:,} lanes x {segment_words(train['segment_tokens'])}"
+    replay = f", replay {schedule_words(train['replay'])}" if train["replay"] else ""
+    batch = f"{train['lanes']:,} lanes x {schedule_words(train['segment_tokens'], ' tokens')}"
     chosen = report.choice.fields if report.choice else {}
     differing = [
         f"{name} {value}, not {default}" for name, (value, default) in not_default(config).items() if name not in chosen
@@ -129,11 +129,11 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
-def segment_words(segment_tokens: int | str) -> str:
-    """ "32 tokens", "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"."""
-    (first, _), *later = read_stages(segment_tokens)
-    words = [f"{length:,} from {100 * fraction:g} %" for length, fraction in later]
-    return ", ".join([f"{first:,} tokens", *words]) + " of the epoch" * bool(words)
+def schedule_words(schedule: int | str, unit: str = "") -> str:
+    """ "1", "32 tokens", "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"."""
+    (first, _), *later = read_stages(schedule)
+    words = [f"{number:,} from {100 * fraction:g} %" for number, fraction in later]
+    return ", ".join([f"{first:,}{unit}", *words]) + " of the epoch" * bool(words)
 
 
 def mixing_words(model: dict[str, Any], of_bytes: bool) -> str:

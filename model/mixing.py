@@ -99,10 +99,10 @@ class ContextMixing(nn.Module):
         # Gain and offset of each pair of levels.
         self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
         self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
-        self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "vector", lr=0.5)
+        self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "matrix")
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
         self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
-        self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "vector", lr=0.5)
+        self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "matrix")
 
     def leftmost(self, node: int) -> int:
         """The first token below a node."""

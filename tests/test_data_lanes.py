@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.lanes import Lanes, longest_segment, read_segment_tokens, read_stages
+from data.lanes import Lanes, longest_segment, read_schedule, read_stages
 
 
 @st.composite
@@ -15,7 +15,7 @@ def schedules(draw: st.DrawFn, longest: int = 60) -> int | str:
     between = st.floats(0, 1, exclude_min=True, exclude_max=True)
     fractions = draw(st.lists(between, min_size=len(lengths) - 1, max_size=len(lengths) - 1, unique=True))
     stages = zip(lengths, [0, *sorted(fractions)], strict=True)
-    return read_segment_tokens(",".join(f"{length}@{fraction}" for length, fraction in stages))
+    return read_schedule(",".join(f"{length}@{fraction}" for length, fraction in stages))
 
 
 @settings(deadline=None)
@@ -125,9 +125,9 @@ def test_a_schedule_by_hand() -> None:
     ],
 )  # fmt: skip
 def test_a_schedule_has_one_form(given: object, read: int | str) -> None:
-    assert read_segment_tokens(given) == read
-    assert read_segment_tokens(read) == read
-    assert type(read_segment_tokens(read)) is type(read)
+    assert read_schedule(given) == read
+    assert read_schedule(read) == read
+    assert type(read_schedule(read)) is type(read)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_a_schedule_has_one_form(given: object, read: int | str) -> None:
 )
 def test_what_is_no_number_and_no_schedule_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
-        read_segment_tokens(value)
+        read_schedule(value)
 
 
 @pytest.mark.parametrize(
     ("value", "remedy"),
     [
-        (0, "lengths of 1 to 1,048,576"), ("8@0,0@0.5", "lengths of 1 to"), ("1048577", "lengths of 1 to"),
+        (0, "take 1 to 1,048,576"), ("8@0,0@0.5", "take 1 to"), ("1048577", "take 1 to"),
         ("8@0.1", "begin with 0"), ("8@0,16@0", "grow"), ("8@0,16@0.5,32@0.5", "grow"), ("8@0,16@0.5,32@0.25", "grow"),
         ("8@0,16@1", "below 1"), ("8@0,16@nan", "grow"), ("8@nan", "begin with 0"), ("8@0,16@inf", "below 1"),
         ("8@0,16@-1", "grow"),
@@ -149,7 +149,14 @@ def test_what_is_no_number_and_no_schedule_is_refused(value: object) -> None:
 )  # fmt: skip
 def test_schedules_that_cannot_be_are_refused_with_the_remedy(value: object, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
-        read_segment_tokens(value)
+        read_schedule(value)
+
+
+def test_a_schedule_of_replayed_segments_may_hold_none() -> None:
+    assert read_schedule("1@0,0@.7", 0, 64) == "1@0,0@0.7"
+    assert read_schedule("0", 0, 64) == 0
+    with pytest.raises(ValueError, match="take 0 to 64"):
+        read_schedule("1@0,65@0.5", 0, 64)
 
 
 def test_ranks_that_cannot_share_the_lanes_are_refused() -> None:

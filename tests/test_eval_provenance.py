@@ -15,7 +15,7 @@ from eval.provenance import (
     escape_text,
     not_default,
     read_commit,
-    segment_words,
+    schedule_words,
     settings_rows,
 )
 from eval.schema import Commit, load_report
@@ -84,9 +84,9 @@ def test_a_report_holds_the_whole_configuration_and_command(monkeypatch: pytest.
 
 
 def test_a_schedule_is_said_in_words() -> None:
-    assert segment_words(1024) == "1,024 tokens"
-    assert segment_words("16@0,1024@0.125") == "16 tokens, 1,024 from 12.5 % of the epoch"
-    assert segment_words("16@0,32@0.1,64@0.5") == "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"
+    assert schedule_words(1024, " tokens") == "1,024 tokens"
+    assert schedule_words("16@0,1024@0.125", " tokens") == "16 tokens, 1,024 from 12.5 % of the epoch"
+    assert schedule_words("16@0,32@0.1,64@0.5", " tokens") == "16 tokens, 32 from 10 %, 64 from 50 % of the epoch"
     config = Config(train=TrainConfig(segment_tokens="16@0,64@0.5"))
     rows = dict(settings_rows(made_report(**describe_run(config, {}, "cpu", 1))))
     assert rows["batch and seed"] == "16 lanes x 16 tokens, 64 from 50 % of the epoch, seed 0"

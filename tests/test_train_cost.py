@@ -114,12 +114,15 @@ def test_the_yardstick_on_this_device(device: torch.device) -> None:
     assert device_name(device)
 
 
-def cost_of(model: LanguageModel, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, **more: Any) -> dict[str, Any]:
+def cost_of(
+    model: LanguageModel, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, replay: int | str = 0
+) -> dict[str, Any]:
     """The summary of a run by two ranks that took 2 s, on devices of 1 GFLOP/s."""
     monkeypatch.setattr("train.cost.measure_peak", lambda device, dtype: Peak(1e9, 512, "bfloat16"))
     place = Place(0, 2, torch.device("cpu"))
     engine = SimpleNamespace(torch_autocast_enabled=lambda: True)
-    learner: Any = SimpleNamespace(model=model, place=place, engine=engine, replay=None, config=TrainConfig(), **more)
+    config = TrainConfig(replay=replay)
+    learner: Any = SimpleNamespace(model=model, place=place, engine=engine, replay=None, config=config)
     cost = Cost(learner, lanes, 0.0)
     cost.begin()
     monkeypatch.setattr(Cost, "elapsed_secs", 2.0)
@@ -153,6 +156,18 @@ def test_every_stage_of_a_schedule_is_counted_with_its_own_length(monkeypatch: p
     assert summary["optimizer_steps"] == 16
     assert summary["model_flops"] == pytest.approx(expected)
     assert summary["mfu_6n"] == cost_of(model, Lanes(800, 4, 16), monkeypatch)["mfu_6n"]
+
+
+def test_replayed_segments_are_work_as_long_as_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LanguageModel(SMALL, 300)
+    plan = Lanes(8000, 4, 16)
+    work = {
+        replay: cost_of(model, plan, monkeypatch, replay=replay)["model_flops"]
+        for replay in (0, 1, 2, "1@0,0@0.7", "3@0,1@0.5")
+    }
+    assert work[2] - work[0] == pytest.approx(2 * (work[1] - work[0]))
+    assert work["1@0,0@0.7"] - work[0] == pytest.approx(0.7 * (work[1] - work[0]))
+    assert work["3@0,1@0.5"] == pytest.approx(work[2])
 
 
 def test_there_is_no_utilisation_where_a_kernel_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

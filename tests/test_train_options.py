@@ -76,7 +76,7 @@ def test_a_number_outside_its_range_is_refused_with_the_range(name: str) -> None
             "--train.segment_tokens long",
             "'long': it must be a whole number or a schedule of them, as 16@0,32@0.1,64@0.5",
         ),
-        ("--train.segment_tokens 0", "train.segment_tokens is '0': take lengths of 1 to 1,048,576"),
+        ("--train.segment_tokens 0", "train.segment_tokens is '0': take 1 to 1,048,576"),
         ("--train.segment_tokens 16@0.5", "train.segment_tokens is '16@0.5': its fractions must begin with 0 and grow"),
         ("--train.segment_tokens 16@0,8@1", "train.segment_tokens is '16@0,8@1': its fractions must begin with 0"),
         ("--train.replay 1 --train.segment_tokens 4@0,16385@0.5", "16,384 or fewer, not 16,385"),

@@ -47,6 +47,13 @@ def test_segments_are_twice_as_long_as_those_of_the_stage() -> None:
     assert Replay(CONFIG, PLACE, 1).draw(past(2), Lanes(4 * 160, 4, "4@0,16@0.1"), 4) is None
 
 
+def test_a_schedule_says_how_many_at_what_part_of_the_epoch() -> None:
+    draw = Replay(replace(CONFIG, replay="3@0,1@0.25,0@0.5"), PLACE, 1)
+    drawn = [draw.draw(past(min(step, 40)), PLAN, step) for step in range(3, PLAN.steps)]
+    numbers = [0 if one is None else len(one[0]) // 4 for one in drawn]
+    assert numbers == [3] * 247 + [1] * 250 + [0] * 500
+
+
 def test_inputs_bring_the_context_that_they_were_coded_in() -> None:
     bare, deep = (Replay(CONFIG, PLACE, context).draw(past(9, kept=50 + context - 1), PLAN, 9) for context in (1, 6))
     assert bare is not None

@@ -39,7 +39,8 @@ BYTES: Fields = {
     "model.ngram_words": 4,
     "model.ngram_embeddings": [2, 3, 0],
 }
-REPLAY: Fields = {"train.replay": 1}
+# The last tenths of the epoch gain little by it: research/2026-11-29-where-replay-pays.md.
+REPLAY: Fields = {"train.replay": "1@0,0@0.7"}
 WIDE = BYTES | REPLAY | {"model.width": 160}
 SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "model.ngram_embeddings": [2, 3]}
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, with_config
 from pydantic_core import PydanticCustomError
 
-from data.lanes import LONGEST_SEGMENT, read_segment_tokens
+from data.lanes import LONGEST_SEGMENT, read_schedule
 from data.token_pieces import MAX_IDS
 
 # Of the `bytes` tokenizer: all bytes and an end-of-document.
@@ -45,14 +45,18 @@ def split_names(text: str) -> Any:
     return yaml.load(text, yaml.BaseLoader) if text.startswith("[") else re.findall(r"[^\s,]+", text)
 
 
-def segment_tokens(raw: Any) -> int | str:
-    """read_segment_tokens, with what pydantic and train/options.py make of its errors."""
-    try:
-        return read_segment_tokens(raw)
-    except TypeError:
-        raise PydanticCustomError("other_kind", "a value of another kind") from None
-    except ValueError as error:
-        raise ValueError(*error.args, raw) from None
+def schedule(least: int, most: int) -> PlainValidator:
+    """read_schedule, with what pydantic and train/options.py make of its errors."""
+
+    def check(raw: Any) -> int | str:
+        try:
+            return read_schedule(raw, least, most)
+        except TypeError:
+            raise PydanticCustomError("other_kind", "a value of another kind") from None
+        except ValueError as error:
+            raise ValueError(*error.args, raw) from None
+
+    return PlainValidator(check)
 
 
 def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
@@ -77,9 +81,10 @@ Orders = Annotated[list[Annotated[int, Field(ge=1, le=64), WHOLE]], DIFFERENT, L
 OrdersAndWords = Annotated[list[Annotated[int, Field(ge=0, le=64), WHOLE]], DIFFERENT, LIST]
 SegmentTokens = Annotated[
     int | str,
-    PlainValidator(segment_tokens),
+    schedule(1, LONGEST_SEGMENT),
     WithJsonSchema({"type": "schedule", "minimum": 1, "maximum": LONGEST_SEGMENT}),
 ]
+Replays = Annotated[int | str, schedule(0, 64), WithJsonSchema({"type": "schedule", "minimum": 0, "maximum": 64})]
 Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]
 
 
@@ -186,9 +191,10 @@ class TrainConfig:
     length."""
     accumulation: Annotated[int, Field(ge=1, le=1 << 20), WHOLE] = 1
     """Micro-batches into which each rank's lanes are split: the same bits in less memory."""
-    replay: Annotated[int, Field(ge=0, le=64), WHOLE] = 0
+    replay: Replays = 0
     """Segments of already coded tokens, twice segment_tokens long, from which each lane learns again in every step. A
-    decoder has these tokens, too, so the number stays exact. 1 about doubles the time of a step."""
+    decoder has these tokens, too, so the number stays exact. 1 more than doubles the time of a step; 1@0,0@0.7 ends
+    after seven tenths of the epoch: the rest brings little."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: orthogonalised momentum for matrices, Adam for the rest. `adamw`: Adam for all."""
     matrix_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02

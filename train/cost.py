@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from data.lanes import Lanes
+from data.lanes import Lanes, read_stages
 from train.flops import Work, forward_work
 from train.loop import Learner
 
@@ -64,6 +64,15 @@ def product_secs(device: torch.device, dtype: torch.dtype, side: int, repeats: i
         mark.record()
     torch.cuda.synchronize(device)
     return min(first.elapsed_time(then) for first, then in pairwise(marks)) / 1e3
+
+
+def mean_number(schedule: int | str, start: float, stop: float) -> float:
+    """Of a schedule, between two fractions of the epoch."""
+    overlaps = (
+        number * max(0.0, min(stop, end) - max(start, begin))
+        for (number, begin), (_, end) in pairwise([*read_stages(schedule), (0, 1.0)])
+    )
+    return sum(overlaps) / (stop - start)
 
 
 def free_bytes(device: torch.device) -> float:
@@ -186,7 +195,7 @@ class Cost:
 
     def work(self) -> tuple[Work, float]:
         """The work of all forward passes of the epoch, and the tokens in them; padding is counted as work."""
-        model, device, replayed = self.learner.model, self.learner.place.device, self.learner.config.replay
+        model, device, schedule = self.learner.model, self.learner.place.device, self.learner.config.replay
         lanes, whole, tokens = self.lanes, Work(0, 0, []), 0.0
         for (_, start, length), (_, stop, _) in pairwise(lanes.stages):
             stage_tokens = min(stop, lanes.lane_tokens) - start
@@ -194,7 +203,7 @@ class Cost:
                 continue
             segment = min(length, stage_tokens)
             work, learned = forward_work(model, segment, device), float(segment)
-            if replayed:
+            if replayed := mean_number(schedule, start / lanes.stages[-1][1], stop / lanes.stages[-1][1]):
                 work += forward_work(model, 2 * length, device, alone=True).times(replayed)
                 learned += replayed * 2 * length
             segments = lanes.lanes * stage_tokens / segment

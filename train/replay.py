@@ -5,7 +5,7 @@ train on them as often as it likes. From the tokens that each lane coded last, w
 length, uniformly. Only the network learns from them: context mixing has counted these tokens already. A replayed
 segment starts from an empty state, and its first quarter only fills the state.
 
-Shapes: `R` lanes of this rank, `L` tokens of a replayed segment.
+Shapes: `R` lanes of this rank, `N` segments of each at this step, `L` tokens of a replayed segment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from data.lanes import read_stages
 
 if TYPE_CHECKING:
     from data.lanes import Lanes
@@ -28,7 +30,7 @@ WEIGHT = 0.5
 
 
 class Replay:
-    """Draws `config.replay` segments from each lane of this rank."""
+    """Draws segments from each lane of this rank, as many as `config.replay` says."""
 
     def __init__(self, config: TrainConfig, place: Place, context: int):
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
@@ -45,15 +47,16 @@ class Replay:
         return WEIGHT * nats.mean()
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
-        """Inputs [R * replay, C - 1 + L] and targets of their last three quarters, lane by lane; -1 is no token.
-        `past` [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short."""
+        """Inputs [R * N, C - 1 + L] and targets of their last three quarters, lane by lane; -1 is no token. `past`
+        [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short, or N is 0."""
         before, length = self.context - 1, 2 * lanes.stage(step)[2]
         known = min(lanes.segment(step)[0], past.shape[1] - before)
-        if known <= length:
+        *_, number = (number for number, begins in read_stages(self.config.replay) if begins <= lanes.progress(step))
+        if known <= length or not number:
             return None
         # Every rank draws for all lanes, so that the number of ranks does not matter.
         seeded = torch.Generator().manual_seed(step)
-        starts = torch.randint(known - length, (self.config.lanes, self.config.replay), generator=seeded)
+        starts = torch.randint(known - length, (self.config.lanes, number), generator=seeded)
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
         index = mine.unsqueeze(-1) + torch.arange(before + length + 1)
         segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
