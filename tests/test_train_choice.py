@@ -19,10 +19,11 @@ from train.choice import (
     DATA,
     HEAD_BYTES,
     LADDERS,
+    MOST_REPLAY,
     OF_SAMPLES,
     PLAIN,
     PLAIN_BYTES,
-    REPLAY,
+    REPLAY_BYTES,
     SAMPLES,
     WIDE,
     Chooser,
@@ -51,7 +52,9 @@ def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str)
     shipped = flatten(yaml.safe_load((ROOT / "configs" / file).read_text()))
     size = 10_000_000 if file == "enwik7.yaml" else 1_000_000
     rows = rows_log2(size, fields)
-    assert fields | ({"model.ngram_rows_log2": rows} if rows != Config().model.ngram_rows_log2 else {}) == shipped
+    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if fields is WIDE else {}
+    tables = {"model.ngram_rows_log2": rows} if rows != Config().model.ngram_rows_log2 else {}
+    assert fields | tables | replay == shipped
 
 
 @pytest.mark.parametrize("kind", LADDERS)
@@ -59,19 +62,33 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     ladder = LADDERS[kind]
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
+    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
     for number, one in enumerate(ladder):
-        found = choose(2_000_000, b"", 2 * one.minutes, ())
-        assert found.fields == one.fields | {"model.ngram_rows_log2": 20}
-        assert found.expected_minutes == pytest.approx(2 * one.minutes)
-        less = choose(2_000_000, b"", 2 * one.minutes - 1e-9, ())
+        minutes = 2 * one.all_minutes(MOST_REPLAY if replay else 0.0)
+        found = choose(2_000_000, b"", minutes, ())
+        assert found.fields == one.fields | replay | {"model.ngram_rows_log2": 20}
+        assert found.expected_minutes == pytest.approx(minutes)
+        less = choose(2_000_000, b"", minutes - 0.001, ())
         assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)].fields.items()
     unknown = choose(None, b"", 1e9, ())
     assert unknown.fields.items() >= ladder[-1].fields.items() and unknown.expected_minutes is None
+    assert "train.replay" not in unknown.fields
+
+
+def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.choice.describe", lambda head: (DATA, {}))
+    last = LADDERS[DATA][-1]
+    for tenths, replay in [(-1, None), (0.99, None), (1, "1@0,0@0.1"), (3.5, "1@0,0@0.3"), (7, "1@0,0@0.7")]:
+        minutes = 3 * last.all_minutes(tenths / 10)
+        chosen = choose(3_000_000, b"", minutes, ())
+        assert chosen.fields.get("train.replay") == replay
+        assert chosen.expected_minutes is not None
+        assert chosen.expected_minutes <= max(minutes, 3 * last.minutes) + 1e-9
 
 
 def test_small_corpora_do_not_take_what_pays_later() -> None:
-    chosen = [choose(size, b"", 1e9, ()).fields for size in (299_999, 300_000)]
-    assert [fields.items() >= REPLAY.items() for fields in chosen] == [False, True]
+    chosen = [choose(size, b"", 1e9, ()).fields for size in (REPLAY_BYTES - 1, REPLAY_BYTES)]
+    assert [fields.get("train.replay") for fields in chosen] == [None, f"1@0,0@{MOST_REPLAY}"]
     assert [fields["model.width"] for fields in chosen] == [96, 160]
 
 
@@ -170,7 +187,7 @@ def test_without_a_command_line_nothing_is_chosen(corpus: Path) -> None:
 
 def test_recorded_graphs_leave_replay_out(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
-    for more, replay in (["--engine.graphs=on"], 0), ([], REPLAY["train.replay"]):
+    for more, replay in (["--engine.graphs=on"], 0), ([], f"1@0,0@{MOST_REPLAY}"):
         config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", *more])
         assert Chooser(given)(config, ALONE).train.replay == replay
 

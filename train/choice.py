@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from math import ceil, log2
+from math import ceil, floor, log2
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,30 +39,40 @@ BYTES: Fields = {
     "model.ngram_words": 4,
     "model.ngram_embeddings": [2, 3, 0],
 }
-# The last tenths of the epoch gain little by it: research/2026-11-29-where-replay-pays.md.
-REPLAY: Fields = {"train.replay": "1@0,0@0.7"}
-WIDE = BYTES | REPLAY | {"model.width": 160}
+WIDE = BYTES | {"model.width": 160}
 SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "model.ngram_embeddings": [2, 3]}
 
 
+# Of the epoch. What comes later gains little by replay: research/2026-11-29-where-replay-pays.md.
+MOST_REPLAY = 0.7
+# Smaller corpora gain less than the code that replay takes.
+REPLAY_BYTES = 300_000
+
+
 class Setting(NamedTuple):
-    """What can be chosen: for corpora of so many bytes or more, at so many minutes of two cores of an AMD EPYC for a
-    million bytes, these fields."""
+    """What can be chosen: for corpora of so many bytes or more, these fields. A million bytes take so many minutes of
+    two cores of an AMD EPYC, and so many more where the whole epoch has replay."""
 
     least_bytes: int
     minutes: float
+    replay_minutes: float
     fields: Fields
+
+    def replayed(self, minutes: float) -> float:
+        """The part of the epoch, in whole tenths, that can have replay if a million bytes may take so many minutes."""
+        tenths = floor(10 * (minutes - self.minutes) / self.replay_minutes + 1e-9) if self.replay_minutes else 0
+        return min(max(tenths / 10, 0.0), MOST_REPLAY)
+
+    def all_minutes(self, replayed: float) -> float:
+        """Of a million bytes, if so much of the epoch has replay."""
+        return self.minutes + replayed * self.replay_minutes
 
 
 # For each kind of corpus, the shortest description first.
 LADDERS: dict[str, list[Setting]] = {
-    "text in plain short words": [Setting(0, 0.7, PIECES | REPLAY), Setting(0, 0.35, PIECES)],
-    "text, code or other data": [
-        Setting(300_000, 2.8, WIDE),
-        Setting(300_000, 1.4, BYTES | REPLAY),
-        Setting(0, 0.85, BYTES),
-    ],
-    "samples": [Setting(0, 0.85, SAMPLES)],
+    "text in plain short words": [Setting(0, 0.35, 0.35, PIECES)],
+    "text, code or other data": [Setting(300_000, 1.3, 1.5, WIDE), Setting(0, 0.85, 0.7, BYTES)],
+    "samples": [Setting(0, 0.85, 0.0, SAMPLES)],
 }
 PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
@@ -88,18 +98,21 @@ class Choice:
 
 
 def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: Collection[str]) -> Choice:
-    """The setting with the shortest description among those that take at most `budget_minutes`, or else the fastest,
-    for a corpus of `corpus_bytes` that begins with `head`; without the fields that are `given`."""
+    """The setting with the shortest description among those that take at most `budget_minutes` with replay, or else the
+    fastest, with as much replay as fits, for a corpus of `corpus_bytes` that begins with `head`; without the fields
+    that are `given`."""
     kind, suited = describe(head)
     size = corpus_bytes or 0
     too_few = kind == PLAIN and corpus_bytes is not None and size < PLAIN_BYTES
     ladder = [one for one in LADDERS[DATA if too_few else kind] if size >= one.least_bytes]
-    fitting = [one for one in ladder if size and size / 1e6 * one.minutes <= budget_minutes]
+    allowed = budget_minutes / size * 1e6 if size >= REPLAY_BYTES else 0.0
+    fitting = [one for one in ladder if one.replayed(allowed) == MOST_REPLAY]
     setting = (fitting or ladder[-1:])[0]
-    fields = setting.fields | suited
+    replayed = setting.replayed(allowed)
+    fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
     fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
     fields = {name: value for name, value in fields.items() if name not in given}
-    minutes = None if corpus_bytes is None else size / 1e6 * setting.minutes
+    minutes = None if corpus_bytes is None else size / 1e6 * setting.all_minutes(replayed)
     return Choice(corpus_bytes, kind, budget_minutes, minutes, fields)
 
 
