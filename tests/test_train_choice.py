@@ -75,6 +75,12 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     assert "train.replay" not in unknown.fields
 
 
+def test_long_plain_text_gets_more_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
+    for size, vocabulary in [(3_999_999, None), (4_000_000, 4096), (None, None)]:
+        assert choose(size, b"", 3.0, ()).fields.get("data.vocabulary") == vocabulary
+
+
 def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (DATA, {}))
     last = LADDERS[DATA][-1]

@@ -79,6 +79,8 @@ PLAIN, DATA, OF_SAMPLES = LADDERS
 PLAIN_SPACES = 0.115
 # Below it, pieces have not learned enough even there.
 PLAIN_BYTES = 1_500_000
+# From there on, twice as many pieces save more than they take.
+MORE_PIECES_BYTES = 4_000_000
 # Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
@@ -110,6 +112,8 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     setting = (fitting or ladder[-1:])[0]
     replayed = setting.replayed(allowed)
     fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
+    if setting.fields is PIECES and size >= MORE_PIECES_BYTES:
+        fields |= {"data.vocabulary": 4096}
     fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
     fields = {name: value for name, value in fields.items() if name not in given}
     minutes = None if corpus_bytes is None else size / 1e6 * setting.all_minutes(replayed)

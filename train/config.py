@@ -202,7 +202,7 @@ class TrainConfig:
     table_lr: Annotated[float, Field(ge=0), NUMBER] = 0.02
     """Peak learning rate of embedding and output tables."""
     vector_lr: Annotated[float, Field(ge=0), NUMBER] = 0.01
-    """Peak learning rate of all other parameters, such as gains, biases and the weights of context mixing."""
+    """Peak learning rate of all other parameters, such as gains and biases."""
     momentum: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.8
     """Momentum of muon."""
     beta2: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.99
@@ -228,7 +228,7 @@ class EngineConfig:
     """Largest global gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products: bf16 is autocast with fp32 parameters. `auto`: bf16 on CUDA, fp32 on a CPU, where
-    bf16 is faster with AMX and far slower without."""
+    bf16 is faster with AMX or AVX512-BF16, and far slower without."""
     kernels: Literal["auto", "on", "off"] = "auto"
     """Forms of blocks and of context mixing that are fast on CUDA: FlexAttention, scans by a kernel of their own, all
     chunks at once. `off` takes the reference, as on a CPU. `auto`: on CUDA, where Triton is installed."""
