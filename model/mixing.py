@@ -39,7 +39,7 @@ from model.contexts import ODD, Contexts
 from model.layers import coder_nats, parameter, precise, rows
 
 OTHER_ODD = -0x61C8864680B583EB
-HIDDEN = 32
+HIDDEN = 128
 # The network also learns from its own nats, times this: the note on shorter codes in research/.
 ALONE = 0.5
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
