@@ -81,7 +81,9 @@ CASES = {
     "segments longer than the window": Case(637, model=replace(MODEL, window=4), train=replace(TRAIN, lanes=16)),
     "segments longer than a lane": Case(100, train=replace(TRAIN, segment_tokens=64)),
     "growing segments": Case(637, train=replace(TRAIN, segment_tokens="2@0,8@0.2,32@0.6")),
-    "growing segments and replay": Case(637, train=replace(TRAIN, segment_tokens="2@0,8@0.2,16@0.6", replay=1)),
+    "growing segments and replay": Case(
+        637, train=replace(TRAIN, segment_tokens="2@0,8@0.2,16@0.6", replay="2@0,1@0.3,0@0.7")
+    ),
 }
 BLOCK_CASES = [Case(301, replace(MODEL, block=block, ngram_orders=[])) for block in BLOCKS]
 PLAIN = Case(500)
