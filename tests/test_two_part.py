@@ -48,8 +48,9 @@ def test_rows_add_up_and_data_costs_what_coding_it_does(folder: Path) -> None:
     # Tables that were filled by the corpus know most of it; those that are filled on the way more than empty ones.
     data = {key: int(row["data_bytes"]) for key, row in rows.items()}
     assert data["charged", "fp32"] < data["learned", "fp32"] < data["emptied", "fp32"]
-    # So short a run has learned little in its weights: where tables fill on the way, how to weigh them still shows.
-    assert 1.01 * data["learned", "fp32"] < data["learned", "2"]
+    # So short a run has learned little in its weights, but how to weigh the tables shows.
+    assert 1.1 * data["charged", "fp32"] < data["charged", "2"]
+    assert data["learned", "fp32"] < data["learned", "2"]
     assert abs(data["learned", "8"] - data["learned", "fp32"]) < 0.01 * data["learned", "fp32"]
     weights = [int(rows["emptied", point]["weight_bytes"]) for point in ("fp32", "8", "2")]
     assert weights == sorted(weights, reverse=True)
