@@ -191,13 +191,6 @@ def test_without_a_command_line_nothing_is_chosen(corpus: Path) -> None:
     assert saved == config
 
 
-def test_recorded_graphs_leave_replay_out(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
-    for more, replay in (["--engine.graphs=on"], 0), ([], f"1@0,0@{MOST_REPLAY}"):
-        config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", *more])
-        assert Chooser(given)(config, ALONE).train.replay == replay
-
-
 def test_a_choice_that_contradicts_what_is_given_is_not_made(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
     config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", "--train.segment_tokens=32768"])

@@ -36,6 +36,8 @@ MODEL = ModelConfig(
     ngram_embeddings=[2, 0], ngram_rows_log2=8,
 )  # fmt: skip
 TRAIN = TrainConfig(lanes=4, segment_tokens=8, weight_decay=0.1)
+# At small rates, what is rounded differently grows slowly.
+SLOWLY = replace(TRAIN, replay="1@0,0@0.6", matrix_lr=0.004, table_lr=0.004, vector_lr=0.002)
 LANES = Lanes(4 * 8 * 9 + 13, 4, 8)
 # What waits for the host, has a shape that depends on numbers, or copies from the host's memory: none can be recorded.
 # Sums by index are slow on CUDA where they are to be deterministic, and in several dimensions copy from the host, too.
@@ -89,16 +91,19 @@ def tokens(seed: int = 0, time: int = 8) -> Tensor:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("replay", [0, 2])
 @pytest.mark.parametrize("model", [MODEL, replace(MODEL, ngram_orders=[])], ids=["mixing", "alone"])
-def test_a_step_of_learning_never_waits(model: ModelConfig, optimizer: Any) -> None:
-    learner = new_learner(model, replace(TRAIN, optimizer=optimizer))
+def test_a_step_of_learning_never_waits(model: ModelConfig, replay: int, optimizer: Any) -> None:
+    learner = new_learner(model, replace(TRAIN, optimizer=optimizer, replay=replay))
     rate, scale = torch.tensor(0.5), torch.tensor(1 / 32)
     with forms_of_cuda():
-        for step in range(3):
+        for step in range(5):
+            again = learner.replay.segments(learner, LANES, step) if learner.replay else []
             with Operators() as seen:
                 _, learner.recent, learner.states = learner.update(
-                    tokens(step), learner.recent, learner.states, rate, scale, LANES, 0
+                    tokens(step), learner.recent, learner.states, rate, scale, again
                 )
+    assert bool(again) == bool(replay)
     assert not seen.unfit
     assert {"_fused_adam_" if optimizer == "muon" else "_fused_adamw_"} <= seen.names
     assert ("searchsorted" in seen.names) == bool(model.ngram_orders)
@@ -143,7 +148,7 @@ def test_rates_may_be_tensors(optimizer: Any) -> None:
         for step in range(4):
             rate, scale = kind(1 - step / 8), kind(1 / 32)
             now, learner.recent, learner.states = learner.update(
-                tokens(step % 2), learner.recent, learner.states, rate, scale, LANES, 0
+                tokens(step % 2), learner.recent, learner.states, rate, scale, []
             )
             made.append(now)
         nats.append(torch.stack(made))
@@ -192,30 +197,43 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replays]]:
         yield recorded
 
 
-def test_replays_learn_as_steps_do(replayed: list[Replays]) -> None:
-    """Each token once: a first step with another state, steps that are not recorded, replays, and a shorter last."""
-    lanes = LANES
+@pytest.mark.parametrize(
+    ("train", "lanes", "graphs_of_steps", "not_recorded"),
+    [
+        # The first step has another state, and the last one is shorter.
+        (TRAIN, LANES, 1, 1 + WARM_UPS + 1),
+        # Nothing is replayed in steps 0 to 2, nor from step 9 on.
+        (SLOWLY, Lanes(4 * 8 * 13 + 13, 4, 8), 2, 1 + 2 * WARM_UPS + 1),
+    ],
+    ids=["coded", "coded and replayed"],
+)
+def test_replays_learn_as_steps_do(
+    replayed: list[Replays], train: TrainConfig, lanes: Lanes, graphs_of_steps: int, not_recorded: int
+) -> None:
+    """Each token once, in steps that are not recorded, and in replays."""
     nats = []
     for graphs in ("off", "on"):
-        learner = new_learner(graphs=graphs)
+        learner = new_learner(graphs=graphs, train=train)
         made = []
         for step in range(lanes.steps):
             targets = torch.from_numpy(lanes.targets(step, range(4), lambda a, b: TEXT[a:b]))
             made.append(learner.learn(targets, lanes, step).clone())
         nats.append(torch.cat(made, 1))
-    assert nats[0].shape == (4, 76)
+    assert nats[0].shape == (4, lanes.lane_tokens)
     # Rates are rounded to fp32, and matrices move in bf16.
     torch.testing.assert_close(*nats, rtol=2e-3, atol=2e-3)
-    assert len(replayed) == 1
+    assert len(replayed) == graphs_of_steps
     engine = learner.engine
-    assert engine.micro_batches == lanes.steps == 10
+    assert engine.micro_batches == lanes.steps
     # CUDA's recording runs Python's part of a step once, and with it the engine's own counting.
-    assert engine.micro_steps == engine.global_steps == engine.global_samples / 4 == 9 - 1 - WARM_UPS - 1
+    counted = lanes.steps - not_recorded - graphs_of_steps
+    assert engine.micro_steps == engine.global_steps == engine.global_samples / 4 == counted
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("replay", [0, 1])
 def test_a_replay_has_the_bits_of_the_step(
-    device: torch.device, optimizer: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, replay: int, optimizer: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parallel and stepwise form, against functions that are never recorded."""
     if device.type == "cpu":
@@ -227,13 +245,15 @@ def test_a_replay_has_the_bits_of_the_step(
         for warm_ups in (99, WARM_UPS):
             monkeypatch.setattr("train.graphs.WARM_UPS", warm_ups)
             place = Place(0, 1, device)
-            learner, made = new_learner(train=replace(TRAIN, optimizer=optimizer), graphs="on", place=place), []
-            for step in range(8):
-                found, states = learner.see(learner.recent.clamp(min=0), learner.states)
-                found, _ = learner.see(learner.recent.clamp(min=0), states)
+            train = replace(TRAIN, optimizer=optimizer, replay=replay)
+            learner, made = new_learner(train=train, graphs="on", place=place), []
+            for step in range(11):
+                latest = learner.recent[:, -learner.model.context :].clamp(min=0)
+                found, states = learner.see(latest, learner.states)
+                found, _ = learner.see(latest, states)
                 node = torch.ones_like(learner.recent[:, :1])
                 made.append(learner.following(found, node, 0).clone().cpu())
-                made.append(learner.learn(tokens(step).to(device), Lanes(32 * 8, 4, 8), step).clone().cpu())
+                made.append(learner.learn(tokens(step).to(device), Lanes(32 * 11, 4, 8), step).clone().cpu())
             nats.append(torch.cat([part.flatten() for part in made]))
             seen.append([value.cpu() for value in learner.model.state_dict().values()])
     finally:
@@ -271,7 +291,6 @@ def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Pat
         (CUDA, {"engine": {"gradient_clipping": 0.5}}, "engine.gradient_clipping is 0.5"),
         (CUDA, {"extra": {"wall_clock_breakdown": True}}, "engine.deepspeed_config is given"),
         (CUDA, {"train": {"accumulation": 2}}, "train.accumulation is 2"),
-        (CUDA, {"train": {"replay": 1}}, "train.replay is 1"),
     ],
 )
 def test_graphs_are_refused_where_they_are_impossible(place: Place, change: dict[str, Any], said: str) -> None:
@@ -287,7 +306,11 @@ def test_graphs_are_refused_where_they_are_impossible(place: Place, change: dict
 
 
 def test_graphs_are_chosen_for_small_steps() -> None:
-    for lanes, asked, expected in ((512, "auto", "on"), (513, "auto", "off"), (1, "off", "off"), (513, "on", "on")):
-        engine: Any = EngineConfig(graphs=asked, kernels="on")  # type: ignore[arg-type]
-        config = Config(model=ModelConfig(block="gru"), train=TrainConfig(lanes=lanes), engine=engine)
+    cases: list[tuple[dict[str, Any], Any, str]] = [
+        ({"lanes": 512}, "auto", "on"), ({"lanes": 513}, "auto", "off"), ({"lanes": 1}, "off", "off"),
+        ({"lanes": 513}, "on", "on"), ({"replay": 1}, "auto", "off"), ({"replay": 1}, "on", "on"),
+    ]  # fmt: skip
+    for train, asked, expected in cases:
+        engine = EngineConfig(graphs=asked, kernels="on")
+        config = Config(model=ModelConfig(block="gru"), train=TrainConfig(**train), engine=engine)
         assert choose_graphs(config, CUDA) == expected

@@ -232,10 +232,8 @@ class Chooser:
     def find(self, config: Config) -> str:
         """The choice as JSON, empty if the corpus cannot be read."""
         assert self.given is not None
-        # Recorded graphs cannot replay.
-        unfit = {"train.replay"} if config.engine.graphs == "on" else set()
         try:
-            found = choose(*read_head(config), config.run.budget_minutes, {*self.given} | unfit)
+            found = choose(*read_head(config), config.run.budget_minutes, self.given)
         except UsageError:
             return ""
         return json.dumps(asdict(found))

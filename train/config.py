@@ -237,8 +237,8 @@ class EngineConfig:
     for archives and ZeRO stage 3. It needs kernels."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record steps as CUDA graphs and replay them: several times faster where steps are small. For one rank, with ZeRO
-    stage 0 and with kernels, without gradient_clipping, accumulation, replay or deepspeed_config. `auto`: where that is
-    so, on CUDA, if a step has 16,384 tokens at most."""
+    stage 0 and with kernels, without gradient_clipping, accumulation or deepspeed_config. `auto`: where that is so, on
+    CUDA, if a step has 16,384 tokens at most and there is no replay."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """How ranks exchange tensors. `auto`: nccl where each rank of this host has a GPU of its own, and gloo otherwise.
     With gloo ranks may share a GPU. Where hosts differ in this, choose gloo for all."""

@@ -18,7 +18,6 @@ from data.lanes import longest_segment
 from train.meta import meta_model
 
 if TYPE_CHECKING:
-    from data.lanes import Lanes
     from train.config import Config
     from train.engine import Place
     from train.loop import Learner
@@ -100,12 +99,10 @@ def record_steps(learner: Learner) -> None:
 
     recorded = Graph(learn, count)
 
-    def run(
-        targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, lanes: Lanes, step: int
-    ) -> Any:
-        # Numbers that change from step to step, as tensors. What depends on `step`, replay, is off.
+    def run(targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, again: list[Any]) -> Any:
+        # Numbers that change from step to step, as tensors.
         factors = [torch.full((), factor, device=recent.device) for factor in (rate, scale)]
-        return recorded(targets, recent, states, *factors, lanes, 0)
+        return recorded(targets, recent, states, *factors, again)
 
     learner.update = run  # type: ignore[method-assign]
     learner.see = Graph(learner.see)  # type: ignore[assignment, method-assign]
@@ -126,7 +123,6 @@ def choose_graphs(config: Config, place: Place, extra: dict[str, Any] | None = N
         f"engine.gradient_clipping is {engine.gradient_clipping}": engine.gradient_clipping,
         "engine.deepspeed_config is given": extra,
         f"train.accumulation is {train.accumulation}": train.accumulation > 1,
-        f"train.replay is {train.replay}": train.replay,
     }
     found = [text for text, applies in obstacles.items() if applies]
     if asked != "off" and not found:
@@ -137,4 +133,5 @@ def choose_graphs(config: Config, place: Place, extra: dict[str, Any] | None = N
     if asked == "on" and found:
         raise UsageError(f"engine.graphs is on, but {found[0]}: take auto or off")
     small = train.lanes * longest_segment(train.segment_tokens) <= MOST_TOKENS
-    return "on" if asked == "on" or (asked == "auto" and small and not found) else "off"
+    # With replay, steps were recorded on no GPU yet.
+    return "on" if asked == "on" or (asked == "auto" and small and not train.replay and not found) else "off"

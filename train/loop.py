@@ -80,14 +80,15 @@ class Learner:
         rate = rate_scale(lanes.progress(step), self.config)
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / lanes.valid_tokens(step)
-        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, lanes, step)
+        again = self.replay.segments(self, lanes, step) if self.replay else []
+        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, again)
         return nats
 
     def update(
-        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, lanes: Lanes, step: int
+        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, again: list[Any]
     ) -> tuple[Tensor, Tensor, list[Any]]:
-        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`. Returns
-        also what is recent after it, and the states."""
+        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`, and what
+        is replayed `again`. Returns also what is recent after it, and the states."""
         whole, states = torch.cat([recent, targets], 1), [*states]
         latest = whole[:, -self.model.context - targets.shape[1] :]
         history = latest.clamp(min=0)
@@ -98,8 +99,8 @@ class Learner:
         for index, (inputs, wanted) in enumerate(batches):
             cost, states[index] = self.engine(inputs, states[index], wanted)
             loss = cost.sum() * scale
-            if self.replay:
-                loss = loss + self.replay.loss(self, lanes, step, index)
+            if self.replay and again:
+                loss = loss + self.replay.loss(self.engine, again[index])
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())

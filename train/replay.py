@@ -10,7 +10,7 @@ Shapes: `R` lanes of this rank, `N` segments of each at this step, `L` tokens of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from train.engine import Place
     from train.loop import Learner
 
+# Inputs, targets and an empty state, of a micro-batch.
+Segments = tuple[Tensor, Tensor, list[Any]]
 # Tokens of each lane to draw from. A limit: memory must not grow with the corpus.
 REMEMBERED = 1 << 16
 # Weight of the mean nats of replayed tokens, where that of new tokens is 1: the note on CPU seconds in research/.
@@ -36,14 +38,18 @@ class Replay:
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
         self.config, self.place, self.context = config, place, context
 
-    def loss(self, learner: Learner, lanes: Lanes, step: int, micro_batch: int) -> Tensor | float:
-        """The weighted mean nats of the tokens that a micro-batch replays after `step` steps of the plan `lanes`, for
-        DeepSpeed to average over ranks and micro-batches; 0 as long as there is nothing to replay."""
+    def segments(self, learner: Learner, lanes: Lanes, step: int) -> list[Segments]:
+        """What each micro-batch replays after `step` steps of the plan `lanes`; empty if there is nothing to replay."""
         drawn = self.draw(learner.recent, lanes, step)
         if drawn is None:
-            return 0.0
-        inputs, targets = (part.chunk(len(learner.states))[micro_batch] for part in drawn)
-        nats, _ = learner.engine(inputs, learner.model.init_state(len(inputs)), targets, True)
+            return []
+        parts = zip(*(part.chunk(len(learner.states)) for part in drawn), strict=True)
+        return [(inputs, targets, learner.model.init_state(len(inputs))) for inputs, targets in parts]
+
+    def loss(self, engine: Any, segments: Segments) -> Tensor:
+        """The weighted mean nats of `segments`, for DeepSpeed to average over ranks and micro-batches."""
+        inputs, targets, empty = segments
+        nats, _ = engine(inputs, empty, targets, True)
         return WEIGHT * nats.mean()
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
