@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,7 +186,8 @@ class Bench:
         shape = config.train.lanes, longest_segment(config.train.segment_tokens)
         tokens = torch.randint(vocabulary, shape, device=self.place.device)
         plan = Lanes(1000 * tokens.numel(), *shape)
-        return learner, lambda: learner.learn(tokens, plan, 1)
+        # Late enough for replay, and before rates fall.
+        return learner, lambda: learner.learn(tokens, plan, 10)
 
     def model_row(self, name: str, shape: Shape, block: str, window: int = 0, optimizer: str = "adamw") -> None:
         """A model of ours, beside the plain GPT."""
@@ -214,7 +215,8 @@ class Bench:
                 self.time(found, step, 4 * self.options.steps)
                 rows, length = config.train.lanes, longest_segment(config.train.segment_tokens)
                 found["tokens_per_sec"] = 1e3 * rows * length / found["ms"]
-        with self.row(f"coding-{name}") as found:
+        # Replay changes nothing in coding.
+        with nullcontext() if config.train.replay else self.row(f"coding-{name}") as found:
             if found is not None:
                 config.engine = replace(config.engine, compile="off")
                 learner = Learner(config, vocabulary, 0, self.place)
@@ -321,6 +323,9 @@ def main() -> None:
     bench.model_row("attention-2048-adamw", wider, "attention")
     bench.model_row("attention-2048-muon", wider, "attention", optimizer="muon")
     bench.small_row("default", [])
+    bench.small_row("replay-default", ["--train.replay=1"])
+    if place.device.type == "cuda":
+        bench.small_row("replay-default-recorded", ["--train.replay=1", "--engine.graphs=on"])
     enwik8 = ["--config", str(Path(sys.path[0]) / "configs" / "enwik8.yaml")]
     bench.small_row("enwik8", [*enwik8, "--model.ngram_rows_log2=10"] if options.small else enwik8)
     bench.block_rows(wide)

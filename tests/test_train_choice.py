@@ -62,8 +62,8 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     ladder = LADDERS[kind]
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
-    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
     for number, one in enumerate(ladder):
+        replay = {"train.replay": f"1@0,0@{MOST_REPLAY}", **one.with_replay} if one.replay_minutes else {}
         minutes = 2 * one.all_minutes(MOST_REPLAY if replay else 0.0)
         found = choose(2_000_000, b"", minutes, ())
         assert found.fields == one.fields | replay | {"model.ngram_rows_log2": 20}

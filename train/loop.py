@@ -87,8 +87,8 @@ class Learner:
     def update(
         self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, again: list[Any]
     ) -> tuple[Tensor, Tensor, list[Any]]:
-        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`, and what
-        is replayed `again`. Returns also what is recent after it, and the states."""
+        """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`, and to
+        learn segments `again`. Returns also what is recent after it, and the states."""
         whole, states = torch.cat([recent, targets], 1), [*states]
         latest = whole[:, -self.model.context - targets.shape[1] :]
         history = latest.clamp(min=0)
