@@ -262,8 +262,9 @@ def test_a_replay_has_the_bits_of_the_step(
     assert all(map(torch.equal, *seen))
 
 
-def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Path) -> None:
-    count, train = 200, TRAIN
+@pytest.mark.parametrize(("replay", "count"), [(0, 200), (1, 400)])
+def test_an_archive_comes_back_by_replays(replayed: list[Replays], tmp_path: Path, replay: int, count: int) -> None:
+    train = replace(TRAIN, replay=replay)
     lanes = Lanes(count, 4, 8)
     source = EncodingSource(CorpusSource(lanes, range(4), lambda a, b: TEXT[a:b], {}), tmp_path, CPU, 3)
     learner = new_learner(train=train, graphs="on")

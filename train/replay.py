@@ -36,7 +36,8 @@ class Replay:
 
     def __init__(self, config: TrainConfig, place: Place, context: int):
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
-        self.config, self.place, self.context = config, place, context
+        self.place, self.context = place, context
+        self.stages = read_stages(config.replay)
 
     def segments(self, learner: Learner, lanes: Lanes, step: int) -> list[Segments]:
         """What each micro-batch replays after `step` steps of the plan `lanes`; empty if there is nothing to replay."""
@@ -57,12 +58,12 @@ class Replay:
         [R, C - 1 + P] ends with what was coded in the `step` steps before. None if that is too short, or N is 0."""
         before, length = self.context - 1, 2 * lanes.stage(step)[2]
         known = min(lanes.segment(step)[0], past.shape[1] - before)
-        *_, number = (number for number, begins in read_stages(self.config.replay) if begins <= lanes.progress(step))
+        *_, number = (number for number, begins in self.stages if begins <= lanes.progress(step))
         if known <= length or not number:
             return None
         # Every rank draws for all lanes, so that the number of ranks does not matter.
         seeded = torch.Generator().manual_seed(step)
-        starts = torch.randint(known - length, (self.config.lanes, number), generator=seeded)
+        starts = torch.randint(known - length, (lanes.lanes, number), generator=seeded)
         mine = starts[self.place.rank * len(past) :][: len(past)] + past.shape[1] - known - before
         index = mine.unsqueeze(-1) + torch.arange(before + length + 1)
         segments = past.gather(1, index.flatten(1).to(past.device)).view(-1, index.shape[-1])
