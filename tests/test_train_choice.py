@@ -62,8 +62,8 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     ladder = LADDERS[kind]
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
+    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
     for number, one in enumerate(ladder):
-        replay = {"train.replay": f"1@0,0@{MOST_REPLAY}", **one.with_replay} if one.replay_minutes else {}
         minutes = 2 * one.all_minutes(MOST_REPLAY if replay else 0.0)
         found = choose(2_000_000, b"", minutes, ())
         assert found.fields == one.fields | replay | {"model.ngram_rows_log2": 20}
@@ -189,6 +189,13 @@ def test_without_a_command_line_nothing_is_chosen(corpus: Path) -> None:
     assert Chooser()(config, ALONE) is config
     saved = parse_config("", [f"--data.source={corpus}"])
     assert saved == config
+
+
+def test_recorded_graphs_leave_replay_out(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a rose is a rose. " * 20_000)
+    for more, replay in (["--engine.graphs=on"], 0), ([], f"1@0,0@{MOST_REPLAY}"):
+        config, given = parse_given("", [f"--data.source={tmp_path / 'text'}", *more])
+        assert Chooser(given)(config, ALONE).train.replay == replay
 
 
 def test_a_choice_that_contradicts_what_is_given_is_not_made(tmp_path: Path) -> None:

@@ -51,13 +51,12 @@ REPLAY_BYTES = 300_000
 
 class Setting(NamedTuple):
     """What can be chosen: for corpora of so many bytes or more, these fields. A million bytes take so many minutes of
-    two cores of an AMD EPYC, and so many more where the whole epoch has replay. `with_replay` are fields for that."""
+    two cores of an AMD EPYC, and so many more where the whole epoch has replay."""
 
     least_bytes: int
     minutes: float
     replay_minutes: float
     fields: Fields
-    with_replay: Fields
 
     def replayed(self, minutes: float) -> float:
         """The part of the epoch, in whole tenths, that can have replay if a million bytes may take so many minutes."""
@@ -71,9 +70,9 @@ class Setting(NamedTuple):
 
 # For each kind of corpus, the shortest description first.
 LADDERS: dict[str, list[Setting]] = {
-    "text in plain short words": [Setting(0, 0.35, 0.35, PIECES, {"train.matrix_lr": 0.03})],
-    "text, code or other data": [Setting(300_000, 1.3, 1.5, WIDE, {}), Setting(0, 0.85, 0.7, BYTES, {})],
-    "samples": [Setting(0, 0.85, 0.0, SAMPLES, {})],
+    "text in plain short words": [Setting(0, 0.35, 0.35, PIECES)],
+    "text, code or other data": [Setting(300_000, 1.3, 1.5, WIDE), Setting(0, 0.85, 0.7, BYTES)],
+    "samples": [Setting(0, 0.85, 0.0, SAMPLES)],
 }
 PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
@@ -112,9 +111,7 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     fitting = [one for one in ladder if one.replayed(allowed) == MOST_REPLAY]
     setting = (fitting or ladder[-1:])[0]
     replayed = setting.replayed(allowed)
-    fields = setting.fields | suited
-    if replayed:
-        fields |= {"train.replay": f"1@0,0@{replayed}", **setting.with_replay}
+    fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
     if setting.fields is PIECES and size >= MORE_PIECES_BYTES:
         fields |= {"data.vocabulary": 4096}
     fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
@@ -235,8 +232,10 @@ class Chooser:
     def find(self, config: Config) -> str:
         """The choice as JSON, empty if the corpus cannot be read."""
         assert self.given is not None
+        # Recorded graphs were seen to replay on no GPU yet.
+        unfit = {"train.replay"} if config.engine.graphs == "on" else set()
         try:
-            found = choose(*read_head(config), config.run.budget_minutes, self.given)
+            found = choose(*read_head(config), config.run.budget_minutes, {*self.given} | unfit)
         except UsageError:
             return ""
         return json.dumps(asdict(found))

@@ -80,12 +80,12 @@ class Learner:
         rate = rate_scale(lanes.progress(step), self.config)
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / lanes.valid_tokens(step)
-        again = self.replay.segments(self, lanes, step) if self.replay else []
+        again = self.replay and self.replay.segments(self, lanes, step)
         nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, again)
         return nats
 
     def update(
-        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, again: list[Any]
+        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, again: Any
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`, and to
         learn segments `again`. Returns also what is recent after it, and the states."""
@@ -100,7 +100,7 @@ class Learner:
             cost, states[index] = self.engine(inputs, states[index], wanted)
             loss = cost.sum() * scale
             if self.replay and again:
-                loss = loss + self.replay.loss(self.engine, again[index])
+                loss = loss + self.replay.weight * self.engine(*again[index])[0].mean()
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())

@@ -23,35 +23,27 @@ if TYPE_CHECKING:
     from train.engine import Place
     from train.loop import Learner
 
-# Inputs, targets and an empty state, of a micro-batch.
-Segments = tuple[Tensor, Tensor, list[Any]]
 # Tokens of each lane to draw from. A limit: memory must not grow with the corpus.
 REMEMBERED = 1 << 16
-# Weight of the mean nats of replayed tokens, where that of new tokens is 1: the note on CPU seconds in research/.
-WEIGHT = 0.5
 
 
 class Replay:
     """Draws segments from each lane of this rank, as many as `config.replay` says."""
+
+    # Of the mean nats of replayed tokens, where that of new tokens is 1: the note on CPU seconds in research/.
+    weight = 0.5
 
     def __init__(self, config: TrainConfig, place: Place, context: int):
         """`context` C is the number of tokens that an input needs: itself, and those before it."""
         self.place, self.context = place, context
         self.stages = read_stages(config.replay)
 
-    def segments(self, learner: Learner, lanes: Lanes, step: int) -> list[Segments]:
-        """What each micro-batch replays after `step` steps of the plan `lanes`; empty if there is nothing to replay."""
-        drawn = self.draw(learner.recent, lanes, step)
-        if drawn is None:
-            return []
+    def segments(self, learner: Learner, lanes: Lanes, step: int) -> list[tuple[Tensor, list[Any], Tensor, bool]]:
+        """For each micro-batch what the model takes to replay, after `step` steps of the plan `lanes`; empty if there
+        is nothing to replay."""
+        drawn = self.draw(learner.recent, lanes, step) or ()
         parts = zip(*(part.chunk(len(learner.states)) for part in drawn), strict=True)
-        return [(inputs, targets, learner.model.init_state(len(inputs))) for inputs, targets in parts]
-
-    def loss(self, engine: Any, segments: Segments) -> Tensor:
-        """The weighted mean nats of `segments`, for DeepSpeed to average over ranks and micro-batches."""
-        inputs, targets, empty = segments
-        nats, _ = engine(inputs, empty, targets, True)
-        return WEIGHT * nats.mean()
+        return [(inputs, learner.model.init_state(len(inputs)), targets, True) for inputs, targets in parts]
 
     def draw(self, past: Tensor, lanes: Lanes, step: int) -> tuple[Tensor, Tensor] | None:
         """Inputs [R * N, C - 1 + L] and targets of their last three quarters, lane by lane; -1 is no token. `past`
