@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -204,21 +204,23 @@ class Bench:
                         found["memory_ratio"] = found["peak_bytes"] / peak
 
     def small_row(self, name: str, arguments: list[str]) -> None:
-        """A training step of a configuration that we ship, and a single-token step of coding."""
+        """A training step of a configuration that we ship, and a single-token step of coding, unless it has replay,
+        which changes nothing there."""
+        config = parse_config("", arguments)
+        vocabulary = config.data.vocabulary if config.data.tokenizer == "bpe" else BYTE_SYMBOLS
+        rows, length = config.train.lanes, longest_segment(config.train.segment_tokens)
         with self.row(name) as found:
             if found is not None:
                 torch._dynamo.reset()
-                config = parse_config("", arguments)
-                pieces = config.data.tokenizer == "bpe"
-                vocabulary = config.data.vocabulary if pieces else BYTE_SYMBOLS
                 _, step = self.learner(config, vocabulary)
                 self.time(found, step, 4 * self.options.steps)
-                rows, length = config.train.lanes, longest_segment(config.train.segment_tokens)
                 found["tokens_per_sec"] = 1e3 * rows * length / found["ms"]
-        # Replay changes nothing in coding.
-        with nullcontext() if config.train.replay else self.row(f"coding-{name}") as found:
+        if config.train.replay:
+            return
+        with self.row(f"coding-{name}") as found:
             if found is not None:
-                config.engine = replace(config.engine, compile="off")
+                config.engine = replace(config.engine, precision=self.precision, kernels=self.kernels, compile="off")
+                config.engine.graphs = choose_graphs(config, self.place)
                 learner = Learner(config, vocabulary, 0, self.place)
                 lanes = Lanes(rows * length, rows, length)
                 self.time(found, lambda: code_segment(0, learner, lanes, range(lanes.lanes), zeros), 2)
