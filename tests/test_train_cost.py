@@ -105,6 +105,15 @@ def test_the_yardstick_fills_the_device_and_ends_in_time(monkeypatch: pytest.Mon
     assert tried == [256, 512, 1024]
 
 
+def test_a_processor_without_bf16_makes_its_products_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {torch.bfloat16: 1.4e9, torch.float32: 89e9}
+    monkeypatch.setattr("train.cost.product_secs", lambda device, dtype, side, repeats: 2 * side**3 / rates[dtype])
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float32, "float32")):
+        peak = measure_peak(torch.device("cpu"), dtype)
+        assert peak.flops_per_sec == pytest.approx(89e9)
+        assert peak.dtype == name
+
+
 def test_the_yardstick_on_this_device(device: torch.device) -> None:
     peak = measure_peak(device, torch.float32)
     assert peak.side in SIDES
