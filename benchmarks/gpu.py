@@ -178,11 +178,15 @@ class Bench:
         found["tokens_per_sec"] = 1e3 * shape.tokens / found["ms"]
         found["mfu_6n"] = 6 * shape.matrix_parameters * found["tokens_per_sec"] / self.peak.flops_per_sec
 
+    def build(self, config: Config, vocabulary: int, compiled: Any) -> Learner:
+        """A learner as a run on this device has it."""
+        config.engine = replace(config.engine, precision=self.precision, kernels=self.kernels, compile=compiled)
+        config.engine.graphs = choose_graphs(config, self.place)
+        return Learner(config, vocabulary, 0, self.place)
+
     def learner(self, config: Config, vocabulary: int) -> tuple[Learner, Callable[[], object]]:
         """A learner and its training step over random tokens."""
-        config.engine = replace(config.engine, precision=self.precision, kernels=self.kernels, compile=self.compile)
-        config.engine.graphs = choose_graphs(config, self.place)
-        learner = Learner(config, vocabulary, 0, self.place)
+        learner = self.build(config, vocabulary, self.compile)
         shape = config.train.lanes, longest_segment(config.train.segment_tokens)
         tokens = torch.randint(vocabulary, shape, device=self.place.device)
         plan = Lanes(1000 * tokens.numel(), *shape)
@@ -219,9 +223,7 @@ class Bench:
             return
         with self.row(f"coding-{name}") as found:
             if found is not None:
-                config.engine = replace(config.engine, precision=self.precision, kernels=self.kernels, compile="off")
-                config.engine.graphs = choose_graphs(config, self.place)
-                learner = Learner(config, vocabulary, 0, self.place)
+                learner = self.build(config, vocabulary, "off")
                 lanes = Lanes(rows * length, rows, length)
                 self.time(found, lambda: code_segment(0, learner, lanes, range(lanes.lanes), zeros), 2)
                 found["ms"] /= length

@@ -198,19 +198,25 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Replays]]:
 
 
 @pytest.mark.parametrize(
-    ("train", "lanes", "graphs_of_steps", "not_recorded"),
+    ("train", "lanes", "tokens_each", "steps", "graphs_of_steps", "counted"),
     [
         # The first step has another state, and the last one is shorter.
-        (TRAIN, LANES, 1, 1 + WARM_UPS + 1),
+        (TRAIN, LANES, 76, 10, 1, 9 - 1 - WARM_UPS - 1),
         # Nothing is replayed in steps 0 to 2, nor from step 9 on.
-        (SLOWLY, Lanes(4 * 8 * 13 + 13, 4, 8), 2, 1 + 2 * WARM_UPS + 1),
+        (SLOWLY, Lanes(4 * 8 * 13 + 13, 4, 8), 108, 14, 2, 13 - 1 - 2 * (WARM_UPS + 1)),
     ],
     ids=["coded", "coded and replayed"],
 )
 def test_replays_learn_as_steps_do(
-    replayed: list[Replays], train: TrainConfig, lanes: Lanes, graphs_of_steps: int, not_recorded: int
+    replayed: list[Replays],
+    train: TrainConfig,
+    lanes: Lanes,
+    tokens_each: int,
+    steps: int,
+    graphs_of_steps: int,
+    counted: int,
 ) -> None:
-    """Each token once, in steps that are not recorded, and in replays."""
+    """Each token once: a first step with another state, steps that are not recorded, replays, and a shorter last."""
     nats = []
     for graphs in ("off", "on"):
         learner = new_learner(graphs=graphs, train=train)
@@ -219,14 +225,13 @@ def test_replays_learn_as_steps_do(
             targets = torch.from_numpy(lanes.targets(step, range(4), lambda a, b: TEXT[a:b]))
             made.append(learner.learn(targets, lanes, step).clone())
         nats.append(torch.cat(made, 1))
-    assert nats[0].shape == (4, lanes.lane_tokens)
+    assert nats[0].shape == (4, tokens_each)
     # Rates are rounded to fp32, and matrices move in bf16.
     torch.testing.assert_close(*nats, rtol=2e-3, atol=2e-3)
     assert len(replayed) == graphs_of_steps
     engine = learner.engine
-    assert engine.micro_batches == lanes.steps
+    assert engine.micro_batches == lanes.steps == steps
     # CUDA's recording runs Python's part of a step once, and with it the engine's own counting.
-    counted = lanes.steps - not_recorded - graphs_of_steps
     assert engine.micro_steps == engine.global_steps == engine.global_samples / 4 == counted
 
 

@@ -99,7 +99,7 @@ def record_steps(learner: Learner) -> None:
 
     recorded = Graph(learn, count)
 
-    def run(targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, again: list[Any]) -> Any:
+    def run(targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, again: Any) -> Any:
         # Numbers that change from step to step, as tensors.
         factors = [torch.full((), factor, device=recent.device) for factor in (rate, scale)]
         return recorded(targets, recent, states, *factors, again)
