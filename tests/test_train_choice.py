@@ -19,6 +19,9 @@ from train.choice import (
     DATA,
     HEAD_BYTES,
     LADDERS,
+    LONG_BYTES,
+    LONG_PLAIN,
+    MANY_PIECES,
     MOST_REPLAY,
     OF_SAMPLES,
     PLAIN,
@@ -63,10 +66,11 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     ladder = LADDERS[kind]
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
     replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
+    rows = {"model.ngram_rows_log2": 21 if kind in {PLAIN, LONG_PLAIN} else 20}
     for number, one in enumerate(ladder):
         minutes = 2 * one.all_minutes(MOST_REPLAY if replay else 0.0)
         found = choose(2_000_000, b"", minutes, ())
-        assert found.fields == one.fields | replay | {"model.ngram_rows_log2": 20}
+        assert found.fields == one.fields | replay | rows
         assert found.expected_minutes == pytest.approx(minutes)
         less = choose(2_000_000, b"", minutes - 0.001, ())
         assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)].fields.items()
@@ -75,10 +79,13 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     assert "train.replay" not in unknown.fields
 
 
-def test_long_plain_text_gets_more_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_plain_text_gets_more_pieces_and_a_wider_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
-    for size, vocabulary in [(3_999_999, None), (4_000_000, 4096), (None, None)]:
-        assert choose(size, b"", 3.0, ()).fields.get("data.vocabulary") == vocabulary
+    for size, long in [(LONG_BYTES - 1, False), (LONG_BYTES, True), (None, False)]:
+        for minutes in (0.1, 3.0, 100.0):
+            chosen = choose(size, b"", minutes, ()).fields
+            assert (chosen.items() >= MANY_PIECES.items()) == long
+            assert ("data.vocabulary" in chosen) == ("model.width" in chosen) == long
 
 
 def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +146,7 @@ def test_lags_are_different_contexts(sample: int, row: int) -> None:
 
 def test_tables_grow_with_the_corpus() -> None:
     assert [rows_log2(size, BYTES) for size in (1, 2_600_000, 3_000_000, 10_000_000, 10**9)] == [20, 20, 21, 22, 24]
-    assert [rows_log2(size, {}) for size in (4_556_413, 10_000_000, 10**8)] == [20, 21, 24]
+    assert [rows_log2(size, {}) for size in (1_500_000, 4_556_413, 10_000_000, 10**8)] == [20, 22, 23, 24]
     assert rows_log2(None, BYTES) == 22
 
 

@@ -32,6 +32,11 @@ BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.net
 # Fields that differ from the defaults. Those of BYTES are in configs/bytes.yaml, those of WIDE in configs/enwik7.yaml.
 Fields = dict[str, Any]
 PIECES: Fields = {}
+MANY_PIECES: Fields = {
+    "data.vocabulary": 4096,
+    "model.width": 160,
+    "train.segment_tokens": "16@0,32@0.02,64@0.3",
+}
 BYTES: Fields = {
     "data.tokenizer": "bytes",
     "model.width": 96,
@@ -70,17 +75,18 @@ class Setting(NamedTuple):
 
 # For each kind of corpus, the shortest description first.
 LADDERS: dict[str, list[Setting]] = {
+    "long text in plain short words": [Setting(0, 0.42, 0.42, MANY_PIECES)],
     "text in plain short words": [Setting(0, 0.35, 0.35, PIECES)],
     "text, code or other data": [Setting(300_000, 1.3, 1.5, WIDE), Setting(0, 0.85, 0.7, BYTES)],
     "samples": [Setting(0, 0.85, 0.0, SAMPLES)],
 }
-PLAIN, DATA, OF_SAMPLES = LADDERS
+LONG_PLAIN, PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
 PLAIN_SPACES = 0.115
 # Below it, pieces have not learned enough even there.
 PLAIN_BYTES = 1_500_000
 # From there on, twice as many pieces save more than they take.
-MORE_PIECES_BYTES = 4_000_000
+LONG_BYTES = 4_000_000
 # Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
@@ -105,6 +111,8 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     that are `given`."""
     kind, suited = describe(head)
     size = corpus_bytes or 0
+    if kind == PLAIN and size >= LONG_BYTES:
+        kind = LONG_PLAIN
     too_few = kind == PLAIN and corpus_bytes is not None and size < PLAIN_BYTES
     ladder = [one for one in LADDERS[DATA if too_few else kind] if size >= one.least_bytes]
     allowed = budget_minutes / size * 1e6 if size >= REPLAY_BYTES else 0.0
@@ -112,8 +120,6 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     setting = (fitting or ladder[-1:])[0]
     replayed = setting.replayed(allowed)
     fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
-    if setting.fields is PIECES and size >= MORE_PIECES_BYTES:
-        fields |= {"data.vocabulary": 4096}
     fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
     fields = {name: value for name, value in fields.items() if name not in given}
     minutes = None if corpus_bytes is None else size / 1e6 * setting.all_minutes(replayed)
@@ -121,9 +127,9 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
 
 
 def rows_log2(corpus_bytes: int | None, fields: Fields) -> int:
-    """Rows of each context's table: about two for five bytes, or for five pieces of three bytes; 2^24 of sixteen
-    contexts take four gigabytes."""
-    wanted = (corpus_bytes or COUNTED_BYTES) * (2 if "data.tokenizer" in fields else 2 / 3) / 5
+    """Rows of each context's table: about two for five bytes, or two for a piece of three bytes, which may take four;
+    2^24 of sixteen contexts take four gigabytes."""
+    wanted = (corpus_bytes or COUNTED_BYTES) * (2 / 5 if "data.tokenizer" in fields else 2 / 3)
     return min(max(ceil(log2(wanted + 1)), ModelConfig.ngram_rows_log2), 24)
 
 
