@@ -75,8 +75,13 @@ ENTRIES = [
         "not_gameable.csv",
     ),
     Entry("code-terms", "minutes", ("python benchmarks/code_terms.py",), TOTALS, "code_terms.csv"),
-    rung(100_000, "--config configs/bytes.yaml"),
-    rung(1_000_000, "--config configs/bytes.yaml --train.replay=1", needs=("configs/bytes.yaml",)),
+    rung(100_000, "--config configs/bytes.yaml --train.segment_tokens=8@0,16@0.2", needs=("configs/bytes.yaml",)),
+    rung(
+        1_000_000,
+        "--config configs/bytes.yaml --model.width=160 --train.segment_tokens=16@0,32@0.05,64@0.3 "
+        "--train.replay=1@0,0@0.7",
+        needs=("configs/bytes.yaml",),
+    ),
     Entry(
         "baselines", "minutes", ("python benchmarks/baselines.py {enwik8}",), ("eval/baselines.py",), "baselines.csv",
         figures=whole_xz,
@@ -152,7 +157,12 @@ ENTRIES = [
         "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=21 --train.replay=1",
         needs=("configs/bytes.yaml",),
     ),
-    rung(10_000_000, "--config configs/enwik7.yaml", needs=("configs/enwik7.yaml",)),
+    rung(
+        10_000_000,
+        "--config configs/enwik7.yaml --model.width=256 --engine.precision=bf16 --model.ngram_rows_log2=24 "
+        "--train.segment_tokens=16@0,32@0.01,64@0.1 --train.replay=1@0,0@0.5",
+        needs=("configs/enwik7.yaml",),
+    ),
     Entry(
         "enwik8-cpu", "hours", (ENWIK8,), (*TOTALS, "configs/enwik8.yaml"), "enwik8-cpu.csv", "curve.csv",
         whole_enwik8,

@@ -20,7 +20,6 @@ from train.choice import (
     HEAD_BYTES,
     LADDERS,
     LONG_BYTES,
-    LONG_PLAIN,
     MANY_PIECES,
     MOST_REPLAY,
     OF_SAMPLES,
@@ -28,7 +27,7 @@ from train.choice import (
     PLAIN_BYTES,
     REPLAY_BYTES,
     SAMPLES,
-    WIDE,
+    WIDEST,
     Chooser,
     choose,
     describe,
@@ -49,15 +48,15 @@ LITTLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fields", "file"), [(BYTES, "bytes.yaml"), (WIDE, "enwik7.yaml")])
+@pytest.mark.parametrize(("fields", "file"), [(BYTES, "bytes.yaml"), (WIDEST, "enwik7.yaml")])
 def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str) -> None:
     """At the size that a file was made for."""
     shipped = flatten(yaml.safe_load((ROOT / "configs" / file).read_text()))
     size = 10_000_000 if file == "enwik7.yaml" else 1_000_000
     rows = rows_log2(size, fields)
-    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if fields is WIDE else {}
+    replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if fields is WIDEST else {}
     tables = {"model.ngram_rows_log2": rows} if rows != Config().model.ngram_rows_log2 else {}
-    assert fields | tables | replay == shipped
+    assert tables | fields | replay == shipped
 
 
 @pytest.mark.parametrize("kind", LADDERS)
@@ -66,13 +65,13 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
     ladder = LADDERS[kind]
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
     replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
-    rows = {"model.ngram_rows_log2": 21 if kind in {PLAIN, LONG_PLAIN} else 20}
+    rows = {"model.ngram_rows_log2": 21}
     for number, one in enumerate(ladder):
-        minutes = 2 * one.all_minutes(MOST_REPLAY if replay else 0.0)
-        found = choose(2_000_000, b"", minutes, ())
-        assert found.fields == one.fields | replay | rows
+        minutes = 3 * one.all_minutes(MOST_REPLAY if replay else 0.0)
+        found = choose(3_000_000, b"", minutes, ())
+        assert found.fields == rows | one.fields | replay
         assert found.expected_minutes == pytest.approx(minutes)
-        less = choose(2_000_000, b"", minutes - 0.001, ())
+        less = choose(3_000_000, b"", minutes - 0.001, ())
         assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)].fields.items()
     unknown = choose(None, b"", 1e9, ())
     assert unknown.fields.items() >= ladder[-1].fields.items() and unknown.expected_minutes is None
@@ -103,6 +102,8 @@ def test_small_corpora_do_not_take_what_pays_later() -> None:
     chosen = [choose(size, b"", 1e9, ()).fields for size in (REPLAY_BYTES - 1, REPLAY_BYTES)]
     assert [fields.get("train.replay") for fields in chosen] == [None, f"1@0,0@{MOST_REPLAY}"]
     assert [fields["model.width"] for fields in chosen] == [96, 160]
+    assert [fields["train.segment_tokens"] for fields in chosen] == ["8@0,16@0.2", "16@0,32@0.05,64@0.3"]
+    assert "train.segment_tokens" not in choose(None, b"", 1e9, ()).fields
 
 
 def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:

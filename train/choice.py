@@ -29,7 +29,7 @@ COUNTED_BYTES = 1 << 23
 # Who gives one of these has chosen.
 BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.network", "run.warm_start"}
 
-# Fields that differ from the defaults. Those of BYTES are in configs/bytes.yaml, those of WIDE in configs/enwik7.yaml.
+# Fields that differ from the defaults. Those of BYTES are in configs/bytes.yaml, those of WIDEST in configs/enwik7.yaml.
 Fields = dict[str, Any]
 PIECES: Fields = {}
 MANY_PIECES: Fields = {
@@ -44,13 +44,20 @@ BYTES: Fields = {
     "model.ngram_words": 4,
     "model.ngram_embeddings": [2, 3, 0],
 }
-WIDE = BYTES | {"model.width": 160}
+WIDE = BYTES | {"model.width": 160, "train.segment_tokens": "16@0,32@0.05,64@0.3"}
+WIDEST = BYTES | {
+    "model.width": 256,
+    "model.ngram_rows_log2": 24,
+    "train.segment_tokens": "16@0,32@0.01,64@0.1",
+}
+# Of a short corpus of bytes: steps of few tokens take seconds more there, and save more than one in a hundred bytes.
+SHORT: Fields = {"train.segment_tokens": "8@0,16@0.2"}
 SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "model.ngram_embeddings": [2, 3]}
 
 
 # Of the epoch. What comes later gains little by replay: research/2026-11-29-where-replay-pays.md.
 MOST_REPLAY = 0.7
-# Smaller corpora gain less than the code that replay takes.
+# Smaller corpora are short: they gain less than the code that replay takes.
 REPLAY_BYTES = 300_000
 
 
@@ -77,7 +84,11 @@ class Setting(NamedTuple):
 LADDERS: dict[str, list[Setting]] = {
     "long text in plain short words": [Setting(0, 0.42, 0.42, MANY_PIECES)],
     "text in plain short words": [Setting(0, 0.35, 0.35, PIECES)],
-    "text, code or other data": [Setting(300_000, 1.3, 1.5, WIDE), Setting(0, 0.85, 0.7, BYTES)],
+    "text, code or other data": [
+        Setting(3_000_000, 2.8, 3.2, WIDEST),
+        Setting(300_000, 1.3, 1.5, WIDE),
+        Setting(0, 0.85, 0.7, BYTES),
+    ],
     "samples": [Setting(0, 0.85, 0.0, SAMPLES)],
 }
 LONG_PLAIN, PLAIN, DATA, OF_SAMPLES = LADDERS
@@ -120,7 +131,9 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     setting = (fitting or ladder[-1:])[0]
     replayed = setting.replayed(allowed)
     fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
-    fields |= {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)}
+    if setting.fields is BYTES and corpus_bytes is not None and size < REPLAY_BYTES:
+        fields |= SHORT
+    fields = {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)} | fields
     fields = {name: value for name, value in fields.items() if name not in given}
     minutes = None if corpus_bytes is None else size / 1e6 * setting.all_minutes(replayed)
     return Choice(corpus_bytes, kind, budget_minutes, minutes, fields)
