@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data.errors import UsageError
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -65,11 +67,15 @@ def study_terms(path: Path) -> Figures:
 
 
 def last_row(columns: dict[str, str], **wanted: str) -> Callable[[Path], Figures]:
-    """Figures of the last row of a CSV file that has the values `wanted`: the `columns`, with their units."""
+    """Figures of the last row of a CSV file that has the values `wanted`: the `columns`, with their units. Without such
+    a row, UsageError."""
 
     def read(path: Path) -> Figures:
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if all(row[name] == value for name, value in wanted.items())]
+        if not rows:
+            values = ", ".join(f"{name} {value!r}" for name, value in wanted.items())
+            raise UsageError(f"{path.name}: no row has {values}. Measure it")
         return {name: (float(rows[-1][name]), unit) for name, unit in columns.items()}
 
     return read

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import figures, pages, published
 from benchmarks.figures import ENTRIES
-from benchmarks.measurement import RESULTS, ROOT, Entry, Figures
+from benchmarks.measurement import RESULTS, ROOT, Entry, Figures, last_row
 from benchmarks.pages import CHANGED, Row, changed_since, check, git, missing, problems, written
+from data.errors import UsageError
 from train.command_line import CONFIG_FILE, save_config
 from train.config import Config
 
@@ -43,6 +44,17 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Entry]:
 
 def row(figure: str, value: str, commit: str = "HEAD") -> Row:
     return Row(figure, value, "bytes", commit, "2026-01-01", "a machine", "a command")
+
+
+def test_a_measurement_that_was_changed_and_not_made_is_named(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rungs.csv").write_text("options,total_bytes\n--old,5\n")
+    changed = replace(entry, file="rungs.csv", figures=last_row({"total_bytes": "bytes"}, options="--new"))
+    monkeypatch.setattr(pages, "NAMED", {"tiny": changed})
+    published.keep([replace(row("tiny", "rungs.csv"), unit="file")])
+    with pytest.raises(UsageError, match=r"^rungs\.csv: no row has options '--new'\. Measure it$"):
+        check()
 
 
 def test_readme_and_docs_say_what_the_results_say() -> None:

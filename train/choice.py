@@ -29,7 +29,7 @@ COUNTED_BYTES = 1 << 23
 # Who gives one of these has chosen.
 BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.network", "run.warm_start"}
 
-# Fields that differ from the defaults. Those of BYTES are in configs/bytes.yaml, those of WIDEST in configs/enwik7.yaml.
+# Fields that differ from the defaults. BYTES is what configs/bytes.yaml has, WIDEST what configs/enwik7.yaml has.
 Fields = dict[str, Any]
 PIECES: Fields = {}
 MANY_PIECES: Fields = {
