@@ -19,8 +19,6 @@ from train.choice import (
     DATA,
     HEAD_BYTES,
     LADDERS,
-    LONG_BYTES,
-    MANY_PIECES,
     MOST_REPLAY,
     OF_SAMPLES,
     PLAIN,
@@ -80,11 +78,11 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
 
 def test_long_plain_text_gets_more_pieces_and_a_wider_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
-    for size, long in [(LONG_BYTES - 1, False), (LONG_BYTES, True), (None, False)]:
+    for size, vocabulary, width in [(3_999_999, None, None), (4_000_000, 4096, 160), (None, None, None)]:
         for minutes in (0.1, 3.0, 100.0):
             chosen = choose(size, b"", minutes, ()).fields
-            assert (chosen.items() >= MANY_PIECES.items()) == long
-            assert ("data.vocabulary" in chosen) == ("model.width" in chosen) == long
+            assert (chosen.get("data.vocabulary"), chosen.get("model.width")) == (vocabulary, width)
+            assert ("train.segment_tokens" in chosen) == (width is not None)
 
 
 def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
