@@ -20,17 +20,18 @@ from train.options import did_you_mean
 
 # What argparse would name by Python's types.
 WANTED: dict[Any, str] = {int: "a whole number", float: "a number"}
+# What the environment has to say before PyTorch is loaded, unless it says something else (docs/performance.md). Threads
+# that wait spin for long by default, which takes the core from the very thread that they wait for as soon as anything
+# else runs on the machine. And tables of counts are read at random places, which is faster in pages of 2 MiB.
+FOR_TORCH = {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def begin(module: str) -> None:
     """The first statement of an entry point, before it imports anything that may print. `module` is its __name__:
     standard output is separated only in a process that it is the program of. Other libraries' notices are kept: for the
     run directory if the program has one, and to be printed if it fails before or without."""
-    # Threads that wait spin for long by default, which takes the core from the very thread that they wait for as soon
-    # as anything else runs on the machine. Both have to be said before PyTorch is loaded (docs/performance.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Tables of counts are read at random places: in pages of 2 MiB, the processor finds these in half of the time.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for name, value in FOR_TORCH.items():
+        os.environ.setdefault(name, value)
     if module == "__main__":
         STREAMS.separate()
         NOTICES.collect()

@@ -22,6 +22,8 @@ from typing import Any
 
 from fork_python import ask, receive
 
+from launch.entry import FOR_TORCH
+
 DECODER = ["-P", "-m", "eval.decoder_imports"]
 # In the environment of a forked program: the socket of the server that has loaded the reference machine alone.
 REFERENCE_SOCKET = "ONEPASS_TEST_REFERENCE_SOCKET"
@@ -103,7 +105,7 @@ class Server:
         if self.process is None:
             self.folder = tempfile.mkdtemp(prefix="onepass-fork-")
             # As every entry point sets it before it loads PyTorch.
-            environment = {"GOMP_SPINCOUNT": "5000", **os.environ}
+            environment = {**FOR_TORCH, **os.environ}
             command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), self.folder]
             self.process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
