@@ -22,8 +22,6 @@ from typing import Any
 
 from fork_python import ask, receive
 
-from launch.entry import FOR_TORCH
-
 DECODER = ["-P", "-m", "eval.decoder_imports"]
 # In the environment of a forked program: the socket of the server that has loaded the reference machine alone.
 REFERENCE_SOCKET = "ONEPASS_TEST_REFERENCE_SOCKET"
@@ -104,7 +102,9 @@ class Server:
     def address(self, name: str) -> str:
         if self.process is None:
             self.folder = tempfile.mkdtemp(prefix="onepass-fork-")
-            # As every entry point sets it before it loads PyTorch.
+            # As every entry point sets it before it loads PyTorch. The servers import this module, and nothing of ours.
+            from launch.entry import FOR_TORCH
+
             environment = {**FOR_TORCH, **os.environ}
             command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), self.folder]
             self.process = subprocess.Popen(

@@ -248,6 +248,8 @@ if __name__ == "__main__":
     # Forked programs shall find ours where they look for it themselves.
     sys.path.remove(str(Path(__file__).resolve().parent))
     del sys.modules["fork_python"], sys.modules["fork_program"]
+    rooms = {package.parent.name for package in Path(__file__).resolve().parents[1].glob("*/__init__.py")}
+    assert not rooms & set(sys.modules), "forks would take modules of ours from here, not from where they look"
     # Each source is compiled once, not by every fork.
     sys.dont_write_bytecode = False
     if os.fork() == 0:
