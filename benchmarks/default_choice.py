@@ -1,11 +1,11 @@
 """What the default chooses, against the best of the configurations that it could have chosen.
 
-    python benchmarks/default_choice.py FOLDER --only NAME:BYTES;... [--configs pieces;bytes] [any option of a run]
+    python benchmarks/default_choice.py FOLDER --only NAME:BYTES;... [--configs '4,096, wide;bytes, wide'] [any option of a run]
     python benchmarks/default_choice.py FOLDER --table [--minutes 3]
 
 FOLDER holds enwik8.xz, and the other corpora once they are made (benchmarks/choice_corpora.py). The first form appends
 a row a corpus, size and configuration to benchmarks/results/default_choice.csv, on one thread; what is there already is
-skipped, so start the same command again after anything. The second prints what is there in Markdown, with the regret of
+skipped, so start the same command again after anything; `--again` measures it anew. The second prints what is there in Markdown, with the regret of
 the choice: how far the total of what is chosen, where so many minutes are allowed, is above the smallest. A choice is
 taken for the configuration that differs from it in the rows of tables alone.
 """
@@ -31,7 +31,7 @@ from benchmarks.ladder import cpu_secs
 from benchmarks.published import processor_name
 from benchmarks.result_rows import appended, commit
 from eval.baselines import measure_baselines
-from train.choice import HEAD_BYTES, choose
+from train.choice import HEAD_BYTES, choose, rows_log2
 from train.command_line import parse_config
 from train.config import flatten
 from train.options import DEFAULTS
@@ -40,12 +40,16 @@ RESULTS = ROOT / "benchmarks" / "results" / "default_choice.csv"
 COLUMNS = ["date", "commit", "processor", "corpus", "bytes", "configuration", "options", "total_bytes", "data_bytes"]
 COLUMNS += ["code_bytes", "tokenizer_bytes", "cpu_secs", "threads"]
 BYTES = ["--config=configs/bytes.yaml"]
+WIDE = ["--model.width=160", "--train.replay=1@0,0@0.7"]
+GROWING = "--train.segment_tokens=16@0,32@0.02,64@0.3"
+# Pieces of each number, and bytes, narrow and wide.
 CONFIGS = {
-    "pieces": ["--data.tokenizer=bpe"],
-    "pieces, replay": ["--data.tokenizer=bpe", "--train.replay=1"],
+    "2,048": ["--data.tokenizer=bpe", "--train.replay=1@0,0@0.7"],
+    "2,048, wide": ["--data.tokenizer=bpe", *WIDE, GROWING],
+    "4,096, wide": ["--data.tokenizer=bpe", "--data.vocabulary=4096", *WIDE, GROWING],
     "bytes": BYTES,
-    "bytes, replay": [*BYTES, "--train.replay=1"],
-    "enwik7": ["--config=configs/enwik7.yaml"],
+    "bytes, short steps": [*BYTES, "--train.segment_tokens=8@0,16@0.2"],
+    "bytes, wide": [*BYTES, *WIDE, "--train.segment_tokens=16@0,32@0.05,64@0.3"],
 }
 # What a run without options chooses, and the coder that it should beat.
 CHOSEN, PPMD = "default", "ppmd"
@@ -69,7 +73,11 @@ def run(corpus: str, content: bytes, name: str, rest: list[str]) -> dict[str, An
         sizes = measure_baselines(lambda: iter([content]), len(content)).sizes
         about |= {"date": datetime.date.today().isoformat(), "corpus": corpus, "bytes": len(content)}
         return about | {"total_bytes": sizes[PPMD]}
-    given = [*(["--run.budget_minutes=3"] if name == CHOSEN else CONFIGS[name]), "--engine.threads=1", *rest]
+    given = ["--run.budget_minutes=3"]
+    if name != CHOSEN:
+        rows = rows_log2(len(content), {"data.tokenizer": "bytes"} if BYTES[0] in CONFIGS[name] else {})
+        given = [*CONFIGS[name], f"--model.ngram_rows_log2={rows}"]
+    given += ["--engine.threads=1", *rest]
     with tempfile.TemporaryDirectory(prefix="onepass-") as temporary:
         path = Path(temporary, "corpus")
         path.write_bytes(content)
@@ -117,7 +125,8 @@ def main() -> None:
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="corpora and sizes, NAME:BYTES by semicolons; 0 takes all bytes")
-    parser.add_argument("--configs", default="pieces;bytes", help="by semicolons (default: %(default)s)")
+    parser.add_argument("--configs", default="2,048, wide;bytes, wide", help="by semicolons (default: %(default)s)")
+    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--minutes", type=float, default=3.0, help="budget of the choice (default: %(default)s)")
     options, rest = parser.parse_known_args()
@@ -130,7 +139,7 @@ def main() -> None:
         content = CORPORA[corpus](options.folder)
         content = content[: int(size) or len(content)]
         for name in options.configs.split(";"):
-            if name in measured().get((corpus, len(content)), {}):
+            if not options.again and name in measured().get((corpus, len(content)), {}):
                 continue
             found = run(corpus, content, name, rest)
             with appended(RESULTS, COLUMNS) as write:
