@@ -1,13 +1,13 @@
 """What the default chooses, against the best of the configurations that it could have chosen.
 
-    python benchmarks/default_choice.py FOLDER --only NAME:BYTES;... [--configs '4,096, wide;bytes, wide'] [any option of a run]
+    python benchmarks/default_choice.py FOLDER --only NAME:BYTES;... [--configs NAME;...] [any option of a run]
     python benchmarks/default_choice.py FOLDER --table [--minutes 3]
 
 FOLDER holds enwik8.xz, and the other corpora once they are made (benchmarks/choice_corpora.py). The first form appends
-a row a corpus, size and configuration to benchmarks/results/default_choice.csv, on one thread; what is there already is
-skipped, so start the same command again after anything; `--again` measures it anew. The second prints what is there in Markdown, with the regret of
-the choice: how far the total of what is chosen, where so many minutes are allowed, is above the smallest. A choice is
-taken for the configuration that differs from it in the rows of tables alone.
+a row a corpus, size and configuration to benchmarks/results/default_choice.csv, on one thread. What is there already is
+skipped, so start the same command again after anything; `--again` measures it anew. The second prints what is there in
+Markdown, with the regret of the choice: how far the total of what is chosen, where so many minutes are allowed, is
+above the smallest. A choice is taken for the configuration that differs from it in the rows of tables alone.
 """
 
 import sys
