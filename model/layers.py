@@ -20,8 +20,10 @@ def parameter(value: Tensor, role: str, lr: float = 1.0) -> nn.Parameter:
 
 def rows(table: Tensor, index: Tensor) -> Tensor:
     """table[index] of a table [rows, columns], with gradients summed in a fixed order. On CUDA that is fast for an
-    embedding, and slow for indexing, where many indices are equal. On a CPU indexing is faster."""
-    return F.embedding(index, table) if table.is_cuda else table[index]
+    embedding, and slow for indexing, where many indices are equal. On a CPU, an embedding is faster without gradients,
+    and indexing with them."""
+    learns = table.requires_grad and torch.is_grad_enabled()
+    return table[index] if learns and not table.is_cuda else F.embedding(index, table)
 
 
 def precise(x: Tensor) -> Tensor:

@@ -62,12 +62,17 @@ class ContextMixing(nn.Module):
     costs of tokens, and `digit` for the probabilities of a digit. `learn(history, targets)` counts what followed."""
 
     counts: Tensor
-    level: Tensor
+    table: Tensor
+    cells: Tensor
+    evidence: Tensor
     shifts: Tensor
     begins: Tensor
     ends: Tensor
     row: Tensor
     sides: Tensor
+    deep: Tensor
+    place: Tensor
+    level: Tensor
     slot: Tensor
     certain: Tensor
 
@@ -81,10 +86,20 @@ class ContextMixing(nn.Module):
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
+        pairs, level = torch.arange(1 << 16), torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True)
+        zeros, ones = pairs & 255, pairs >> 8
+        sides = [torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)]
         fixed = {
-            "level": torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True),
-            # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 (R - 1)].
-            "sides": torch.cat([torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)], 1),
+            "level": level,
+            "table": torch.arange(self.tables).view(-1, 1, 1, 1),
+            # Of a pair of counts, as it stands in a row: the pair of levels; the log-odds, and how much was seen.
+            "cells": level[zeros] * LEVELS + level[ones],
+            "evidence": torch.stack([((ones + 0.4) / (zeros + 0.4)).log(), (zeros + ones).log1p() - 1.5], 1),
+            # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 R].
+            "sides": torch.cat([*sides, torch.zeros(RADIX, 2)], 1),
+            # How far the nodes of a digit are below its root, and their places among those of their depth.
+            "deep": torch.tensor([0, 1, 1, 2, 2, 2, 2]),
+            "place": torch.tensor([0, 0, 1, 0, 1, 2, 3]),
             "shifts": torch.arange(self.bits, 0, -1),
             "row": torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE,
             "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
@@ -114,19 +129,23 @@ class ContextMixing(nn.Module):
         below = 1 << (depth if depth < first else (depth - first) % STRIDE)
         return node % below + below - 1
 
-    def lines(self, hashes: Tensor, roots: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Numbers of lines in the tables, and marks of rows, [K, B, T, S], for hashes [K, B, T] and roots [B, T, S].
-        Tables are those of the first K contexts, or `table`."""
+    def lines(self, hashes: Tensor, roots: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of lines, and marks of rows in their lower 16 bits, [K, B, T, S], for hashes [K, B, T], roots
+        [B, T, S] and numbers of tables [K, 1, 1, 1] or [1, B, T, 1]."""
         mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
-        if table is None:
-            table = torch.arange(len(hashes), device=roots.device).view(-1, 1, 1, 1)
-        return table * lines + (mixed & lines - 1), mixed >> self.rows_log2 & 0xFFFF
+        return table * lines + (mixed & lines - 1), mixed >> self.rows_log2
 
     def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For lines and marks [...]: the rows of the line [..., WAYS, ROW], whether one has the mark, and which."""
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
+
+    def known(self, hashes: Tensor, roots: Tensor, table: Tensor) -> Tensor:
+        """Rows [K, B, T, S, ROW], for what `lines` takes: empty where a context has none."""
+        lines, marks = self.lines(hashes, roots, table)
+        found, way = self.find(lines, marks)[1:]
+        return rows(self.counts, lines * WAYS + way) * found.unsqueeze(-1)
 
     def recall(self, hashes: Tensor) -> tuple[Tensor, Tensor]:
         """The token that is likeliest by the counts of the longest context of the latest tokens that has any; and a
@@ -134,18 +153,18 @@ class ContextMixing(nn.Module):
         token's last bit was seen in it. Both [B, T], for hashes [K, B, T]."""
         hashes = hashes[: 1 + len(self.contexts.orders)]
         node = torch.ones_like(hashes[0]).unsqueeze(-1)
-        known = self.find(*self.lines(hashes, node))[1]
-        which = (known * torch.arange(len(hashes), device=node.device).view(-1, 1, 1, 1)).amax(0, keepdim=True)
+        tables = self.table[: len(hashes)]
+        which = (self.find(*self.lines(hashes, node, tables))[1] * tables).amax(0, keepdim=True)
         hashes = hashes.gather(0, which[..., 0])
         for radix in self.radices:
-            line, found, way = self.find(*self.lines(hashes, node, which))
-            row = (line.take_along_dim(way[..., None, None], 4) * found[..., None, None]).flatten(0, 3).flatten(1)
+            row = self.known(hashes, node, which)[0, ..., 0, :].unsqueeze(-1)
+            times, bits = row.view(torch.uint8).max(-1)
+            bits, slot = bits + 1, torch.zeros_like(node)
             for _ in range(radix.bit_length() - 1):
-                pair = row.gather(-1, self.slot[node].view(-1, 1)).view(torch.uint8)
-                most, bit = pair.view(*node.shape, 2).max(-1)
-                node = 2 * node + bit
+                last, slot = slot, bits.gather(-1, slot).add(slot, alpha=2)
+            node = node * radix + slot + (1 - radix)
         token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
-        return token[..., 0], (which[0] * LEVELS + self.level[most.long()])[..., 0]
+        return token[..., 0], (which[0] * LEVELS + self.level[times.gather(-1, last).long()])[..., 0]
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""
@@ -154,7 +173,7 @@ class ContextMixing(nn.Module):
 
     def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Hashes of the contexts [K, B, T]; for each digit, the network's probabilities of its values after every path
-        through the digits before it [B, T, .., R]; and the network's last layer."""
+        through the digits before it [B, T, .., R]; and what the last layer says to the hidden units [B, T, HIDDEN]."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
         ways = F.pad(ways, (0, lacking)) if lacking else ways
         levels: list[Tensor] = []
@@ -163,7 +182,8 @@ class ContextMixing(nn.Module):
             ways = levels[0].sum(-1)
         # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
-        return hashes, levels, x
+        with torch.autocast(x.device.type, enabled=False):
+            return hashes, levels, precise(x) @ self.gate
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
@@ -172,10 +192,15 @@ class ContextMixing(nn.Module):
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
         of ALONE times the network's own."""
-        hashes, levels, x = seen
+        hashes, levels, gate = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
-        ways = [self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))]
-        odds = self(hashes, torch.cat(ways, 2), x, roots, nodes, self.row)
+        slot = ROW * self.row + self.slot[nodes]
+        pairs = self.known(hashes, roots, self.table).flatten(3)
+        pairs = pairs.gather(3, slot.expand(self.tables, *slot.shape))
+        ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
+        with torch.autocast(gate.device.type, enabled=False):
+            sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
+            odds = torch.stack(self(pairs, sides, gate, nodes))
         nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
         alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
@@ -184,42 +209,32 @@ class ContextMixing(nn.Module):
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
-        hashes, levels, x = seen
-        roots = node.unsqueeze(1)
-        radix = self.radices[digit]
-        # Nodes of the digit, numbered as in a tree of their own, and then as in the whole tree.
-        own = torch.arange(1, radix, device=node.device)
-        nodes = (roots.unsqueeze(-1) - 1 << (own > 1).long() + (own > 3)) + own
-        row = torch.arange(node.shape[1], device=node.device).repeat_interleave(radix - 1)
-        odds = self(hashes, self.ways(levels, digit, roots), x, roots, nodes.flatten(2), row)[0].view_as(nodes)[:, 0]
-        odds = odds.masked_fill(self.certain[nodes[:, 0]], -1e9)
-        sides = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
-        return (sides @ self.sides[:: RADIX // radix, : 2 * radix - 2].T).exp()
+        hashes, levels, gate = seen
+        inner = self.radices[digit] - 1
+        nodes = (node.unsqueeze(-1) << self.deep[:inner]) + self.place[:inner]
+        pairs = self.known(hashes, node.unsqueeze(-1), self.table)[..., 0, :inner]
+        ways = self.ways(levels, digit, node.unsqueeze(1))[:, 0]
+        with torch.autocast(gate.device.type, enabled=False):
+            sides = (ways @ self.sides).unflatten(-1, (-1, 2))[..., :inner, :]
+            odds = self(pairs, sides, gate, nodes)[0].masked_fill(self.certain[nodes], -1e9)
+            logs = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
+            return (logs @ self.sides[:: RADIX // (inner + 1), : 2 * inner].T).exp()
 
-    def forward(self, hashes: Tensor, ways: Tensor, x: Tensor, roots: Tensor, nodes: Tensor, row: Tensor) -> Tensor:
-        """Log-odds [2, B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `row` [N] is the index, in
-        `roots` [B, T, S], of the row that each node belongs to; `ways` [B, T, S, R] are the network's probabilities
-        below the roots."""
-        slot = self.slot[nodes]
-        with torch.autocast(x.device.type, enabled=False):
-            sides = (ways @ self.sides).flatten(2).unflatten(2, (-1, 2))
-        left, right = pick(sides, row * (RADIX - 1) + slot).unbind(-1)
-        line, found, way = self.find(*self.lines(hashes, roots))
-        pairs = line.flatten(3).gather(3, (row * WAYS + way[..., row]) * ROW + slot) * found[..., row]
-        zeros, ones = pairs.unsqueeze(-1).view(torch.uint8).long().unbind(-1)
-        table = torch.arange(self.tables, device=nodes.device).view(-1, 1, 1, 1)
-        cell = (table * LEVELS + self.level[zeros]) * LEVELS + self.level[ones]
-        ratio = ((ones + 0.4) / (zeros + 0.4)).log()
-        network = (right + 1e-9).log() - (left + 1e-9).log()
-        gain, offset = rows(self.scale, cell).unbind(-1)
-        counted = gain * ratio + offset
-        inputs = torch.cat([counted.movedim(0, -1), network.unsqueeze(-1)], -1)  # [B, T, N, K + 1]
-        seen = (zeros + ones).movedim(0, -1).to(inputs.dtype).log1p()
-        features = torch.cat([inputs, inputs.abs() - 1, seen - 1.5], -1).detach()
-        with torch.autocast(x.device.type, enabled=False):
-            hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
-            weights = F.relu(hidden) @ self.weigh + rows(self.base, nodes)
-        return torch.stack([(inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network])
+    def forward(self, pairs: Tensor, sides: Tensor, gate: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds [B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `pairs` [K, B, T, N] are
+        their counts as they stand in rows, `sides` [B, T, N, 2] the network's probabilities to the left and to the
+        right, and `gate` [B, T, HIDDEN] is what `see` returns."""
+        pairs = pairs.long() & 0xFFFF
+        ratio, times = rows(self.evidence, pairs).unbind(-1)
+        gain, offset = rows(self.scale, self.table * LEVELS**2 + self.cells[pairs]).unbind(-1)
+        network = (sides + 1e-9).log().diff()
+        inputs = torch.cat([(gain * ratio + offset).movedim(0, -1), network], -1)  # [B, T, N, K + 1]
+        features = torch.cat([inputs, inputs.abs() - 1, times.movedim(0, -1)], -1).detach()
+        hidden = features @ self.features + rows(self.node, nodes) + gate.unsqueeze(2)
+        # A CPU multiplies by a matrix of 16 columns in a third of the time that it takes for 15.
+        number = self.weigh.shape[1]
+        weights = (F.relu(hidden) @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + rows(self.base, nodes)
+        return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network[..., 0]
 
     @torch.no_grad()
     def learn(self, history: Tensor, targets: Tensor) -> None:
@@ -229,8 +244,8 @@ class ContextMixing(nn.Module):
         roots = leaf >> self.begins
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
-        lines, marks = self.lines(self.contexts.hashes(history), roots)
-        wanted = lines << 16 | marks  # [K, B, T, S]
+        lines, marks = self.lines(self.contexts.hashes(history), roots, self.table)
+        wanted = lines << 16 | marks & 0xFFFF  # [K, B, T, S]
         keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
         for node in (4, 2):
