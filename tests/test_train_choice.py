@@ -3,6 +3,7 @@ resumed run and in an archive."""
 
 import gzip
 import json
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,6 @@ from train.choice import (
     MOST_REPLAY,
     OF_SAMPLES,
     PLAIN,
-    PLAIN_BYTES,
-    REPLAY_BYTES,
     SAMPLES,
     WIDEST,
     Chooser,
@@ -32,6 +31,7 @@ from train.choice import (
     lags,
     read_head,
     rows_log2,
+    settings,
     strides,
 )
 from train.command_line import load_config, parse_config, parse_given
@@ -60,7 +60,7 @@ def test_what_is_chosen_is_what_is_shipped(fields: dict[str, object], file: str)
 @pytest.mark.parametrize("kind", LADDERS)
 def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
-    ladder = LADDERS[kind]
+    ladder = settings(kind, 3_000_000)
     assert [one.minutes for one in ladder] == sorted((one.minutes for one in ladder), reverse=True)
     replay = {"train.replay": f"1@0,0@{MOST_REPLAY}"} if ladder[0].replay_minutes else {}
     rows = {"model.ngram_rows_log2": 21}
@@ -71,14 +71,30 @@ def test_more_minutes_never_give_a_setting_further_down(kind: str, monkeypatch: 
         assert found.expected_minutes == pytest.approx(minutes)
         less = choose(3_000_000, b"", minutes - 0.001, ())
         assert less.fields.items() >= ladder[min(number + 1, len(ladder) - 1)].fields.items()
-    unknown = choose(None, b"", 1e9, ())
-    assert unknown.fields.items() >= ladder[-1].fields.items() and unknown.expected_minutes is None
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_what_is_too_long_to_be_counted_gets_the_fastest_of_long_corpora(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
+    unknown, long = choose(None, b"", 1e9, ()), choose(COUNTED_BYTES, b"", 1e-9, ())
+    assert unknown.fields == long.fields and unknown.expected_minutes is None
+    assert unknown.fields.items() >= settings(kind, COUNTED_BYTES)[-1].fields.items()
     assert "train.replay" not in unknown.fields
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_there_is_a_setting_for_every_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
+    bounds = {int(bound) for one in LADDERS[kind] for bound in one[:2] if bound != inf}
+    for size in {0, 1, 10**9} | bounds | {bound - 1 for bound in bounds if bound}:
+        assert choose(size, b"", 3.0, ()).fields
 
 
 def test_long_plain_text_gets_more_pieces_and_a_wider_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
-    for size, vocabulary, width in [(3_999_999, None, None), (4_000_000, 4096, 160), (None, None, None)]:
+    for size, vocabulary, width in [(3_999_999, None, None), (4_000_000, 4096, 160), (None, 4096, 160)]:
         for minutes in (0.1, 3.0, 100.0):
             chosen = choose(size, b"", minutes, ()).fields
             assert (chosen.get("data.vocabulary"), chosen.get("model.width")) == (vocabulary, width)
@@ -87,7 +103,7 @@ def test_long_plain_text_gets_more_pieces_and_a_wider_network(monkeypatch: pytes
 
 def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (DATA, {}))
-    last = LADDERS[DATA][-1]
+    last = settings(DATA, 3_000_000)[-1]
     for tenths, replay in [(-1, None), (0.99, None), (1, "1@0,0@0.1"), (3.5, "1@0,0@0.3"), (7, "1@0,0@0.7")]:
         minutes = 3 * last.all_minutes(tenths / 10)
         chosen = choose(3_000_000, b"", minutes, ())
@@ -97,7 +113,7 @@ def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_small_corpora_do_not_take_what_pays_later() -> None:
-    chosen = [choose(size, b"", 1e9, ()).fields for size in (REPLAY_BYTES - 1, REPLAY_BYTES)]
+    chosen = [choose(size, b"", 1e9, ()).fields for size in (299_999, 300_000)]
     assert [fields.get("train.replay") for fields in chosen] == [None, f"1@0,0@{MOST_REPLAY}"]
     assert [fields["model.width"] for fields in chosen] == [96, 160]
     assert [fields["train.segment_tokens"] for fields in chosen] == ["8@0,16@0.2", "16@0,32@0.05,64@0.3"]
@@ -107,8 +123,8 @@ def test_small_corpora_do_not_take_what_pays_later() -> None:
 def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:
     verse = b"And he said unto them, Go ye into the land that I will show you, and they went. "
     assert describe(100 * verse) == (PLAIN, {})
-    assert "data.tokenizer" not in choose(PLAIN_BYTES, 100 * verse, 3, ()).fields
-    assert choose(PLAIN_BYTES - 1, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
+    assert "data.tokenizer" not in choose(1_500_000, 100 * verse, 3, ()).fields
+    assert choose(1_499_999, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
     code = b"    def close(self) -> None:\n        self.file.close()\n        self.lock.release()\n"
     for other in (code, "и сказал им: идите в землю, ".encode(), bytes(10_000), b"", b"x"):
         assert describe(100 * other)[0] == DATA
@@ -146,7 +162,6 @@ def test_lags_are_different_contexts(sample: int, row: int) -> None:
 def test_tables_grow_with_the_corpus() -> None:
     assert [rows_log2(size, BYTES) for size in (1, 2_600_000, 3_000_000, 10_000_000, 10**9)] == [20, 20, 21, 22, 24]
     assert [rows_log2(size, {}) for size in (1_500_000, 4_556_413, 10_000_000, 10**8)] == [20, 22, 23, 24]
-    assert rows_log2(None, BYTES) == 22
 
 
 def test_what_is_given_stays(tmp_path: Path) -> None:

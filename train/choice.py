@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from math import ceil, floor, log2
+from math import ceil, floor, inf, log2
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,22 +50,22 @@ WIDEST = BYTES | {
     "model.ngram_rows_log2": 24,
     "train.segment_tokens": "16@0,32@0.01,64@0.1",
 }
-# Of a short corpus of bytes: steps of few tokens take seconds more, and the data are 1.7 % shorter.
-SHORT: Fields = {"train.segment_tokens": "8@0,16@0.2"}
+# Steps of few tokens take seconds more on a short corpus, and its data are 1.7 % shorter.
+SHORT = BYTES | {"train.segment_tokens": "8@0,16@0.2"}
 SAMPLES = BYTES | {"model.ngram_orders": [1, 2, 3], "model.ngram_words": 0, "model.ngram_embeddings": [2, 3]}
 
 
 # Of the epoch. What comes later gains little by replay: research/2026-11-29-where-replay-pays.md.
 MOST_REPLAY = 0.7
-# Smaller corpora are short: they gain less than the code that replay takes.
-REPLAY_BYTES = 300_000
 
 
 class Setting(NamedTuple):
-    """What can be chosen: for corpora of so many bytes or more, these fields. A million bytes take so many minutes of
-    two cores of an AMD EPYC, and so many more where the whole epoch has replay."""
+    """What can be chosen: for corpora of so many bytes or more, and of fewer than so many, these fields. A million
+    bytes take so many minutes of two cores of an AMD EPYC, and so many more where the whole epoch has replay: none,
+    where replay gains less than its code."""
 
-    least_bytes: int
+    least_bytes: float
+    below_bytes: float
     minutes: float
     replay_minutes: float
     fields: Fields
@@ -80,24 +80,25 @@ class Setting(NamedTuple):
         return self.minutes + replayed * self.replay_minutes
 
 
-# For each kind of corpus, the shortest description first.
+# For each kind of corpus, the shortest description first. Plain text too short for these is taken for other data.
 LADDERS: dict[str, list[Setting]] = {
-    "long text in plain short words": [Setting(0, 0.42, 0.42, MANY_PIECES)],
-    "text in plain short words": [Setting(0, 0.35, 0.35, PIECES)],
-    "text, code or other data": [
-        Setting(3_000_000, 2.8, 3.2, WIDEST),
-        Setting(300_000, 1.3, 1.5, WIDE),
-        Setting(0, 0.85, 0.7, BYTES),
+    "text in plain short words": [
+        # From so many bytes on, twice as many pieces save more than they take.
+        Setting(4_000_000, inf, 0.42, 0.42, MANY_PIECES),
+        # Below so many, no pieces have learned enough.
+        Setting(1_500_000, 4_000_000, 0.35, 0.35, PIECES),
     ],
-    "samples": [Setting(0, 0.85, 0.0, SAMPLES)],
+    "text, code or other data": [
+        Setting(3_000_000, inf, 2.8, 3.2, WIDEST),
+        Setting(300_000, inf, 1.3, 1.5, WIDE),
+        Setting(300_000, inf, 0.85, 0.7, BYTES),
+        Setting(0, 300_000, 1.4, 0.0, SHORT),
+    ],
+    "samples": [Setting(0, inf, 0.85, 0.0, SAMPLES)],
 }
-LONG_PLAIN, PLAIN, DATA, OF_SAMPLES = LADDERS
+PLAIN, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
 PLAIN_SPACES = 0.115
-# Below it, pieces have not learned enough even there.
-PLAIN_BYTES = 1_500_000
-# From there on, twice as many pieces save more than they take.
-LONG_BYTES = 4_000_000
 # Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
@@ -121,28 +122,28 @@ def choose(corpus_bytes: int | None, head: bytes, budget_minutes: float, given: 
     fastest, with as much replay as fits, for a corpus of `corpus_bytes` that begins with `head`; without the fields
     that are `given`."""
     kind, suited = describe(head)
-    size = corpus_bytes or 0
-    if kind == PLAIN and size >= LONG_BYTES:
-        kind = LONG_PLAIN
-    too_few = kind == PLAIN and corpus_bytes is not None and size < PLAIN_BYTES
-    ladder = [one for one in LADDERS[DATA if too_few else kind] if size >= one.least_bytes]
-    allowed = budget_minutes / size * 1e6 if size >= REPLAY_BYTES else 0.0
-    fitting = [one for one in ladder if one.replayed(allowed) == MOST_REPLAY]
-    setting = (fitting or ladder[-1:])[0]
+    size = COUNTED_BYTES if corpus_bytes is None else corpus_bytes
+    # Where nobody says how many bytes there are, replay could take any time.
+    allowed = budget_minutes / corpus_bytes * 1e6 if corpus_bytes else 0.0
+    ladder = settings(kind, size) or settings(DATA, size)
+    setting = next((one for one in ladder if one.replayed(allowed) == MOST_REPLAY), ladder[-1])
     replayed = setting.replayed(allowed)
     fields = setting.fields | suited | ({"train.replay": f"1@0,0@{replayed}"} if replayed else {})
-    if setting.fields is BYTES and corpus_bytes is not None and size < REPLAY_BYTES:
-        fields |= SHORT
-    fields = {"model.ngram_rows_log2": rows_log2(corpus_bytes, fields)} | fields
+    fields.setdefault("model.ngram_rows_log2", rows_log2(size, fields))
     fields = {name: value for name, value in fields.items() if name not in given}
     minutes = None if corpus_bytes is None else size / 1e6 * setting.all_minutes(replayed)
     return Choice(corpus_bytes, kind, budget_minutes, minutes, fields)
 
 
-def rows_log2(corpus_bytes: int | None, fields: Fields) -> int:
+def settings(kind: str, size: int) -> list[Setting]:
+    """Those for a kind of corpus of `size` bytes."""
+    return [one for one in LADDERS[kind] if one.least_bytes <= size < one.below_bytes]
+
+
+def rows_log2(size: int, fields: Fields) -> int:
     """Rows of each context's table: about two for five bytes, or two for a piece of three bytes, which may take four;
     2^24 of sixteen contexts take four gigabytes."""
-    wanted = (corpus_bytes or COUNTED_BYTES) * (2 / 5 if "data.tokenizer" in fields else 2 / 3)
+    wanted = size * (2 / 5 if "data.tokenizer" in fields else 2 / 3)
     return min(max(ceil(log2(wanted + 1)), ModelConfig.ngram_rows_log2), 24)
 
 
