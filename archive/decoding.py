@@ -57,6 +57,9 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
         node = (node - math.prod(radices)).clamp(max=learner.model.vocabulary - 1)
         targets[:rows, time] = node[:rows, 0].numpy(force=True)
         recent = torch.cat([recent[:, 1:], node], 1)
+        if learner.chunk and (time + 1) % learner.chunk == 0:
+            tokens = torch.from_numpy(targets[:, : time + 1]).to(node.device)
+            learner.looked = learner.count(tokens, learner.recent, learner.looked)
     return targets
 
 

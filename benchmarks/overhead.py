@@ -45,23 +45,23 @@ def bare_loop(
     for layer in model.layers if compiled else []:
         layer.compile(dynamic=False)
     optimizer = build_optimizer(model, config.train, config.model.width)
-    state = model.init_state(config.train.lanes)
+    state, mixing = model.init_state(config.train.lanes), model.mixing
     recent = torch.full((config.train.lanes, model.context), start, device=place.device)
     autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16")
     for step, batch in enumerate(batches):
         targets = batch.to(place.device, non_blocking=True)
-        history = torch.cat([recent, targets.clamp(min=0)], 1)
+        whole = torch.cat([recent, targets], 1)
+        history = whole.clamp(min=0)
         recent = history[:, -model.context :]
+        looked = [] if mixing is None else mixing.take_in(whole, [])
         with autocast:
-            nats, state = model(history[:, :-1], state, targets)
+            nats, state = model(history[:, :-1], state, targets, looked=looked)
         loss = nats.sum() / (targets >= 0).sum()
         loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate_scale(step / steps, config.train)
         optimizer.step()
         optimizer.zero_grad()
-        if model.mixing is not None:
-            model.mixing.learn(history[:, :-1], targets)
         yield loss.detach()
 
 

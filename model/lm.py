@@ -36,7 +36,8 @@ class LanguageModel(nn.Module):
     Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token the counts
     make likeliest (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state is
     detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
-    last inputs only. `config` is a ModelConfig.
+    last inputs only. `looked` is what ContextMixing.take_in returned, if the
+    counts have taken in the targets already. `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -57,8 +58,9 @@ class LanguageModel(nn.Module):
             from model.mixing import LEVELS, ContextMixing
 
             self.mixing = ContextMixing(
-                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2
-            )
+                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2,
+                config.ngram_chunk,
+            )  # fmt: skip
             self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
             # What `recall` says of the next token, for the network to see.
@@ -72,15 +74,16 @@ class LanguageModel(nn.Module):
         return [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
 
     def forward(
-        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False
+        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
     ) -> tuple[Any, list[Any]]:
-        mixing = self.mixing
+        mixing, known = self.mixing, None
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
             hashes = mixing.contexts.hashes(history)
             if not alone:
-                token, times = mixing.recall(hashes)
+                token, times = looked[:2] if looked else mixing.recall(hashes)
                 x = x + rows(self.recalled, token) + rows(self.seen, times)
+                known = hashes if targets is None else looked[2] if looked else mixing.pairs(hashes, targets)
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
@@ -88,25 +91,24 @@ class LanguageModel(nn.Module):
         for layer, before in zip(self.layers, state, strict=True):
             x, then = layer(x, before)
             after.append(then)
-        known = None if mixing is None or alone else hashes
         if targets is None:
             return self.predict(x, known), after
         return self.cost(x[:, -targets.shape[1] :], targets, known), after
 
-    def predict(self, x: Tensor, hashes: Tensor | None) -> Any:
-        """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or with
-        hashes of contexts [K, B, T] what they are mixed with."""
+    def predict(self, x: Tensor, known: Tensor | None) -> Any:
+        """What `following` needs, from the output x [B, T, D] of the last layer: logits [B, T, V] in fp32, or what
+        ContextMixing.see makes of them and of what is `known`."""
         x = self.norm(x)
         # cap tanh(logits / cap) plus a constant, which softmax ignores: sigmoid is several times faster than tanh.
         logits = precise(x * (2 / self.cap if self.cap else 1) @ self.output)
         if self.cap:
             logits = 2 * self.cap * torch.sigmoid(logits)
-        return logits if hashes is None else self.mixing.see(hashes, logits, x)  # type: ignore[union-attr]
+        return logits if known is None else self.mixing.see(known, logits, x)  # type: ignore[union-attr]
 
-    def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
-        """Nats [B, T] of targets [B, T], from what `predict` takes."""
-        seen = self.predict(x, hashes)
-        if hashes is not None:
+    def cost(self, x: Tensor, targets: Tensor, pairs: Tensor | None) -> Tensor:
+        """Nats [B, T] of targets [B, T], from what `predict` takes, with counts [B, T, K, D] if contexts are mixed."""
+        seen = self.predict(x, pairs)
+        if pairs is not None:
             return self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         return coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)

@@ -21,11 +21,12 @@ which say little about what the counts know already.
 
 `Contexts` (model/contexts.py) hashes what precedes a token. The hashes choose rows in the tables of counts.
 
-Tables take in only tokens that are already coded, after each step, from all lanes of all ranks, so that every rank has
-the same tables. A row of 16 bytes has the counts of seven nodes, which are three levels of the tree below one node, and
-16 more bits of the context's hash, which say whose row it is. Four rows fill a line of the processor's cache. A context
-that has no row in its line takes the place of the row with the smallest counts, as in PAQ. All tables together have
-K 2^(rows_log2 + 4) bytes, however long the corpus is.
+Tables take in only tokens that are already coded, a few of each lane at a time, from all lanes of all ranks, so that
+every rank has the same tables. The network learns once a step, which is longer, so that the counts know what repeats
+within a step before it does. A row of 16 bytes has the counts of seven nodes, which are three levels of the tree below
+one node, and 16 more bits of the context's hash, which say whose row it is. Four rows fill a line of the processor's
+cache. A context that has no row in its line takes the place of the row with the smallest counts, as in PAQ. All tables
+together have K 2^(rows_log2 + 4) bytes, however long the corpus is.
 
 Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
 vocabulary, `R` = 8 values of a digit.
@@ -45,6 +46,8 @@ ALONE = 0.5
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
+# Of a step, and more.
+MOST_TOKENS = 1 << 30
 # Levels of the tree in a digit, and paths through them. A row has the counts of a digit's nodes.
 STRIDE, RADIX = 3, 8
 # 16-bit words in a row, seven pairs of counts and a mark of its context, and rows in a cache line.
@@ -58,8 +61,9 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
 
 
 class ContextMixing(nn.Module):
-    """`see(contexts.hashes(history [B, C - 1 + T]), logits [B, T, V], x [B, T, W])` returns what `nats` needs for the
-    costs of tokens, and `digit` for the probabilities of a digit. `learn(history, targets)` counts what followed."""
+    """`take_in(tokens [B, C + T])` counts tokens, and returns what the counts said before. With that,
+    `see(counts [B, T, K, D], logits [B, T, V], x [B, T, W])` returns what `nats` needs for the costs of tokens; with
+    hashes [K, B, 1] of a token's contexts, what `digit` needs for the probabilities of a digit."""
 
     counts: Tensor
     table: Tensor
@@ -77,9 +81,19 @@ class ContextMixing(nn.Module):
     certain: Tensor
 
     def __init__(
-        self, vocabulary: int, width: int, orders: list[int], lags: list[list[int]], words: int, rows_log2: int
+        self,
+        vocabulary: int,
+        width: int,
+        orders: list[int],
+        lags: list[list[int]],
+        words: int,
+        rows_log2: int,
+        chunk: int = 0,
     ):
+        """`chunk` is the number of tokens of each lane that are counted at once, 0 is all of a step; the others are
+        fields of ModelConfig."""
         super().__init__()
+        self.chunk = chunk or MOST_TOKENS
         self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(vocabulary, orders, lags, words)
         self.tables = self.contexts.number
@@ -171,9 +185,28 @@ class ContextMixing(nn.Module):
         leaf = (targets + (1 << self.bits)).unsqueeze(-1)
         return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
 
-    def see(self, hashes: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Hashes of the contexts [K, B, T]; for each digit, the network's probabilities of its values after every path
-        through the digits before it [B, T, .., R]; and what the last layer says to the hidden units [B, T, HIDDEN]."""
+    def pairs(self, hashes: Tensor, targets: Tensor) -> Tensor:
+        """Counts [B, T, K, D] at the nodes of targets [B, T], as they stand in rows, for hashes [K, B, T]."""
+        roots, nodes, _ = self.path(targets.clamp(min=0))
+        slot = ROW * self.row + self.slot[nodes]
+        found = self.known(hashes, roots, self.table).flatten(3)
+        return found.gather(3, slot.expand(self.tables, *slot.shape)).movedim(0, 2)
+
+    def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
+        """Count the last n tokens of `whole` [B, C + n], where -1 is no token, chunk by chunk. Returns what `recall`
+        and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they are."""
+        hashes, targets = self.contexts.hashes(whole[:, :-1].clamp(min=0)), whole[:, self.contexts.length :]
+        for start in range(looked[0].shape[1] if looked else 0, targets.shape[1], self.chunk):
+            part, wanted = hashes[..., start : start + self.chunk], targets[:, start : start + self.chunk]
+            found = [*self.recall(part), self.pairs(part, wanted)]
+            looked = [torch.cat(both, 1) for both in zip(looked, found, strict=True)] if looked else found
+            self.learn(part, wanted)
+        return looked
+
+    def see(self, known: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """`known`; for each digit, the network's probabilities of its values after every path through the digits before
+        it [B, T, .., R]; and what the last layer says to the hidden units [B, T, HIDDEN]. Known are counts by `pairs`
+        for `nats`, and hashes [K, B, T] for `digit`."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
         ways = F.pad(ways, (0, lacking)) if lacking else ways
         levels: list[Tensor] = []
@@ -183,7 +216,7 @@ class ContextMixing(nn.Module):
         # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
         with torch.autocast(x.device.type, enabled=False):
-            return hashes, levels, precise(x) @ self.gate
+            return known, levels, precise(x) @ self.gate
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
@@ -192,15 +225,12 @@ class ContextMixing(nn.Module):
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
         of ALONE times the network's own."""
-        hashes, levels, gate = seen
+        pairs, levels, gate = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
-        slot = ROW * self.row + self.slot[nodes]
-        pairs = self.known(hashes, roots, self.table).flatten(3)
-        pairs = pairs.gather(3, slot.expand(self.tables, *slot.shape))
         ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
         with torch.autocast(gate.device.type, enabled=False):
-            sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
-            odds = torch.stack(self(pairs, sides, gate, nodes))
+            sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), ROW * self.row + self.slot[nodes])
+            odds = torch.stack(self(pairs.movedim(2, 0), sides, gate, nodes))
         nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
         alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
@@ -237,14 +267,14 @@ class ContextMixing(nn.Module):
         return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network[..., 0]
 
     @torch.no_grad()
-    def learn(self, history: Tensor, targets: Tensor) -> None:
-        """Count `targets` [B, T] in the rows of the contexts before them; -1 stands for no token."""
+    def learn(self, hashes: Tensor, targets: Tensor) -> None:
+        """Count `targets` [B, T] in the rows of the contexts before them, with hashes [K, B, T]; -1 is no token."""
         coded = targets >= 0
         leaf = (targets.clamp(min=0) + (1 << self.bits)).unsqueeze(-1)
         roots = leaf >> self.begins
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
-        lines, marks = self.lines(self.contexts.hashes(history), roots, self.table)
+        lines, marks = self.lines(hashes, roots, self.table)
         wanted = lines << 16 | marks & 0xFFFF  # [K, B, T, S]
         keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.

@@ -51,16 +51,24 @@ class Mixture(nn.Module):
         """What counts coded tokens, if members mix contexts: all of them do."""
         return self if self.members[0].mixing is not None else None
 
-    def learn(self, history: Tensor, targets: Tensor) -> None:
-        for member in self.members:
-            member.mixing.learn(history, targets)
+    @property
+    def chunk(self) -> int:
+        return int(self.members[0].mixing.chunk)
+
+    def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
+        members = zip(self.members, self.parts(looked), strict=True)
+        return [tensor for member, part in members for tensor in member.mixing.take_in(whole, part)]
+
+    def parts(self, looked: list[Tensor]) -> list[list[Tensor]]:
+        """What the counts of each member said: three tensors, if there are any."""
+        return [looked[at : at + 3] for at in range(0, 3 * len(self.members), 3)]
 
     def init_state(self, batch: int) -> list[Any]:
         weights = next(self.parameters()).new_zeros(batch, len(self.members)).log_softmax(-1)
         return [[member.init_state(batch) for member in self.members], weights, ()]
 
     def forward(
-        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False
+        self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
     ) -> tuple[Any, list[Any]]:
         """As LanguageModel.forward; one token at a time where there are no targets. The gradient of the nats is that of
         the members' own, added up."""
@@ -68,18 +76,19 @@ class Mixture(nn.Module):
         if seen:
             node = prod(self.radices) + history[:, -1:]
             weights = self.weigh(weights, -self.path(seen, node, len(self.radices)))[1]
-        results = [member(history, one, targets, alone) for member, one in zip(self.members, before, strict=True)]
+        members = zip(self.members, before, self.parts(looked), strict=True)
+        results = [member(history, one, targets, alone, part) for member, one, part in members]
         firsts, after = map(list, zip(*results, strict=True))
         if targets is None:
             seen = weights, firsts, {}
             return seen, [after, weights, seen]
-        own = torch.stack(firsts, -1)
+        costs = torch.stack(firsts, -1)
         mixed = []
-        for nats in own.detach().split(1, 1):
+        for nats in costs.detach().split(1, 1):
             cost, weights = self.weigh(weights, nats)
             mixed.append(cost)
         cost = torch.cat(mixed, 1).masked_fill(targets < 0, 0)
-        return cost + (own - own.detach()).sum(-1), [after, weights, ()]
+        return cost + (costs - costs.detach()).sum(-1), [after, weights, ()]
 
     def weigh(self, weights: Tensor, nats: Tensor) -> tuple[Tensor, Tensor]:
         """The nats [B, 1] of a token that costs the members `nats` [B, 1, K], and the log weights after it."""

@@ -59,7 +59,7 @@ class Network(nn.Module):
 
             self.mixing = ContextMixing(
                 vocabulary, head.weight.shape[1], config.ngram_orders, config.ngram_lags, config.ngram_words,
-                config.ngram_rows_log2,
+                config.ngram_rows_log2, config.ngram_chunk,
             )  # fmt: skip
             contexts, self.radices, self.norm = self.mixing.contexts, self.mixing.radices, RMSNorm()
             self.context = contexts.length = max(self.context, contexts.length)
@@ -72,20 +72,21 @@ class Network(nn.Module):
         return [next(self.parameters()).new_zeros(batch, 0, dtype=torch.int64)]
 
     def forward(
-        self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False
+        self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
     ) -> tuple[Any, list[Tensor]]:
         """As LanguageModel.forward. Targets end a segment; without them it goes on."""
         time = history.shape[1] - self.context + 1
         fed = torch.cat([state[0], history[:, -self.window - time :]], 1)
         seen: Any = precise(self.network(fed, logits_to_keep=time).logits[:, -time:])
-        x, hashes = self.last[:, -time:], None
+        x, known = self.last[:, -time:], None
         del self.last
         if self.mixing is not None and not alone:
             hashes = self.mixing.contexts.hashes(history)
-            seen = self.mixing.see(hashes, seen, self.norm(x))
+            known = hashes if targets is None else looked[2] if looked else self.mixing.pairs(hashes, targets)
+            seen = self.mixing.see(known, seen, self.norm(x))
         if targets is None:
             return seen, [fed[:, : -self.window]]
-        if hashes is not None:
+        if known is not None:
             nats = self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         else:
             seen = seen[:, -targets.shape[1] :]

@@ -19,18 +19,18 @@ class NetworkInParts(Network):
     part_logits = 1 << 24
 
     def forward(
-        self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False
+        self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
     ) -> tuple[Any, list[Tensor]]:
         if targets is None or targets.numel() * self.vocabulary <= self.part_logits:
-            return super().forward(history, state, targets, alone)
+            return super().forward(history, state, targets, alone, looked)
         rows = max(1, self.part_logits // (targets.shape[1] * self.vocabulary))
-        parts = [x.split(rows) for x in (history, state[0], targets)]
+        parts = [x.split(rows) for x in (history, state[0], targets, *looked)]
         nats = [
-            checkpoint(self.cost, *part, alone, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self.cost, alone, *part, use_reentrant=False, preserve_rng_state=False)
             for part in zip(*parts, strict=True)
         ]
         return torch.cat(nats), [history[:, :0]]
 
-    def cost(self, history: Tensor, before: Tensor, targets: Tensor, alone: bool) -> Tensor:
+    def cost(self, alone: bool, history: Tensor, before: Tensor, targets: Tensor, *looked: Tensor) -> Tensor:
         """Nats [B, T] of some rows."""
-        return super().forward(history, [before], targets, alone)[0]
+        return super().forward(history, [before], targets, alone, looked)[0]

@@ -18,13 +18,13 @@ class LanguageModelInParts(LanguageModel):
 
     part_logits = 1 << 24
 
-    def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
+    def cost(self, x: Tensor, targets: Tensor, pairs: Tensor | None) -> Tensor:
         most = max(1, self.part_logits // self.vocabulary)
         nats = []
         for start in range(0, targets.numel(), most):
             taken = slice(start, start + most)
             part, wanted = x.flatten(0, 1)[None, taken], targets.flatten()[None, taken]  # [1, N, D], [1, N]
-            known = None if hashes is None else hashes.flatten(1)[:, None, taken]  # [K, 1, N]
+            known = None if pairs is None else pairs.flatten(0, 1)[None, taken]  # [1, N, K, D]
             nats.append(checkpoint(super().cost, part, wanted, known, use_reentrant=False, preserve_rng_state=False))
         return torch.cat(nats, 1).view_as(targets)
 

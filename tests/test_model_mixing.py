@@ -22,6 +22,10 @@ def mixing(
     return ContextMixing(vocabulary, 4, [*orders], [*lags], words, rows_log2)
 
 
+def learn(mixing: ContextMixing, history: Tensor, targets: Tensor) -> None:
+    mixing.learn(mixing.contexts.hashes(history), targets)
+
+
 def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
     seen = mixing.see(mixing.contexts.hashes(history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
@@ -54,7 +58,7 @@ def test_it_is_a_distribution_that_starts_uniform_and_learns_what_follows(vocabu
     history = torch.tensor([[1] * model.contexts.length])
     uniform = predict(model, history)
     assert (uniform - 1 / vocabulary).abs().max() < 1e-6
-    model.learn(history.expand(3, -1), torch.tensor([[0], [0], [1]]))
+    learn(model, history.expand(3, -1), torch.tensor([[0], [0], [1]]))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.01 * torch.randn_like(p))
@@ -76,20 +80,20 @@ def test_counts_by_hand() -> None:
         (4, [(0, 5), (5, 0), (1, 3)]),  # four ones, contradicted: (4 + 3) // 2
         (0, [(1, 4), (5, 0), (1, 3)]),
     ]:
-        model.learn(torch.tensor([[7]]), torch.tensor([[token]]))
+        learn(model, torch.tensor([[7]]), torch.tensor([[token]]))
         assert counts(model, [7], 5) == [[root, second, third]] * 2
-    model.learn(torch.tensor([[6]]), torch.tensor([[5]]))
+    learn(model, torch.tensor([[6]]), torch.tensor([[5]]))
     assert counts(model, [6], 5) == [[(1, 5), (6, 0), (1, 4)], [(0, 1), (1, 0), (0, 1)]]
 
 
 def test_counts_of_one_step_add_up_and_end_at_255() -> None:
     model = mixing(8, (1,))
-    model.learn(torch.full((1, 300), 7), torch.tensor([[1] * 200 + [-1] * 100]))
+    learn(model, torch.full((1, 300), 7), torch.tensor([[1] * 200 + [-1] * 100]))
     assert counts(model, [7], 1)[0] == [(200, 0), (200, 0), (0, 200)]
-    model.learn(torch.full((1, 100), 7), torch.ones(1, 100, dtype=torch.int64))
+    learn(model, torch.full((1, 100), 7), torch.ones(1, 100, dtype=torch.int64))
     assert counts(model, [7], 1)[0] == [(255, 0), (255, 0), (0, 255)]
     # Both ways in one step: each contradicts the other's past.
-    model.learn(torch.full((1, 2), 7), torch.tensor([[1, 7]]))
+    learn(model, torch.full((1, 2), 7), torch.tensor([[1, 7]]))
     assert counts(model, [7], 1)[0][0] == (130, 1)
 
 
@@ -97,7 +101,7 @@ def test_a_context_takes_the_place_of_another_and_never_its_counts() -> None:
     """A line a table, and two rows a context: whatever finds no room is unknown, not mistaken."""
     model = mixing(50, (2,), rows_log2=2)
     for a in range(30):
-        model.learn(torch.tensor([[a, a + 1]]), torch.tensor([[a + 7]]))
+        learn(model, torch.tensor([[a, a + 1]]), torch.tensor([[a + 7]]))
     known = [counts(model, [a, a + 1], a + 7)[1] for a in range(30)]
     assert known[-1] == [(1 - bit, bit) for bit in (1, 0, 0, 1, 0, 0)]  # 36
     rows = [path[at : at + STRIDE] for path in known for at in (0, STRIDE)]
@@ -110,22 +114,22 @@ def test_the_least_seen_makes_room() -> None:
     model = mixing(8, (1,), rows_log2=2)
     for times, last in [(2, 0), (3, 1), (2, 2), (1, 3), (1, 4), (1, 5)]:
         for _ in range(times):
-            model.learn(torch.tensor([[last]]), torch.tensor([[7]]))
+            learn(model, torch.tensor([[last]]), torch.tensor([[7]]))
     assert [counts(model, [last], 7)[1][0][1] for last in range(6)] == [2, 3, 2, 0, 0, 1]
 
 
 def test_what_two_contexts_want_in_one_step_is_not_mixed() -> None:
     model, again = (mixing(50, (1, 2), rows_log2=3) for _ in range(2))
     history, targets = torch.randint(50, (1, 400)), torch.randint(50, (1, 399))
-    model.learn(history, targets)
+    learn(model, history, targets)
     pairs = history.unfold(1, 2, 1)[0]  # the same contexts, as rows of a batch and in another order
-    again.learn(pairs.flip(0), targets[0, :, None].flip(0))
+    learn(again, pairs.flip(0), targets[0, :, None].flip(0))
     assert torch.equal(model.counts, again.counts)
 
 
 def test_longer_contexts_say_more() -> None:
     model = mixing(50, (1, 3))
-    model.learn(torch.tensor([[1, 2, 3]]), torch.tensor([[4]]))
+    learn(model, torch.tensor([[1, 2, 3]]), torch.tensor([[4]]))
     known, half, new = (predict(model, torch.tensor([h]))[4] for h in ([1, 2, 3], [9, 9, 3], [9, 9, 9]))
     assert known > half > new > 1 / 50
 
@@ -134,7 +138,7 @@ def test_longer_contexts_say_more() -> None:
 def test_it_recalls_the_likeliest_token_after_the_longest_known_context(vocabulary: int) -> None:
     model, fresh = (mixing(vocabulary, words=0) for _ in range(2))
     for history, token in [([5, 6, 7], 8), ([5, 6, 7], 8), ([4, 6, 7], 9)]:
-        model.learn(torch.tensor([history]), torch.tensor([[token]]))
+        learn(model, torch.tensor([history]), torch.tensor([[token]]))
     asked = torch.tensor([[5, 6, 7], [4, 6, 7], [3, 6, 7], [1, 1, 1]])
     tokens, places = (found.flatten().tolist() for found in model.recall(model.contexts.hashes(asked)))
     assert tokens == [8, 9, 8, 8]
@@ -152,7 +156,8 @@ def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatc
     for share in (ALONE, 0.0):
         monkeypatch.setattr("model.mixing.ALONE", share)
         given = logits.clone().requires_grad_()
-        costs.append(model.nats(model.see(model.contexts.hashes(history), given, torch.zeros(2, 10, 4)), targets))
+        pairs = model.pairs(model.contexts.hashes(history), targets)
+        costs.append(model.nats(model.see(pairs, given, torch.zeros(2, 10, 4)), targets))
         costs[-1].sum().backward()
         assert given.grad is not None
         slopes.append(given.grad)
@@ -211,12 +216,14 @@ def test_gradients_reach_the_network_and_every_parameter() -> None:
     model = mixing()
     torch.manual_seed(1)
     history = torch.randint(50, (2, 12))
-    model.learn(history, torch.randint(50, (2, 10)))
+    learn(model, history, torch.randint(50, (2, 10)))
     with torch.no_grad():
         model.weigh.add_(0.1)
         model.gate.add_(0.1)
     logits, x = (torch.randn(2, 10, size, requires_grad=True) for size in (50, 4))
-    model.nats(model.see(model.contexts.hashes(history), logits, x), torch.randint(50, (2, 10))).sum().backward()
+    targets = torch.randint(50, (2, 10))
+    pairs = model.pairs(model.contexts.hashes(history), targets)
+    model.nats(model.see(pairs, logits, x), targets).sum().backward()
     for tensor in (logits, x, *model.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() > 0

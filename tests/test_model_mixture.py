@@ -43,7 +43,7 @@ def test_a_token_costs_the_same_in_a_segment_and_alone(orders: list[int], vocabu
     model = mixture(vocabulary, orders)
     context, tokens = model.context, torch.randint(vocabulary, (3, 20 + model.context))
     if model.mixing is not None:
-        model.mixing.learn(tokens[:, :-1], tokens[:, context:])
+        model.mixing.take_in(tokens, [])
     history, targets = tokens[:, :-1], tokens[:, context:].clone()
     targets[0, 12:], targets[1, 5] = -1, -1
     nats, _ = model(history, model.init_state(3), targets)

@@ -53,7 +53,7 @@ MUTANTS = [
     ),
     Mutant(
         "the first token of every lane is given away", "train/loop.py",
-        "zip(history[:, :-1].chunk(len(self.states))", "zip(history[:, 1:].chunk(len(self.states))", CODING,
+        "- targets.shape[1] : -1].clamp(min=0)", "- targets.shape[1] :][:, 1:].clamp(min=0)", CODING,
     ),
     Mutant(
         "tokens are priced after the update that has seen them", "train/loop.py",
@@ -61,9 +61,8 @@ MUTANTS = [
         "            nats.append(self.engine(inputs, self.states[index], wanted)[0].detach())", CODING,
     ),
     Mutant(
-        "context mixing counts a token before it is priced", "train/loop.py",
-        "        nats = []\n",
-        "        nats = []\n        self.model.mixing and self.model.mixing.learn(history[:, :-1], targets)\n",
+        "context mixing counts a token before it is priced", "model/mixing.py",
+        "            found = [", "            self.learn(part, wanted)\n            found = [",
         CODING,
     ),
     Mutant(

@@ -46,7 +46,7 @@ def learner(model: ModelConfig, rows: int, vocabulary: int = VOCABULARY) -> Froz
             # Weights of the mixing multiply log-odds: more of it, and one token would be drawn time and again.
             values.add_((0.1 if name.startswith("mixing") else 0.3) * torch.randn_like(values))
     if made.mixing is not None:
-        made.mixing.learn(torch.randint(vocabulary, (4, made.context + 19)), torch.randint(vocabulary, (4, 20)))
+        made.mixing.take_in(torch.randint(vocabulary, (4, made.context + 20)), [])
     return FrozenLearner(Config(model=model), made, vocabulary - 1, rows, PLACE)
 
 

@@ -101,7 +101,7 @@ def test_a_step_of_learning_never_waits(model: ModelConfig, replay: int, optimiz
             again = learner.replay.segments(learner, LANES, step) if learner.replay else []
             with Operators() as seen:
                 _, learner.recent, learner.states = learner.update(
-                    tokens(step), learner.recent, learner.states, rate, scale, again
+                    tokens(step), learner.recent, learner.states, rate, scale, again, []
                 )
     assert bool(again) == bool(replay)
     assert not seen.unfit
@@ -132,9 +132,10 @@ def test_both_forms_of_counting_give_the_same_tables(vocabulary: int) -> None:
         for symbols in (vocabulary, 2, vocabulary, 1):
             history, targets = (torch.randint(symbols, (4, size)) for size in (ours.contexts.length + 99, 100))
             targets[torch.rand(4, 100) < 0.2] = -1
-            ours.learn(history, targets)
+            hashes = ours.contexts.hashes(history)
+            ours.learn(hashes, targets)
             with forms_of_cuda():
-                cudas.learn(history, targets)
+                cudas.learn(hashes, targets)
             assert torch.equal(ours.counts, cudas.counts)
         assert ours.counts.view(torch.uint8).amax() > 100
 
@@ -148,7 +149,7 @@ def test_rates_may_be_tensors(optimizer: Any) -> None:
         for step in range(4):
             rate, scale = kind(1 - step / 8), kind(1 / 32)
             now, learner.recent, learner.states = learner.update(
-                tokens(step % 2), learner.recent, learner.states, rate, scale, []
+                tokens(step % 2), learner.recent, learner.states, rate, scale, [], []
             )
             made.append(now)
         nats.append(torch.stack(made))

@@ -176,6 +176,9 @@ class ModelConfig:
     contexts of words."""
     ngram_rows_log2: Annotated[int, Field(ge=2, le=30), WHOLE] = 20
     """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
+    ngram_chunk: Annotated[int, Field(ge=0), WHOLE] = 8
+    """Tokens of each lane after which the counts take them in, within a step. More are faster, and a longer code. 0 is
+    all tokens of a step."""
 
 
 @DECLARED

@@ -28,6 +28,9 @@ class FrozenLearner:
     """What the loop and code_segment ask of a Learner, by a model whose parameters and tables of counts stay as they
     are: only the state of its lanes moves on."""
 
+    # It counts nothing.
+    chunk = None
+
     def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
         self.config, self.place, self.rows = config.train, place, lanes
         self.model = model.to(place.device)

@@ -99,10 +99,10 @@ def record_steps(learner: Learner) -> None:
 
     recorded = Graph(learn, count)
 
-    def run(targets: Tensor, recent: Tensor, states: list[Any], rate: float, scale: float, again: Any) -> Any:
+    def run(targets: Tensor, recent: Tensor, states: Any, rate: float, scale: float, again: Any, looked: Any) -> Any:
         # Numbers that change from step to step, as tensors.
         factors = [torch.full((), factor, device=recent.device) for factor in (rate, scale)]
-        return recorded(targets, recent, states, *factors, again)
+        return recorded(targets, recent, states, *factors, again, looked)
 
     learner.update = run  # type: ignore[method-assign]
     learner.see = Graph(learner.see)  # type: ignore[assignment, method-assign]

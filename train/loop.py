@@ -51,6 +51,9 @@ class Learner:
         self.rows = config.train.lanes // place.world_size
         micro_rows = self.rows // config.train.accumulation
         self.states = [self.model.init_state(micro_rows) for _ in range(config.train.accumulation)]
+        # What the counts said before this step's tokens so far; and how many of each lane they take in at once.
+        self.looked: list[Tensor] = []
+        self.chunk = self.model.mixing and self.model.mixing.chunk
         kept, self.replay = self.model.context, None
         if config.train.replay:
             from train.replay import REMEMBERED, Replay
@@ -81,32 +84,39 @@ class Learner:
         # DeepSpeed averages over ranks and micro-batches.
         scale = self.place.world_size * len(self.states) / lanes.valid_tokens(step)
         again = self.replay and self.replay.segments(self, lanes, step)
-        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, again)
+        looked, self.looked = self.looked, []
+        nats, self.recent, self.states = self.update(targets, self.recent, self.states, rate, scale, again, looked)
         return nats
 
+    def count(self, targets: Tensor, recent: Tensor, looked: list[Tensor]) -> list[Tensor]:
+        """Count a step's first tokens of all ranks, targets [R, n] after `recent`, as far as that is not done. Returns
+        what the counts said before them; `looked` is what was returned for fewer."""
+        whole = torch.cat([recent[:, -self.model.context :], targets], 1)
+        return self.model.mixing.take_in(self.place.gather(whole), looked)  # type: ignore[union-attr]
+
     def update(
-        self, targets: Tensor, recent: Tensor, states: list[Any], rate: Any, scale: Any, again: Any
+        self, targets: Tensor, recent: Tensor, states: Any, rate: Any, scale: Any, again: Any, looked: list[Tensor]
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The same after `recent` and `states`, with learning rates times `rate`, to reduce nats times `scale`, and to
-        learn segments `again`. Returns also what is recent after it, and the states."""
-        whole, states = torch.cat([recent, targets], 1), [*states]
-        latest = whole[:, -self.model.context - targets.shape[1] :]
-        history = latest.clamp(min=0)
+        learn segments `again`. `looked` is what `count` returned for the step's first tokens. Returns also what is
+        recent after it, and the states."""
+        whole, states, number = torch.cat([recent, targets], 1), [*states], len(states)
+        history = whole[:, -self.model.context - targets.shape[1] : -1].clamp(min=0)
+        if self.chunk:
+            looked = self.count(targets, recent, looked)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         nats = []
-        batches = zip(history[:, :-1].chunk(len(self.states)), targets.chunk(len(self.states)), strict=True)
-        for index, (inputs, wanted) in enumerate(batches):
-            cost, states[index] = self.engine(inputs, states[index], wanted)
+        for index, (inputs, wanted) in enumerate(zip(history.chunk(number), targets.chunk(number), strict=True)):
+            mine = self.place.rank * number + index
+            said = [part.chunk(self.place.world_size * number)[mine] for part in looked]
+            cost, states[index] = self.engine(inputs, states[index], wanted, False, said)
             loss = cost.sum() * scale
             if self.replay and again:
                 loss = loss + self.replay.weight * self.engine(*again[index])[0].mean()
             self.engine.backward(loss)
             self.engine.step()
             nats.append(cost.detach())
-        if self.model.mixing is not None:
-            coded = self.place.gather(latest)
-            self.model.mixing.learn(coded[:, :-1].clamp(min=0), coded[:, self.model.context :])
         return torch.cat(nats), whole[:, targets.shape[1] :], states
 
 

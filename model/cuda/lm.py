@@ -13,7 +13,7 @@ class LanguageModel(LanguageModelInParts):
     # A step keeps several copies of them. For fewer, computing them once is faster.
     part_logits = 1 << 29
 
-    def cost(self, x: Tensor, targets: Tensor, hashes: Tensor | None) -> Tensor:
-        if hashes is not None or targets.numel() * self.vocabulary <= self.part_logits:
-            return lm.LanguageModel.cost(self, x, targets, hashes)
-        return super().cost(x, targets, hashes)
+    def cost(self, x: Tensor, targets: Tensor, pairs: Tensor | None) -> Tensor:
+        if pairs is not None or targets.numel() * self.vocabulary <= self.part_logits:
+            return lm.LanguageModel.cost(self, x, targets, pairs)
+        return super().cost(x, targets, pairs)

@@ -127,13 +127,14 @@ class CountingSource:
         self.coded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def segment(self, step: int, learner: Learner) -> np.ndarray:
-        assert learner.model.mixing is not None
+        mixing = learner.model.mixing
+        assert mixing is not None
         if self.coded is not None:
-            learner.model.mixing.learn(*self.coded)
+            mixing.learn(*self.coded)
         targets = self.source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.recent.device)
         history = torch.cat([learner.recent, tokens.clamp(min=0)], 1)
-        self.coded = history[:, :-1], tokens
+        self.coded = mixing.contexts.hashes(history[:, :-1]), tokens
         return targets
 
 
