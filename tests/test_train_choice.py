@@ -92,13 +92,13 @@ def test_there_is_a_setting_for_every_size(kind: str, monkeypatch: pytest.Monkey
         assert choose(size, b"", 3.0, ()).fields
 
 
-def test_long_plain_text_gets_more_pieces_and_a_wider_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_plain_text_gets_more_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
-    for size, vocabulary, width in [(3_999_999, None, None), (4_000_000, 4096, 160), (None, 4096, 160)]:
+    for size, vocabulary in [(3_999_999, None), (4_000_000, 4096), (None, 4096)]:
         for minutes in (0.1, 3.0, 100.0):
             chosen = choose(size, b"", minutes, ()).fields
-            assert (chosen.get("data.vocabulary"), chosen.get("model.width")) == (vocabulary, width)
-            assert ("train.segment_tokens" in chosen) == (width is not None)
+            assert (chosen.get("data.vocabulary"), chosen["model.width"]) == (vocabulary, 160)
+            assert "data.tokenizer" not in chosen
 
 
 def test_replay_takes_the_minutes_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

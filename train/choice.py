@@ -31,12 +31,8 @@ BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.net
 
 # Fields that differ from the defaults. BYTES is what configs/bytes.yaml has, WIDEST what configs/enwik7.yaml has.
 Fields = dict[str, Any]
-PIECES: Fields = {}
-MANY_PIECES: Fields = {
-    "data.vocabulary": 4096,
-    "model.width": 160,
-    "train.segment_tokens": "16@0,32@0.02,64@0.3",
-}
+PIECES: Fields = {"model.width": 160, "train.segment_tokens": "16@0,32@0.02,64@0.3"}
+MANY_PIECES: Fields = {"data.vocabulary": 4096} | PIECES
 BYTES: Fields = {
     "data.tokenizer": "bytes",
     "model.width": 96,
@@ -86,7 +82,7 @@ LADDERS: dict[str, list[Setting]] = {
         # From so many bytes on, twice as many pieces save more than they take.
         Setting(4_000_000, inf, 0.42, 0.42, MANY_PIECES),
         # Below so many, no pieces have learned enough.
-        Setting(1_500_000, 4_000_000, 0.35, 0.35, PIECES),
+        Setting(1_500_000, 4_000_000, 0.42, 0.42, PIECES),
     ],
     "text, code or other data": [
         Setting(3_000_000, inf, 2.8, 3.2, WIDEST),
