@@ -76,11 +76,16 @@ def test_the_first_segment_is_coded_by_the_parameters_of_the_other_run(warm: Pat
     assert model.mixing is not None
     assert model.mixing.counts.any()
     model.mixing.counts.zero_()
-    _, tokens, _ = tokenize(folder / "source.txt", tokenizer)
-    lanes = Lanes(len(tokens), config.train.lanes, config.train.segment_tokens)
-    source = source_of(tokens, lanes)
+    _, corpus, _ = tokenize(folder / "source.txt", tokenizer)
+    lanes = Lanes(len(corpus), config.train.lanes, config.train.segment_tokens)
+    source = source_of(corpus, lanes)
     learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, config.train.lanes, PLACE)
-    nats = learner.learn(torch.from_numpy(source.segment(0, learner)), lanes, 0).double().sum().item()
+    targets = torch.from_numpy(source.segment(0, learner))
+    tokens = torch.cat([learner.recent, targets], 1)
+    # They take in the segment as it is coded.
+    looked = model.mixing.take_in(tokens, [])
+    with torch.no_grad():
+        nats = model(tokens[:, :-1].clamp(min=0), learner.states[0], targets, False, looked)[0].double().sum().item()
     bits = float(curve(folder / "one-step")[1][3])
     assert bits == pytest.approx(nats / math.log(2), rel=1e-6)
     # Parameters that had learned nothing would take 8 bits a token; these expect tables, which are empty.

@@ -138,6 +138,13 @@ def test_both_forms_of_counting_give_the_same_tables(vocabulary: int) -> None:
                 cudas.learn(hashes, targets)
             assert torch.equal(ours.counts, cudas.counts)
         assert ours.counts.view(torch.uint8).amax() > 100
+        # A chunk of padding: nothing is counted.
+        before = ours.counts.clone()
+        ours.learn(hashes, torch.full_like(targets, -1))
+        with forms_of_cuda():
+            cudas.learn(hashes, torch.full_like(targets, -1))
+        assert torch.equal(ours.counts, before)
+        assert (cudas.counts != before).any(1).sum() <= 1
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
