@@ -22,8 +22,7 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     """table[index] of a table [rows, columns], with gradients summed in a fixed order. On CUDA that is fast for an
     embedding, and slow for indexing, where many indices are equal. On a CPU, an embedding is faster without gradients,
     and indexing with them."""
-    learns = table.requires_grad and torch.is_grad_enabled()
-    return table[index] if learns and not table.is_cuda else F.embedding(index, table)
+    return table[index] if torch.is_grad_enabled() and not table.is_cuda else F.embedding(index, table)
 
 
 def precise(x: Tensor) -> Tensor:

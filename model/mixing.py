@@ -46,8 +46,6 @@ ALONE = 0.5
 # Counts are grouped in levels. These are the smallest counts of all levels after the first.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 24, 40, 72, 136]
 LEVELS = len(EDGES) + 1
-# Of a step, and more.
-MOST_TOKENS = 1 << 30
 # Levels of the tree in a digit, and paths through them. A row has the counts of a digit's nodes.
 STRIDE, RADIX = 3, 8
 # 16-bit words in a row, seven pairs of counts and a mark of its context, and rows in a cache line.
@@ -67,7 +65,6 @@ class ContextMixing(nn.Module):
 
     counts: Tensor
     table: Tensor
-    cells: Tensor
     evidence: Tensor
     shifts: Tensor
     begins: Tensor
@@ -93,7 +90,7 @@ class ContextMixing(nn.Module):
         """`chunk` is the number of tokens of each lane that are counted at once, 0 is all of a step; the others are
         fields of ModelConfig."""
         super().__init__()
-        self.chunk = chunk or MOST_TOKENS
+        self.chunk = chunk or 1 << 30
         self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(vocabulary, orders, lags, words)
         self.tables = self.contexts.number
@@ -106,9 +103,15 @@ class ContextMixing(nn.Module):
         fixed = {
             "level": level,
             "table": torch.arange(self.tables).view(-1, 1, 1, 1),
-            # Of a pair of counts, as it stands in a row: the pair of levels; the log-odds, and how much was seen.
-            "cells": level[zeros] * LEVELS + level[ones],
-            "evidence": torch.stack([((ones + 0.4) / (zeros + 0.4)).log(), (zeros + ones).log1p() - 1.5], 1),
+            # Of a pair of counts, as it stands in a row: log-odds, how much was seen, and the pair of levels.
+            "evidence": torch.stack(
+                [
+                    ((ones + 0.4) / (zeros + 0.4)).log(),
+                    (zeros + ones).log1p() - 1.5,
+                    level[zeros] * LEVELS + level[ones],
+                ],
+                1,
+            ),
             # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 R].
             "sides": torch.cat([*sides, torch.zeros(RADIX, 2)], 1),
             # How far the nodes of a digit are below its root, and their places among those of their depth.
@@ -192,6 +195,7 @@ class ContextMixing(nn.Module):
         found = self.known(hashes, roots, self.table).flatten(3)
         return found.gather(3, slot.expand(self.tables, *slot.shape)).movedim(0, 2)
 
+    @torch.no_grad()
     def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
         """Count the last n tokens of `whole` [B, C + n], where -1 is no token, chunk by chunk. Returns what `recall`
         and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they are."""
@@ -254,9 +258,8 @@ class ContextMixing(nn.Module):
         """Log-odds [B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `pairs` [K, B, T, N] are
         their counts as they stand in rows, `sides` [B, T, N, 2] the network's probabilities to the left and to the
         right, and `gate` [B, T, HIDDEN] is what `see` returns."""
-        pairs = pairs.long() & 0xFFFF
-        ratio, times = rows(self.evidence, pairs).unbind(-1)
-        gain, offset = rows(self.scale, self.table * LEVELS**2 + self.cells[pairs]).unbind(-1)
+        ratio, times, cell = F.embedding(pairs.long() & 0xFFFF, self.evidence).unbind(-1)
+        gain, offset = rows(self.scale, self.table * LEVELS**2 + cell.long()).unbind(-1)
         network = (sides + 1e-9).log().diff()
         inputs = torch.cat([(gain * ratio + offset).movedim(0, -1), network], -1)  # [B, T, N, K + 1]
         features = torch.cat([inputs, inputs.abs() - 1, times.movedim(0, -1)], -1).detach()
