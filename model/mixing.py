@@ -209,8 +209,8 @@ class ContextMixing(nn.Module):
 
     def see(self, known: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """`known`; for each digit, the network's probabilities of its values after every path through the digits before
-        it [B, T, .., R]; and what the last layer says to the hidden units [B, T, HIDDEN]. Known are counts by `pairs`
-        for `nats`, and hashes [K, B, T] for `digit`."""
+        it [B, T, .., R]; and the network's last layer. Known are counts by `pairs` for `nats`, and hashes [K, B, T] for
+        `digit`."""
         ways, lacking = precise(logits).softmax(-1), (1 << self.bits) - self.vocabulary
         ways = F.pad(ways, (0, lacking)) if lacking else ways
         levels: list[Tensor] = []
@@ -219,8 +219,7 @@ class ContextMixing(nn.Module):
             ways = levels[0].sum(-1)
         # The first digit may have fewer values than R: pad it, so that all have the same shape.
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
-        with torch.autocast(x.device.type, enabled=False):
-            return known, levels, precise(x) @ self.gate
+        return known, levels, x
 
     def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
         """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
@@ -229,12 +228,12 @@ class ContextMixing(nn.Module):
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
         of ALONE times the network's own."""
-        pairs, levels, gate = seen
+        pairs, levels, x = seen
         roots, nodes, bits = self.path(targets.clamp(min=0))
         ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
-        with torch.autocast(gate.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), ROW * self.row + self.slot[nodes])
-            odds = torch.stack(self(pairs.movedim(2, 0), sides, gate, nodes))
+            odds = torch.stack(self(pairs.movedim(2, 0), sides, x, nodes))
         nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
         alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
@@ -243,27 +242,27 @@ class ContextMixing(nn.Module):
 
     def digit(self, seen: tuple[Tensor, list[Tensor], Tensor], node: Tensor, digit: int) -> Tensor:
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
-        hashes, levels, gate = seen
+        hashes, levels, x = seen
         inner = self.radices[digit] - 1
         nodes = (node.unsqueeze(-1) << self.deep[:inner]) + self.place[:inner]
         pairs = self.known(hashes, node.unsqueeze(-1), self.table)[..., 0, :inner]
         ways = self.ways(levels, digit, node.unsqueeze(1))[:, 0]
-        with torch.autocast(gate.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).unflatten(-1, (-1, 2))[..., :inner, :]
-            odds = self(pairs, sides, gate, nodes)[0].masked_fill(self.certain[nodes], -1e9)
+            odds = self(pairs, sides, x, nodes)[0].masked_fill(self.certain[nodes], -1e9)
             logs = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
             return (logs @ self.sides[:: RADIX // (inner + 1), : 2 * inner].T).exp()
 
-    def forward(self, pairs: Tensor, sides: Tensor, gate: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pairs: Tensor, sides: Tensor, x: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds [B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `pairs` [K, B, T, N] are
         their counts as they stand in rows, `sides` [B, T, N, 2] the network's probabilities to the left and to the
-        right, and `gate` [B, T, HIDDEN] is what `see` returns."""
+        right, and x [B, T, W] its last layer."""
         ratio, times, cell = F.embedding(pairs.long() & 0xFFFF, self.evidence).unbind(-1)
         gain, offset = rows(self.scale, self.table * LEVELS**2 + cell.long()).unbind(-1)
         network = (sides + 1e-9).log().diff()
         inputs = torch.cat([(gain * ratio + offset).movedim(0, -1), network], -1)  # [B, T, N, K + 1]
         features = torch.cat([inputs, inputs.abs() - 1, times.movedim(0, -1)], -1).detach()
-        hidden = features @ self.features + rows(self.node, nodes) + gate.unsqueeze(2)
+        hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
         # A CPU multiplies by a matrix of 16 columns in a third of the time that it takes for 15.
         number = self.weigh.shape[1]
         weights = (F.relu(hidden) @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + rows(self.base, nodes)

@@ -76,10 +76,15 @@ def test_a_report_says_what_was_run(undisturbed: Path, corpus: Path) -> None:
         assert words in first_screen, words
 
 
-def test_the_first_segment_of_an_untrained_model_costs_log2_v(undisturbed: Path) -> None:
-    bits = float(curve(undisturbed)[1][3])
+def test_the_first_segment_of_an_untrained_model_costs_log2_v(undisturbed: Path, corpus: Path, cache: Path) -> None:
+    run_dir = undisturbed.with_name("counted-once")
+    first = ["--model.ngram_chunk=0", "--run.log_steps=1", "--run.stop_after_steps=1"]
+    assert run(TRAIN, *arguments(corpus, cache, run_dir, *first)).returncode == 0
+    bits = float(curve(run_dir)[1][3])
     # 8 lanes x 32 tokens of a vocabulary of 257.
     assert bits / 256 == pytest.approx(8.00562454919388, rel=1e-6)
+    # By default, counts take in the segment as it is coded: from the second chunk on, they know something.
+    assert 2 < float(curve(undisturbed)[1][3]) / 256 < 8
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bits(
@@ -182,7 +187,7 @@ def test_numbers_that_are_none_stop_the_run(
 ) -> None:
     """Before they are saved, or, where nothing is, as soon as they are a loss. What was saved before holds numbers."""
     run_dir = undisturbed.with_name(f"nan-{checkpoint_secs}")
-    wild = ["--train.matrix_lr=1e30", "--train.table_lr=1e30", "--model.logit_cap=0", "--run.log_steps=1"]
+    wild = ["--train.matrix_lr=1e38", "--train.table_lr=1e38", "--model.logit_cap=0", "--run.log_steps=1"]
     done = run(TRAIN, *arguments(corpus, cache, run_dir, *wild, f"--run.checkpoint_secs={checkpoint_secs}"))
     assert done.returncode == 1, done.stderr
     assert said in done.stderr

@@ -28,7 +28,7 @@ class FrozenLearner:
     """What the loop and code_segment ask of a Learner, by a model whose parameters and tables of counts stay as they
     are: only the state of its lanes moves on."""
 
-    # It counts nothing.
+    # It counts nothing. Who does may leave what the counts said before a step in `looked`, as Learner has it.
     chunk = None
 
     def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
@@ -38,7 +38,7 @@ class FrozenLearner:
             from model.cuda import use_kernels
 
             use_kernels(model)
-        self.states = [model.init_state(lanes)]
+        self.states, self.looked = [model.init_state(lanes)], list[Tensor]()
         self.recent = torch.full((lanes, model.context), start, device=place.device)
 
     @torch.no_grad()
@@ -59,7 +59,8 @@ class FrozenLearner:
             compute_in_parts(self.model)
         history = torch.cat([self.recent, targets.clamp(min=0)], 1)
         self.recent = history[:, -self.model.context :]
-        nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets)
+        nats, self.states[0] = self.model(history[:, :-1], self.states[0], targets, False, self.looked)
+        self.looked = []
         return nats
 
 

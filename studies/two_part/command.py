@@ -120,21 +120,16 @@ def measure_tables(model: LanguageModel) -> int:
 
 
 class CountingSource:
-    """A token source whose learner counts each segment in its tables before it is asked for the next."""
+    """A token source whose learner counts each segment in its tables, as in training."""
 
     def __init__(self, source: TokenSource):
         self.source = source
-        self.coded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def segment(self, step: int, learner: Learner) -> np.ndarray:
-        mixing = learner.model.mixing
-        assert mixing is not None
-        if self.coded is not None:
-            mixing.learn(*self.coded)
+        assert learner.model.mixing is not None
         targets = self.source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.recent.device)
-        history = torch.cat([learner.recent, tokens.clamp(min=0)], 1)
-        self.coded = mixing.contexts.hashes(history[:, :-1]), tokens
+        learner.looked = learner.model.mixing.take_in(torch.cat([learner.recent, tokens], 1), [])
         return targets
 
 
