@@ -80,8 +80,8 @@ ENTRIES = [
     rung(100_000, "--config configs/bytes.yaml --train.segment_tokens=8@0,16@0.2", needs=("configs/bytes.yaml",)),
     rung(
         1_000_000,
-        "--config configs/bytes.yaml --model.width=160 --train.segment_tokens=16@0,32@0.05,64@0.3 "
-        "--train.replay=1@0,0@0.7",
+        "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=22 "
+        "--train.segment_tokens=16@0,32@0.05,64@0.3 --train.replay=1@0,0@0.7",
         needs=("configs/bytes.yaml",),
     ),
     Entry(
@@ -160,7 +160,8 @@ ENTRIES = [
     # Hours.
     rung(
         3_000_000,
-        "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=21 --train.replay=1",
+        "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=22 "
+        "--train.segment_tokens=16@0,32@0.05,64@0.3 --train.replay=1@0,0@0.7",
         needs=("configs/bytes.yaml",),
     ),
     rung(
