@@ -93,7 +93,7 @@ def main() -> None:
     parts.time(learner.engine, "step", "optimiser")
     parts.time(ledger, "add", "ledger")
     if learner.model.mixing is not None:
-        parts.time(learner.model.mixing, "learn", "counting")
+        parts.time(learner.model.mixing, "take_in", "counting")
     loop = one_epoch(learner, lanes, source, ledger)
     for _ in range(options.steps):
         start = time.perf_counter()

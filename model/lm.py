@@ -36,8 +36,8 @@ class LanguageModel(nn.Module):
     Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token the counts
     make likeliest (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state is
     detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
-    last inputs only. `looked` is what ContextMixing.take_in returned, if the
-    counts have taken in the targets already. `config` is a ModelConfig.
+    last inputs only. `looked` is what ContextMixing.take_in returned, if the counts have taken in the targets already.
+    `config` is a ModelConfig.
     """
 
     def __init__(self, config: Any, vocabulary: int):
