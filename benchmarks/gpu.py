@@ -327,7 +327,7 @@ def main() -> None:
     bench.model_row("attention-2048-adamw", wider, "attention")
     bench.model_row("attention-2048-muon", wider, "attention", optimizer="muon")
     bench.small_row("default", [])
-    bench.small_row("default-counted-once", ["--model.ngram_chunk=0"])
+    bench.small_row("counted-once-default", ["--model.ngram_chunk=0"])
     bench.small_row("replay-default", ["--train.replay=1"])
     if place.device.type == "cuda":
         bench.small_row("replay-default-recorded", ["--train.replay=1", "--engine.graphs=on"])
