@@ -97,6 +97,31 @@ def test_counts_of_one_step_add_up_and_end_at_255() -> None:
     assert counts(model, [7], 1)[0][0] == (130, 1)
 
 
+def test_counts_are_taken_in_chunk_by_chunk() -> None:
+    """What a chunk finds is what the counts said after the chunks before it, whether the step comes at once, as in
+    training, or token by token, as in an archive."""
+    once, parts, by_hand, whole = (ContextMixing(50, 4, [1, 2, 3], [], 0, 12, chunk) for chunk in (4, 4, 1 << 20, 0))
+    length = once.contexts.length
+    tokens = torch.tensor([[7, 8, 9] * 8, [1, 2] * 12])[:, : length + 10]
+    tokens[1, -3:] = -1
+    found = once.take_in(tokens, [])
+    looked: list[Tensor] = []
+    for known in (4, 8, 10):
+        looked = parts.take_in(tokens[:, : length + known], looked)
+    hashes, targets = by_hand.contexts.hashes(tokens[:, :-1].clamp(min=0)), tokens[:, length:]
+    for start in (0, 4, 8):
+        chunk = slice(start, start + 4)
+        token, times = by_hand.recall(hashes[..., chunk])
+        expected = token, times, by_hand.pairs(hashes[..., chunk], targets[:, chunk])
+        for one in (found, looked):
+            assert all(torch.equal(mine[:, chunk], theirs) for mine, theirs in zip(one, expected, strict=True))
+        by_hand.learn(hashes[..., chunk], targets[:, chunk])
+    assert torch.equal(once.counts, by_hand.counts) and torch.equal(parts.counts, by_hand.counts)
+    # The pattern repeats within the step: known from the second chunk on, and never where all is counted at the end.
+    assert not found[2][:, :4].any() and found[2][0, 4:].any(-1).all()
+    assert not whole.take_in(tokens, [])[2].any()
+
+
 def test_a_context_takes_the_place_of_another_and_never_its_counts() -> None:
     """A line a table, and two rows a context: whatever finds no room is unknown, not mistaken."""
     model = mixing(50, (2,), rows_log2=2)
