@@ -30,7 +30,6 @@ from data.lanes import Lanes
 from data.output import token_chunks, write_documents
 from data.tokenizer import load_tokenizer
 from train.engine import connect, disconnect
-from train.ledger import Ledger
 from train.loop import Learner, one_epoch
 
 Code = Callable[[np.ndarray, int, int], np.ndarray]
@@ -103,11 +102,10 @@ def main(archive: str, output: str) -> None:
         place = connect(header["threads"], config.engine.timeout_secs, config.engine.backend)
         learner = Learner(config, tokenizer.vocabulary, tokenizer.end_of_document, place, extra)
         lanes = Lanes(header["corpus"]["tokens"], config.train.lanes, config.train.segment_tokens)
-        ledger = Ledger(learner.rows, np.array([len(piece) for piece in tokenizer.pieces]), place)
         tokens = np.empty(lanes.tokens, np.uint32)
         payloads = (rank_payload(content, place.rank) for _, content in frames)
         source = Decoding(lanes, lanes.share(place.rank, place.world_size), header["block_steps"], payloads, tokens)
-        for step in one_epoch(learner, lanes, source, ledger):
+        for step in one_epoch(learner, lanes, source, None):
             if place.rank == 0:
                 print(f"step {step:,} of {lanes.steps:,}", end="\r", file=sys.stderr)
         *_, (_, end) = frames

@@ -25,7 +25,7 @@ import urllib.request
 
 from data.documents import open_source
 from data.errors import RunFailed, UsageError
-from train.engine import free_port
+from train.ranks import free_port
 
 GRID = ["--blocks=attention,ssd", "--widths=32,64", "--seeds=0,1", "--model.ngram_orders=[1,2,3]"]
 FIXED = ["--data.vocabulary=1024", "--train.lanes=8", "--engine.threads=1", "--jobs=2"]

@@ -47,7 +47,7 @@ from data.shards import MANIFEST
 from studies.scaling.sweep import end_group
 from train.checkpoint import POINTER
 from train.command_line import CONFIG_FILE
-from train.engine import free_port
+from train.ranks import free_port
 from train.run_dir import CHECKPOINTS
 from train.saved_engine import load_saved, plain_values
 

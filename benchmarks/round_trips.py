@@ -27,7 +27,7 @@ from matplotlib import image
 
 from archive.format import open_archive
 from eval.description_length import side_bits
-from train.engine import free_port
+from train.ranks import free_port
 
 MADE = ("empty", "one", "chords.wav", "figure.ppm", "random", "zeros")
 

@@ -60,16 +60,12 @@ def read_schedule(value: object, least: int = 1, most: int = LONGEST_SEGMENT) ->
 
 @dataclass(frozen=True)
 class Lanes:
-    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`, all 1 or more."""
+    """The plan for `tokens` tokens in `lanes` lanes and segments of `segment_tokens`: all 1 or more, which is checked
+    where they come from (train/config.py, archive/format.py, data/prepare.py)."""
 
     tokens: int
     lanes: int
     segment_tokens: int | str
-
-    def __post_init__(self) -> None:
-        if min(self.tokens, self.lanes, *(length for length, _ in read_stages(self.segment_tokens))) < 1:
-            given = f"{self.tokens} tokens, train.lanes {self.lanes} and train.segment_tokens {self.segment_tokens}"
-            raise UsageError(f"{given} must be 1 or more")
 
     @property
     def lane_tokens(self) -> int:

@@ -15,7 +15,7 @@ from data.errors import RunFailed, Stopped, UsageError
 from data.notices import NOTICES
 from data.streams import STREAMS, publish
 from eval import decoder_imports
-from train.launched import is_rank_0, read_rank
+from train.launched import is_rank_0, keep_memory, read_rank
 from train.options import did_you_mean
 
 # What argparse would name by Python's types.
@@ -32,6 +32,7 @@ def begin(module: str) -> None:
     run directory if the program has one, and to be printed if it fails before or without."""
     for name, value in FOR_TORCH.items():
         os.environ.setdefault(name, value)
+    keep_memory()
     if module == "__main__":
         STREAMS.separate()
         NOTICES.collect()

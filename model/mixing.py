@@ -183,15 +183,16 @@ class ContextMixing(nn.Module):
         token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
         return token[..., 0], (which[0] * LEVELS + self.level[times.gather(-1, last).long()])[..., 0]
 
-    def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], and its bits at these nodes."""
-        leaf = (targets + (1 << self.bits)).unsqueeze(-1)
-        return leaf >> self.begins, leaf >> self.shifts, leaf >> self.shifts - 1 & 1
+    def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], its bits at these nodes, and their
+        places among the rows of all digits. A negative target stands for the first token."""
+        leaf = (targets.clamp(min=0) + (1 << self.bits)).unsqueeze(-1)
+        nodes = leaf >> self.shifts
+        return leaf >> self.begins, nodes, leaf >> self.shifts - 1 & 1, ROW * self.row + self.slot[nodes]
 
     def pairs(self, hashes: Tensor, targets: Tensor) -> Tensor:
         """Counts [B, T, K, D] at the nodes of targets [B, T], as they stand in rows, for hashes [K, B, T]."""
-        roots, nodes, _ = self.path(targets.clamp(min=0))
-        slot = ROW * self.row + self.slot[nodes]
+        roots, _, _, slot = self.path(targets)
         found = self.known(hashes, roots, self.table).flatten(3)
         return found.gather(3, slot.expand(self.tables, *slot.shape)).movedim(0, 2)
 
@@ -200,12 +201,12 @@ class ContextMixing(nn.Module):
         """Count the last n tokens of `whole` [B, C + n], where -1 is no token, chunk by chunk. Returns what `recall`
         and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they are."""
         hashes, targets = self.contexts.hashes(whole[:, :-1].clamp(min=0)), whole[:, self.contexts.length :]
+        found = [looked] if looked else []
         for start in range(looked[0].shape[1] if looked else 0, targets.shape[1], self.chunk):
             part, wanted = hashes[..., start : start + self.chunk], targets[:, start : start + self.chunk]
-            found = [*self.recall(part), self.pairs(part, wanted)]
-            looked = [torch.cat(both, 1) for both in zip(looked, found, strict=True)] if looked else found
+            found.append([*self.recall(part), self.pairs(part, wanted)])
             self.learn(part, wanted)
-        return looked
+        return [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
 
     def see(self, known: Tensor, logits: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """`known`; for each digit, the network's probabilities of its values after every path through the digits before
@@ -229,10 +230,10 @@ class ContextMixing(nn.Module):
         """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
         of ALONE times the network's own."""
         pairs, levels, x = seen
-        roots, nodes, bits = self.path(targets.clamp(min=0))
+        roots, nodes, bits, slot = self.path(targets)
         ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
         with torch.autocast(x.device.type, enabled=False):
-            sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), ROW * self.row + self.slot[nodes])
+            sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
             odds = torch.stack(self(pairs.movedim(2, 0), sides, x, nodes))
         nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
         alone = ALONE * alone.sum(-1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fork_program import can_fork, fork_program
 
-from train.engine import free_port
+from train.ranks import free_port
 
 ROOT = Path(__file__).parents[1]
 

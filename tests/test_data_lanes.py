@@ -162,9 +162,3 @@ def test_a_schedule_of_replayed_segments_may_hold_none() -> None:
 def test_ranks_that_cannot_share_the_lanes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.lanes 16 cannot be shared by 3 ranks: take a multiple of 3"):
         Lanes(1000, 16, 8).share(0, 3)
-
-
-@pytest.mark.parametrize("numbers", [(1000, 16, 0), (1000, 0, 8), (0, 16, 8), (1000, 16, "8@0,0@0.5")])
-def test_empty_plans_are_refused(numbers: tuple[int, int, int | str]) -> None:
-    with pytest.raises(ValueError, match=r"train\.lanes .* and train\.segment_tokens .* must be 1 or more"):
-        Lanes(*numbers)

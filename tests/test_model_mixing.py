@@ -39,7 +39,7 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
 
 def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[tuple[int, int]]]:
     """Of each context, zeros and ones along a token's path."""
-    roots, nodes, _ = mixing.path(torch.tensor([[token]]))
+    roots, nodes, *_ = mixing.path(torch.tensor([[token]]))
     line, found, way = mixing.find(*mixing.lines(mixing.contexts.hashes(torch.tensor([history])), roots, mixing.table))
     paths = []
     for context in range(mixing.tables):

@@ -17,8 +17,8 @@ from small_run import SMALL, TRAIN
 from torch import distributed as dist
 
 from train.config import Config, DataConfig
-from train.engine import Place, free_port
-from train.ranks import Seat, about_peers, after_rank_0, name_lost, refuse_unshared, shorten
+from train.engine import Place
+from train.ranks import Seat, about_peers, after_rank_0, free_port, name_lost, refuse_unshared, shorten
 from train.run import Session, job_to_share
 
 CLOSED = RuntimeError(

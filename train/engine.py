@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -41,13 +39,6 @@ class Place:
         return out
 
 
-def free_port() -> int:
-    """A port of this host on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def local_ranks() -> int:
     """The number of ranks on this host; torchrun and DeepSpeed have different names for it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
@@ -67,19 +58,14 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
         env.setdefault(name, alone)
     rank, local_rank, world_size = int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
     if world_size == 1:
-        # No other rank has to find it, so that two runs on one machine do not need the launcher's default port.
-        env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", str(free_port())
+        # No other rank has to find it, so that any free port does: two runs on one machine do not need the same one.
+        env["MASTER_ADDR"], env["MASTER_PORT"] = "127.0.0.1", "0"
     devices = torch.cuda.device_count()
     if devices:
         # Ranks may share a device. DeepSpeed takes this variable for the number of the device.
         local_rank %= devices
         env["LOCAL_RANK"] = str(local_rank)
         torch.cuda.set_device(local_rank)
-    # Keep memory that a step frees for the next step: asking the system again costs a tenth of the time, or more in
-    # small models. Only glibc has these settings, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(-1, 2**31 - 1)
-        mallopt(-3, 2**30)
     # Moments of rare symbols decay to denormal numbers, with which a CPU is several times slower.
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks()))

@@ -17,11 +17,11 @@ from data.lanes import WHOLE_LOGITS, Lanes, step_logits
 from model.build import build_model
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, deepspeed_config
-from train.ledger import Ledger
 from train.optim import Muon, build_optimizer, rate_scale
 
 if TYPE_CHECKING:
     from train.config import Config
+    from train.ledger import Ledger
 
 
 class Learner:
@@ -127,12 +127,14 @@ class TokenSource(Protocol):
 
 
 def one_epoch(
-    learner: Learner, lanes: Lanes, source: TokenSource, ledger: Ledger, start_step: int = 0
+    learner: Learner, lanes: Lanes, source: TokenSource, ledger: Ledger | None, start_step: int = 0
 ) -> Iterator[int]:
-    """Run the steps of the epoch from `start_step` on. Yields the number of steps done, after each."""
+    """Run the steps of the epoch from `start_step` on, and enter them in `ledger`; a decoder keeps none. Yields the
+    number of steps done, after each."""
     for step in range(start_step, lanes.steps):
         targets = source.segment(step, learner)
         tokens = torch.from_numpy(targets).to(learner.place.device, non_blocking=True)
         nats = learner.learn(tokens, lanes, step)
-        ledger.add(nats, targets)
+        if ledger:
+            ledger.add(nats, targets)
         yield step + 1

@@ -21,7 +21,8 @@ from torch import distributed as dist
 
 from data.errors import UsageError
 from data.files import write_file
-from train.engine import Place, connect, free_port, local_ranks
+from train.engine import Place, connect, local_ranks
+from train.launched import keep_memory
 
 # The launcher gives it to every run that asks for no other.
 LAUNCHERS_PORT = "29500"
@@ -42,6 +43,13 @@ class Seat:
 
     host: str
     address: str
+
+
+def free_port() -> int:
+    """A port of this host on which no process listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -89,6 +97,8 @@ def refuse_backend(wanted: str, ranks: int, devices: int) -> None:
 def join(threads: int, timeout_secs: int, backend: str) -> tuple[Place, list[Seat]]:
     """Join the ranks, and learn where each of them is. Raises ConnectionError if they do not meet in time, UsageError
     if they cannot use the backend."""
+    # Programs have begun with it (launch/entry.py); who trains from Python has not.
+    keep_memory()
     refuse_backend(backend, local_ranks(), torch.cuda.device_count())
     try:
         place = connect(threads, timeout_secs, backend)

@@ -31,7 +31,7 @@ from data.files import write_file
 from studies.scaling.board import Board
 from studies.scaling.cells import Cell
 from studies.scaling.record import SWEEP_FILE, Place, Sweep, Tuned, read_sweep
-from train.engine import free_port
+from train.ranks import free_port
 from train.run import restore_signals
 
 LAUNCH = Path(__file__).parents[2] / "launch"
