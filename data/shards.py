@@ -18,7 +18,7 @@ from data.files import file_sha256, read_json, write_file
 from data.token_files import TokenFiles
 from data.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 # The manifest of a streamed corpus, whose shards are no tokens.
 INDEX = "index.json"

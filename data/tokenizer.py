@@ -1,7 +1,7 @@
 """Tokens to bytes: what a decoder needs of a tokenizer. data/bpe.py holds the other direction.
 
-Tokens 0 to 255 are the bytes. Then come the learned pieces, each the join of two earlier tokens. The last token ends a
-document. One large integer says which joins there are, coded with asymmetric numeral systems (Duda, arXiv:1311.2540)
+Tokens 0 to 255 are the bytes. Then come the learned pieces, each the join of two smaller ones, and the last token ends
+a document. One large integer says which joins there are, coded with asymmetric numeral systems (Duda, arXiv:1311.2540)
 under adaptive counts: 8 to 9 bits a piece (research/ has a note on alternatives).
 """
 
@@ -44,7 +44,7 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
     if kind == "file":
         from data.joins import read_joins
 
-        return Tokenizer(kind, encoding, [*read_joins(encoding), b""])
+        return Tokenizer(kind, encoding, [*in_order(read_joins(encoding)), b""])
     if kind == "tokens":
         from data.token_pieces import read_pieces
 
@@ -60,7 +60,13 @@ def load_tokenizer(kind: str, encoding: bytes) -> Tokenizer:
         state = state * weight + rest - int(sums[index]) + weight
         return index
 
-    return Tokenizer(kind, encoding, [*grow_pieces(draw), b""])
+    return Tokenizer(kind, encoding, [*in_order(grow_pieces(draw)), b""])
+
+
+def in_order(pieces: Iterable[bytes]) -> list[bytes]:
+    """Single bytes, other pieces without a space in front, and those with one, the short ones first: so the first bits
+    of a token's number, which context mixing counts first, say what kind of piece it is, and how common."""
+    return sorted(pieces, key=lambda piece: (piece[:1] == b" " < piece, len(piece), piece))
 
 
 def grow_pieces(draw: Callable[[np.ndarray], int]) -> list[bytes]:

@@ -3,6 +3,8 @@
 Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context needs, `K` contexts.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,16 +14,18 @@ BYTE_SYMBOLS = 257
 
 
 class Contexts(nn.Module):
-    """The empty context, the latest tokens (as many as each of `orders`), tokens at distances (each of `lags`), and the
-    first `words` of WORDS (model/words.py). `number` is K, `length` C."""
+    """The empty context, the latest tokens (as many as each of ngram_orders), tokens at distances (ngram_lags), the
+    highest of some tokens (ngram_highest), and the first ngram_words of WORDS (model/words.py), as a ModelConfig says.
+    `number` is K, `length` C."""
 
     powers: Tensor
 
-    def __init__(self, vocabulary: int, orders: list[int], lags: list[list[int]], words: int):
+    def __init__(self, config: Any, vocabulary: int):
         super().__init__()
-        self.orders, self.lags, self.words = orders, lags, None
-        self.number = 1 + len(orders) + len(lags)
-        self.length = max([1, *orders, *(lag for far in lags for lag in far)])
+        self.orders, self.lags, self.highest = config.ngram_orders, config.ngram_lags, config.ngram_highest
+        self.words, words = None, config.ngram_words
+        self.number = 1 + len(self.orders) + len(self.lags) + len(self.highest)
+        self.length = max(1, *self.orders, *(far for context in self.lags + self.highest for far in context))
         if words and vocabulary == BYTE_SYMBOLS:
             from model.words import WORD_TOKENS, Words
 
@@ -37,16 +41,18 @@ class Contexts(nn.Module):
     def hashes(self, history: Tensor) -> Tensor:
         """Hashes [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
         latest = history.unfold(1, self.length, 1).flip(-1)  # [B, T, C], latest first
-        longest = max(self.orders)
-        sums = ((latest[..., :longest] + 1) * self.powers[:longest]).cumsum(-1)
+        placed = (latest + 1) * self.powers
+        sums = placed[..., : max(self.orders)].cumsum(-1)
         hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
         for lags in self.lags:
-            hashes.append(torch.stack([(latest[..., lag - 1] + 1) * self.powers[lag - 1] for lag in lags]).sum(0))
+            hashes.append(sum(placed[..., lag - 1] for lag in lags))  # type: ignore[arg-type]
+        for start, stop in self.highest:
+            hashes.append(placed[..., :start].sum(-1) + latest[..., start:stop].amax(-1) * ODD)
         if self.words:
             hashes += self.words(latest, self.powers)
         return torch.stack(hashes)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
         """Numbers [E, B, T] below `count`, a power of two, for the contexts of `orders`; 0 is the word so far."""
-        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags)) for order in orders]
+        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags) + len(self.highest)) for order in orders]
         return torch.stack([hashes[one] for one in which]) * ODD >> 40 & count - 1

@@ -57,10 +57,7 @@ class LanguageModel(nn.Module):
         if config.ngram_orders:
             from model.mixing import LEVELS, ContextMixing
 
-            self.mixing = ContextMixing(
-                vocabulary, width, config.ngram_orders, config.ngram_lags, config.ngram_words, config.ngram_rows_log2,
-                config.ngram_chunk,
-            )  # fmt: skip
+            self.mixing = ContextMixing(config, vocabulary, width)
             self.context, self.radices = self.mixing.contexts.length, self.mixing.radices
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
             # What `recall` says of the next token, for the network to see.

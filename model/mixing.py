@@ -32,6 +32,8 @@ Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that beg
 vocabulary, `R` = 8 values of a digit.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,26 +79,16 @@ class ContextMixing(nn.Module):
     slot: Tensor
     certain: Tensor
 
-    def __init__(
-        self,
-        vocabulary: int,
-        width: int,
-        orders: list[int],
-        lags: list[list[int]],
-        words: int,
-        rows_log2: int,
-        chunk: int = 0,
-    ):
-        """`chunk` is the number of tokens of each lane that are counted at once, 0 is all of a step; the others are
-        fields of ModelConfig."""
+    def __init__(self, config: Any, vocabulary: int, width: int):
+        """`config` is a ModelConfig."""
         super().__init__()
-        self.chunk = chunk or 1 << 30
-        self.vocabulary, self.rows_log2, self.bits = vocabulary, rows_log2, (vocabulary - 1).bit_length()
-        self.contexts = Contexts(vocabulary, orders, lags, words)
+        self.chunk = config.ngram_chunk or 1 << 30
+        self.vocabulary, self.rows_log2, self.bits = vocabulary, config.ngram_rows_log2, (vocabulary - 1).bit_length()
+        self.contexts = Contexts(config, vocabulary)
         self.tables = self.contexts.number
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
-        self.register_buffer("counts", torch.zeros(self.tables << rows_log2, ROW, dtype=torch.int16))
+        self.register_buffer("counts", torch.zeros(self.tables << self.rows_log2, ROW, dtype=torch.int16))
         pairs, level = torch.arange(1 << 16), torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True)
         zeros, ones = pairs & 255, pairs >> 8
         sides = [torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)]

@@ -57,10 +57,7 @@ class Network(nn.Module):
         if config.ngram_orders:
             from model.mixing import ContextMixing
 
-            self.mixing = ContextMixing(
-                vocabulary, head.weight.shape[1], config.ngram_orders, config.ngram_lags, config.ngram_words,
-                config.ngram_rows_log2, config.ngram_chunk,
-            )  # fmt: skip
+            self.mixing = ContextMixing(config, vocabulary, head.weight.shape[1])
             contexts, self.radices, self.norm = self.mixing.contexts, self.mixing.radices, RMSNorm()
             self.context = contexts.length = max(self.context, contexts.length)
 

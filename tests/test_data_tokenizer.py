@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.bpe import Encoder, encode_pieces, train_pieces, train_tokenizer
 from data.documents import open_source
-from data.tokenizer import load_tokenizer
+from data.tokenizer import in_order, load_tokenizer
 
 SPECIAL = [
     "<unk>",
@@ -90,6 +90,14 @@ def test_a_vocabulary_is_exactly_as_large_as_asked_and_holds_nothing_twice():
         assert tokenizer.pieces[tokenizer.end_of_document] == b""
         # The encoder cuts its input before spaces, which changes nothing as long as this holds.
         assert not any(b" " in piece[1:] for piece in tokenizer.pieces)
+
+
+def test_tokens_are_in_order_of_their_pieces() -> None:
+    """Bytes, then pieces without a space in front, then those with one, the short ones first."""
+    mixed = [b" the", b"b", b"ed", b" a", b" ", b"ing", b"er", b" of", b"a"]
+    assert in_order(mixed) == [b" ", b"a", b"b", b"ed", b"er", b"ing", b" a", b" of", b" the"]
+    pieces = train_tokenizer("bpe", [SAMPLE], 600, len(SAMPLE)).pieces
+    assert pieces[:256] == [bytes([byte]) for byte in range(256)] and pieces[:-1] == in_order(pieces[:-1])
 
 
 def test_training_reads_the_sample_only_and_gives_the_same_pieces_again():

@@ -9,6 +9,7 @@ from torch import Tensor
 from model.contexts import BYTE_SYMBOLS
 from model.mixing import ALONE, LEVELS, STRIDE, WAYS, ContextMixing
 from studies.sampling.command import distribution
+from train.config import ModelConfig
 
 
 def mixing(
@@ -17,9 +18,15 @@ def mixing(
     rows_log2: int = 12,
     lags: tuple[list[int], ...] = (),
     words: int = 2,
+    highest: tuple[list[int], ...] = (),
+    chunk: int = 0,
 ) -> ContextMixing:
     torch.manual_seed(0)
-    return ContextMixing(vocabulary, 4, [*orders], [*lags], words, rows_log2)
+    config = ModelConfig(
+        ngram_orders=[*orders], ngram_lags=[*lags], ngram_highest=[*highest], ngram_words=words,
+        ngram_rows_log2=rows_log2, ngram_chunk=chunk,
+    )  # fmt: skip
+    return ContextMixing(config, vocabulary, 4)
 
 
 def learn(mixing: ContextMixing, history: Tensor, targets: Tensor) -> None:
@@ -100,7 +107,7 @@ def test_counts_of_one_step_add_up_and_end_at_255() -> None:
 def test_counts_are_taken_in_chunk_by_chunk() -> None:
     """What a chunk finds is what the counts said after the chunks before it, whether the step comes at once, as in
     training, or token by token, as in an archive."""
-    once, parts, by_hand, whole = (ContextMixing(50, 4, [1, 2, 3], [], 0, 12, chunk) for chunk in (4, 4, 1 << 20, 0))
+    once, parts, by_hand, whole = (mixing(words=0, chunk=chunk) for chunk in (4, 4, 1 << 20, 0))
     length = once.contexts.length
     tokens = torch.tensor([[7, 8, 9] * 8, [1, 2] * 12])[:, : length + 10]
     tokens[1, -3:] = -1
@@ -234,6 +241,22 @@ def test_contexts_at_distances_see_these_tokens_alone() -> None:
     # Parallel or one by one: the same.
     longer = torch.randint(300, (2, 39 + 7))
     single = [model.contexts.hashes(longer[:, t : t + 40]) for t in range(7)]
+    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+
+
+def test_contexts_of_the_highest_see_it_and_the_latest_tokens_alone() -> None:
+    model = mixing(300, (1,), highest=([0, 3], [2, 5]))
+    assert model.contexts.length == 5
+
+    def hashes(*latest: int) -> list[int]:
+        return model.contexts.hashes(torch.tensor([latest[::-1]]))[2:, 0, 0].tolist()
+
+    of_three, two_and_highest = hashes(10, 20, 30, 40, 50)
+    assert hashes(30, 5, 6, 1, 2)[0] == of_three != hashes(30, 5, 31, 40, 50)[0]
+    assert hashes(10, 20, 50, 9, 30)[1] == two_and_highest != hashes(10, 20, 30, 40, 51)[1]
+    assert len({two_and_highest, hashes(20, 10, 30, 40, 50)[1], hashes(11, 20, 30, 40, 50)[1]}) == 3
+    longer = torch.randint(300, (2, 4 + 7))
+    single = [model.contexts.hashes(longer[:, t : t + 5]) for t in range(7)]
     assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
 
 

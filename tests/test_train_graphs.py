@@ -127,7 +127,8 @@ def test_both_forms_of_counting_give_the_same_tables(vocabulary: int) -> None:
     """Rows that many contexts want, tokens that are missing, counts that end at 255."""
     torch.manual_seed(vocabulary)
     for rows_log2 in (2, 3, 12):
-        ours, cudas = (ContextMixing(vocabulary, 4, [1, 3], [[2]], 2, rows_log2) for _ in range(2))
+        config = ModelConfig(ngram_orders=[1, 3], ngram_lags=[[2]], ngram_rows_log2=rows_log2)
+        ours, cudas = (ContextMixing(config, vocabulary, 4) for _ in range(2))
         use_kernels(cudas)
         for symbols in (vocabulary, 2, vocabulary, 1):
             history, targets = (torch.randint(symbols, (4, size)) for size in (ours.contexts.length + 99, 100))

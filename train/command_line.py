@@ -327,8 +327,9 @@ def contradictions(config: Config) -> Iterator[str]:
         learned = "its pieces come from the corpus" if own == "bpe" else "it costs nothing"
         yield f"run.reference_tokenizer declares a file, and data.tokenizer is {own} ({learned}): leave it out"
     orders = model.ngram_orders
-    if model.ngram_lags and not orders:
-        yield "model.ngram_lags need context mixing: give model.ngram_orders, too"
+    for name in ("ngram_lags", "ngram_highest"):
+        if getattr(model, name) and not orders:
+            yield f"model.{name} needs context mixing: give model.ngram_orders, too"
     if orders and (strange := sorted({*model.ngram_embeddings} - {0, *orders})):
         yield f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words"
     if config.engine.compile == "on" and stage == 3:

@@ -86,6 +86,11 @@ SegmentTokens = Annotated[
 ]
 Replays = Annotated[int | str, schedule(0, 64), WithJsonSchema({"type": "schedule", "minimum": 0, "maximum": 64})]
 Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]
+Highest = Annotated[
+    list[Annotated[int, Field(ge=0, le=1024), WHOLE]],
+    Field(min_length=2, max_length=2),
+    refuse(lambda pair: pair[0] >= pair[1], "give two numbers that grow, as in [1, 16]"),
+]
 
 
 @DECLARED
@@ -168,6 +173,10 @@ class ModelConfig:
     ngram_lags: Annotated[list[Lags], LIST] = field(default_factory=list)
     """More contexts: tokens at given distances. [[3], [1, 2, 6]] takes the third last token, and the last, second last
     and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an image."""
+    ngram_highest: Annotated[list[Highest], LIST] = field(default_factory=list)
+    """More contexts: the highest-numbered of the latest tokens, which in our vocabularies is a long piece, and in most
+    others a rare one. [[0, 8], [1, 16]] takes that of the latest 8; and the last token, together with that of the 15
+    before it."""
     ngram_words: Annotated[int, Field(ge=0, le=4), WHOLE] = 2
     """More contexts: whole words, with the bytes tokenizer only. 1 takes the word so far; 2 adds it with the word
     before; 3 adds it with the two words before; 4 adds it with the second word before."""

@@ -54,8 +54,8 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     import deepspeed
 
     env = os.environ
-    for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        env.setdefault(name, alone)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    env |= {**alone, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **env}
     rank, local_rank, world_size = int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"])
     if world_size == 1:
         # No other rank has to find it, so that any free port does: two runs on one machine do not need the same one.
@@ -69,7 +69,6 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     # Moments of rare symbols decay to denormal numbers, with which a CPU is several times slower.
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks()))
-    env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Errors, not warnings: with warnings, CUDA's attention takes forms whose gradients differ from run to run.
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
