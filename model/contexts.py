@@ -54,5 +54,5 @@ class Contexts(nn.Module):
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
         """Numbers [E, B, T] below `count`, a power of two, for the contexts of `orders`; 0 is the word so far."""
-        which = [1 + (self.orders.index(order) if order else len(self.orders) + len(self.lags) + len(self.highest)) for order in orders]
+        which = [1 + self.orders.index(order) if order else -self.words.count for order in orders]  # type: ignore[union-attr]
         return torch.stack([hashes[one] for one in which]) * ODD >> 40 & count - 1
