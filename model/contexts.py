@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ODD = 0x2545F4914F6CDD1D
 # Vocabulary of the `bytes` tokenizer, the only one in whose tokens we recognise letters.
@@ -27,29 +28,26 @@ class Contexts(nn.Module):
         self.number = 1 + len(self.orders) + len(self.lags) + len(self.highest)
         self.length = max(1, *self.orders, *(far for context in self.lags + self.highest for far in context))
         if words and vocabulary == BYTE_SYMBOLS:
-            from model.words import WORD_TOKENS, Words
+            from model.words import Words
 
-            self.words, self.number, self.length = (
-                Words(words, vocabulary, ODD),
-                self.number + words,
-                max(self.length, WORD_TOKENS),
-            )
+            self.words, self.number = Words(words, vocabulary, ODD), self.number + words
+            self.length = max(self.length, self.words.length)
         # Powers of an odd number modulo 2^64: the upper bits of a sum of multiples of them depend on every term.
         powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.length)]
         self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
 
     def hashes(self, history: Tensor) -> Tensor:
         """Hashes [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
-        latest = history.unfold(1, self.length, 1).flip(-1)  # [B, T, C], latest first
-        placed = (latest + 1) * self.powers
-        sums = placed[..., : max(self.orders)].cumsum(-1)
-        hashes = [torch.zeros_like(latest[..., 0]), *(sums[..., order - 1] for order in self.orders)]
+        before, longest = history.unfold(1, self.length, 1), max(self.orders)  # [B, T, C], latest last
+        latest = before[..., -longest:].flip(-1)
+        sums = F.pad(((latest + 1) * self.powers[:longest]).cumsum(-1), (1, 0))
+        hashes = [sums[..., order] for order in (0, *self.orders)]
         for lags in self.lags:
-            hashes.append(sum(placed[..., lag - 1] for lag in lags))  # type: ignore[arg-type]
+            hashes.append(sum((before[..., -lag] + 1) * self.powers[lag - 1] for lag in lags))  # type: ignore[arg-type]
         for start, stop in self.highest:
-            hashes.append(placed[..., :start].sum(-1) + latest[..., start:stop].amax(-1) * ODD)
+            hashes.append(sums[..., start] + before[..., -stop : self.length - start].amax(-1) * ODD)
         if self.words:
-            hashes += self.words(latest, self.powers)
+            hashes += self.words(history, before.shape[1], self.powers)
         return torch.stack(hashes)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Contexts of words, for tokens that are bytes: the letters of the one so far, and of those before it.
+"""Contexts of words, for tokens that are bytes: the letters of the one so far, of those before it, and of long ones
+further back, which say what a text is about.
 
 Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context needs.
 """
@@ -9,8 +10,12 @@ from torch.nn import functional as F
 
 # A hash of words covers at most so many of the latest bytes.
 WORD_TOKENS = 32
-# Words that a context takes: 0 is the word so far, 1 the word before it. `words` contexts take the first of these.
-WORDS = ([0], [0, 1], [0, 1, 2], [0, 2])
+# A long word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
+LETTERS, WINDOWS = 16, (512, 64)
+# Words that a context takes: 0 is the word so far, 1 the word before it, 3 and 4 the longest of each window. `words`
+# contexts take the first of these.
+WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3], [0, 4], [0, 1, 4])
+NEAR = 4
 
 
 def lower_case(symbol: int) -> int:
@@ -21,28 +26,42 @@ def lower_case(symbol: int) -> int:
 
 
 class Words(nn.Module):
-    """`forward(latest [B, T, C], powers [C])`, latest first, gives the hashes [B, T] of the first `count` of WORDS."""
+    """`forward(history [B, C - 1 + T], T, powers [C])` gives the hashes [B, T] of the first `count` of WORDS. They need
+    the latest `length` tokens."""
 
     lower: Tensor
 
     def __init__(self, count: int, symbols: int, odd: int):
         super().__init__()
         self.count, self.odd = count, odd
+        self.length = WORD_TOKENS if count <= NEAR else LETTERS + 1 + max(WINDOWS)
         lower = torch.tensor([lower_case(symbol) for symbol in range(symbols)])
         self.register_buffer("lower", lower, persistent=False)
 
-    def forward(self, latest: Tensor, powers: Tensor) -> list[Tensor]:
-        lower = self.lower[latest[..., :WORD_TOKENS]]
+    def forward(self, history: Tensor, number: int, powers: Tensor) -> list[Tensor]:
+        letters = self.lower[history]
+        # Latest first. Backwards, a word begins at a letter after other bytes. The first one may be empty.
+        lower = letters.unfold(1, WORD_TOKENS, 1)[:, -number:].flip(-1)
         letter = lower > 0
-        # Counted backwards from the latest byte, a word begins at a letter after other bytes. The first may be empty.
-        number = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
+        which = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
         spelled, keys = [], []
         for word in range(3):
-            part = letter & (number == word)
+            part = letter & (which == word)
             spelled.append((lower * part * powers[part.cumsum(-1) - 1]).sum(-1))
+        if self.count > NEAR:
+            spelled += self.longest(letters, number, powers)
         for words in WORDS[: self.count]:
             key = torch.zeros_like(spelled[0])
             for word in words:
                 key = key * self.odd + spelled[word]
             keys.append(key)
         return keys
+
+    def longest(self, letters: Tensor, number: int, powers: Tensor) -> list[Tensor]:
+        """The longest word that ended in each of WINDOWS: its length, above 40 bits of its hash."""
+        lower = letters.unfold(1, LETTERS, 1).flip(-1)
+        part = (lower > 0).cumprod(-1)
+        word = part.sum(-1) << 40 | (lower * part * powers[:LETTERS]).sum(-1) & (1 << 40) - 1
+        # A word has ended where no letter follows.
+        ended = word[:, :-1] * (letters[:, LETTERS:] == 0)
+        return [ended.unfold(1, window, 1)[:, -number:].amax(-1) for window in WINDOWS]

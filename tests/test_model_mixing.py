@@ -229,6 +229,30 @@ def test_contexts_of_three_words_and_of_the_second_before() -> None:
     assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS), b"so see the hou")
 
 
+def test_contexts_of_long_words() -> None:
+    model = mixing(BYTE_SYMBOLS, words=8)
+    far, far_pair, near, near_pair = (
+        lambda text, which=which: hashes(model, text)[which]  # type: ignore[misc]
+        for which in (-4, -3, -2, -1)
+    )
+    about = b"in Jerusalem, "
+    for context in (far, near):
+        assert context(about + b"the hou") == context(b"of the JERUSALEM and a hou") != context(b"in jerusale, the hou")
+        # The word so far is none of those that ended, however long it is, and what is no letter ends a word.
+        assert context(about + b"housebuildings") == context(b"jerusalem housebuildings")
+        assert len({context(text) for text in (about, about + b"h", b"h", b"", b"to Salem, h", about[:-2] + b"h")}) == 6
+    assert far(about + 60 * b"ab " + b"hou") == far(about + b"hou") != near(about + 60 * b"ab " + b"hou")
+    assert far(about + 200 * b"ab " + b"hou") == near(about + 60 * b"ab " + b"hou") == near(b"ab hou")
+    for pair in (far_pair, near_pair):
+        assert pair(about + b"the hou") == pair(about + b"so the hou") != pair(about + b"a hou")
+    # Words of more than 16 letters go by their last ones, and count as 16.
+    assert far(b"x" + 16 * b"a" + b" h") == far(16 * b"a" + b" h") != far(15 * b"a" + b" h")
+    assert hashes(model, b"so see the hou")[:-4] == hashes(mixing(BYTE_SYMBOLS, words=4), b"so see the hou")
+    longer = torch.randint(90, 100, (2, model.contexts.length - 1 + 7))
+    single = [model.contexts.hashes(longer[:, t : t + model.contexts.length]) for t in range(7)]
+    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+
+
 def test_contexts_at_distances_see_these_tokens_alone() -> None:
     model = mixing(300, (1,), lags=([2], [1, 3], [40]))
     assert model.contexts.length == 40
@@ -245,7 +269,7 @@ def test_contexts_at_distances_see_these_tokens_alone() -> None:
 
 
 def test_contexts_of_the_highest_see_it_and_the_latest_tokens_alone() -> None:
-    model = mixing(300, (1,), highest=([0, 3], [2, 5]))
+    model = mixing(300, (2,), highest=([0, 3], [2, 5]))
     assert model.contexts.length == 5
 
     def hashes(*latest: int) -> list[int]:

@@ -330,6 +330,8 @@ def contradictions(config: Config) -> Iterator[str]:
     for name in ("ngram_lags", "ngram_highest"):
         if getattr(model, name) and not orders:
             yield f"model.{name} needs context mixing: give model.ngram_orders, too"
+    if orders and (far := [pair for pair in model.ngram_highest if pair[0] > max(orders)]):
+        yield f"model.ngram_highest {far} begins beyond the longest of model.ngram_orders, {max(orders)}: begin nearer"
     if orders and (strange := sorted({*model.ngram_embeddings} - {0, *orders})):
         yield f"model.ngram_embeddings {strange} are none of model.ngram_orders {orders}, nor 0 for words"
     if config.engine.compile == "on" and stage == 3:
