@@ -31,7 +31,7 @@ from benchmarks.ladder import cpu_secs
 from benchmarks.published import processor_name
 from benchmarks.result_rows import appended, commit
 from eval.baselines import measure_baselines
-from train.choice import HEAD_BYTES, choose, rows_log2
+from train.choice import BYTES, HEAD_BYTES, MANY_PIECES, PIECES, SHORT, WIDE, choose, rows_log2
 from train.command_line import parse_config
 from train.config import flatten
 from train.options import DEFAULTS
@@ -39,17 +39,23 @@ from train.options import DEFAULTS
 RESULTS = ROOT / "benchmarks" / "results" / "default_choice.csv"
 COLUMNS = ["date", "commit", "processor", "corpus", "bytes", "configuration", "options", "total_bytes", "data_bytes"]
 COLUMNS += ["code_bytes", "tokenizer_bytes", "cpu_secs", "threads"]
-BYTES = ["--config=configs/bytes.yaml"]
-WIDE = ["--model.width=160", "--train.replay=1@0,0@0.7"]
-GROWING = "--train.segment_tokens=16@0,32@0.02,64@0.3"
-# Pieces of each number, and bytes, narrow and wide.
+
+
+def options(fields: dict[str, Any], *more: str) -> list[str]:
+    """Of launch/train.py, for what a Setting has."""
+    return [*(f"--{name}={value}" for name, value in fields.items()), *more]
+
+
+IN_PIECES, IN_BYTES = "--data.tokenizer=bpe", "--data.tokenizer=bytes"
+REPLAY = "--train.replay=1@0,0@0.7"
+# Pieces of each number, and bytes, narrow and wide: the settings of the choice, and the default without one.
 CONFIGS = {
-    "2,048": ["--data.tokenizer=bpe", "--train.replay=1@0,0@0.7"],
-    "2,048, wide": ["--data.tokenizer=bpe", *WIDE, GROWING],
-    "4,096, wide": ["--data.tokenizer=bpe", "--data.vocabulary=4096", *WIDE, GROWING],
-    "bytes": BYTES,
-    "bytes, short steps": [*BYTES, "--train.segment_tokens=8@0,16@0.2"],
-    "bytes, wide": [*BYTES, *WIDE, "--train.segment_tokens=16@0,32@0.05,64@0.3"],
+    "2,048": [IN_PIECES, REPLAY],
+    "2,048, wide": options(PIECES, IN_PIECES, REPLAY),
+    "4,096, wide": options(MANY_PIECES, IN_PIECES, REPLAY),
+    "bytes": options(BYTES),
+    "bytes, short steps": options(SHORT),
+    "bytes, wide": options(WIDE, REPLAY),
 }
 # What a run without options chooses, and the coder that it should beat.
 CHOSEN, PPMD = "default", "ppmd"
@@ -75,7 +81,7 @@ def run(corpus: str, content: bytes, name: str, rest: list[str]) -> dict[str, An
         return about | {"total_bytes": sizes[PPMD]}
     given = ["--run.budget_minutes=3"]
     if name != CHOSEN:
-        rows = rows_log2(len(content), {"data.tokenizer": "bytes"} if BYTES[0] in CONFIGS[name] else {})
+        rows = rows_log2(len(content), {"data.tokenizer": "bytes"} if IN_BYTES in CONFIGS[name] else {})
         given = [*CONFIGS[name], f"--model.ngram_rows_log2={rows}"]
     given += ["--engine.threads=1", *rest]
     with tempfile.TemporaryDirectory(prefix="onepass-") as temporary:

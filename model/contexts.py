@@ -45,7 +45,7 @@ class Contexts(nn.Module):
         for lags in self.lags:
             hashes.append(sum((before[..., -lag] + 1) * self.powers[lag - 1] for lag in lags))  # type: ignore[arg-type]
         for start, stop in self.highest:
-            hashes.append(sums[..., start] + before[..., -stop : self.length - start].amax(-1) * ODD)
+            hashes.append(sums[..., start] + before[..., -stop : self.length - start].amax(-1) * self.powers[start])
         if self.words:
             hashes += self.words(history, before.shape[1], self.powers)
         return torch.stack(hashes)
