@@ -24,16 +24,17 @@ class Contexts(nn.Module):
     def __init__(self, config: Any, vocabulary: int):
         super().__init__()
         self.orders, self.lags, self.highest = config.ngram_orders, config.ngram_lags, config.ngram_highest
-        self.words, words = None, config.ngram_words
-        self.number = 1 + len(self.orders) + len(self.lags) + len(self.highest)
-        self.length = max(1, *self.orders, *(far for context in self.lags + self.highest for far in context))
-        if words and vocabulary == BYTE_SYMBOLS:
+        others, self.words = self.lags + self.highest, None
+        self.number = 1 + len(self.orders + others)
+        self.length = max(1, *self.orders, *(far for context in others for far in context))
+        if config.ngram_words and vocabulary == BYTE_SYMBOLS:
             from model.words import Words
 
-            self.words, self.number = Words(words, vocabulary, ODD), self.number + words
+            self.words = Words(config.ngram_words, vocabulary, ODD)
+            self.number += config.ngram_words
             self.length = max(self.length, self.words.length)
         # Powers of an odd number modulo 2^64: the upper bits of a sum of multiples of them depend on every term.
-        powers = [pow(0x9E3779B97F4A7C15, length + 1, 1 << 64) for length in range(self.length)]
+        powers = [pow(0x9E3779B97F4A7C15, length, 1 << 64) for length in range(1, self.length + 1)]
         self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
 
     def hashes(self, history: Tensor) -> Tensor:
