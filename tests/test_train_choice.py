@@ -123,8 +123,8 @@ def test_small_corpora_do_not_take_what_pays_later() -> None:
 def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:
     verse = b"And he said unto them, Go ye into the land that I will show you, and they went. "
     assert describe(100 * verse) == (PLAIN, {})
-    assert "data.tokenizer" not in choose(1_500_000, 100 * verse, 3, ()).fields
-    assert choose(1_499_999, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
+    assert "data.tokenizer" not in choose(1_000_000, 100 * verse, 3, ()).fields
+    assert choose(999_999, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
     code = b"    def close(self) -> None:\n        self.file.close()\n        self.lock.release()\n"
     for other in (code, "и сказал им: идите в землю, ".encode(), bytes(10_000), b"", b"x"):
         assert describe(100 * other)[0] == DATA
@@ -249,7 +249,7 @@ def test_two_ranks_run_report_and_resume_what_was_chosen(corpus: Path, tmp_path:
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stderr.count("onepass: chosen for 5,003 bytes of ") == 1
     config = load_config(run_dir / "config.yaml")
-    assert (config.model.width, config.data.tokenizer, config.model.ngram_words) == (32, "bytes", 4)
+    assert (config.model.width, config.data.tokenizer, config.model.ngram_words) == (32, "bytes", 8)
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=2)
     assert done.returncode == 0, done.stderr
     assert "chosen for" not in done.stderr

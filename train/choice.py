@@ -35,7 +35,7 @@ PIECES: Fields = {
     "model.width": 160,
     # Pieces before the last one, and long pieces, which say what a text is about: the note on contexts in research/.
     "model.ngram_lags": [[2], [2, 3], [3, 4]],
-    "model.ngram_highest": [[0, 8], [1, 16], [2, 32], [1, 64], [1, 128], [3, 64]],
+    "model.ngram_highest": [[0, 8], [1, 16], [2, 32], [1, 64], [2, 128], [1, 256]],
     "train.segment_tokens": "16@0,32@0.02,64@0.3",
 }
 MANY_PIECES: Fields = {"data.vocabulary": 4096} | PIECES
@@ -89,7 +89,7 @@ LADDERS: dict[str, list[Setting]] = {
         # From so many bytes on, twice as many pieces save more than they take.
         Setting(4_000_000, inf, 0.42, 0.42, MANY_PIECES),
         # Below so many, no pieces have learned enough.
-        Setting(400_000, 4_000_000, 0.42, 0.42, PIECES),
+        Setting(1_000_000, 4_000_000, 0.42, 0.42, PIECES),
     ],
     "text, code or other data": [
         Setting(3_000_000, inf, 2.8, 3.2, WIDEST),

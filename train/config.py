@@ -72,7 +72,8 @@ def refuse(wrong: Callable[[Any], bool], remedy: str) -> AfterValidator:
 
 WHOLE, NUMBER = from_text(int, int), from_text(float, int, float)
 LIST = from_text(lambda text: yaml.load(text, yaml.BaseLoader), list)
-DIFFERENT = refuse(lambda numbers: len(set(numbers)) < len(numbers), "give different ones")
+# Of lists, a remedy says what they must be.
+DIFFERENT = refuse(lambda numbers: len(set(numbers)) < len(numbers), "different numbers")
 NOT_BLANK = refuse(lambda text: not text.strip(), "give it a value, or leave it out to take its default")
 Flag = Annotated[bool, from_text(lambda text: {"true": True, "false": False}[text.lower()], bool)]
 Text = Annotated[str, refuse(lambda text: "\0" in text, "text with a NUL is no name of anything; leave it out")]
@@ -88,8 +89,7 @@ Replays = Annotated[int | str, schedule(0, 64), WithJsonSchema({"type": "schedul
 Lags = Annotated[list[Annotated[int, Field(ge=1, le=1 << 16), WHOLE]], Field(min_length=1), DIFFERENT]
 Highest = Annotated[
     list[Annotated[int, Field(ge=0, le=1024), WHOLE]],
-    Field(min_length=2, max_length=2),
-    refuse(lambda pair: pair[0] >= pair[1], "give two numbers that grow, as in [1, 16]"),
+    refuse(lambda pair: len(pair) != 2 or pair[0] >= pair[1], "two numbers that grow,"),
 ]
 
 

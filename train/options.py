@@ -90,7 +90,7 @@ def complaint(errors: ValidationError, tree: Any) -> str:
     remedy, wrong = error["ctx"]["error"].args if kind == "value_error" else ("", value)
     if schema["type"] == "array" and kind in (*OUTSIDE, "too_short", "value_error"):
         numbers = SHORT.repr(given if kind in OUTSIDE else wrong)
-        return f"{name} {numbers} must be different numbers from {range_text(schema)}"
+        return f"{name} {numbers} must be {remedy or 'different numbers'} from {range_text(schema)}"
     if kind == "value_error":
         return f"{name} is {wrong!r}: {remedy}"
     if kind in OUTSIDE:
