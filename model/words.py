@@ -59,9 +59,12 @@ class Words(nn.Module):
 
     def longest(self, letters: Tensor, number: int, powers: Tensor) -> list[Tensor]:
         """The longest word that ended in each of WINDOWS: its length, above 40 bits of its hash."""
-        lower = letters.unfold(1, LETTERS, 1).flip(-1)
-        part = (lower > 0).cumprod(-1)
-        word = part.sum(-1) << 40 | (lower * part * powers[:LETTERS]).sum(-1) & (1 << 40) - 1
+        # Of 1, 2, 4, 8 and 16 letters, as far as they are letters: a half, and before it another one if it is full.
+        word, run = letters, (letters > 0).long()
+        for half in (1, 2, 4, 8):
+            full = run[:, half:] == half
+            word = word[:, half:] + word[:, :-half] * full * powers[half - 1]
+            run = run[:, half:] + run[:, :-half] * full
         # A word has ended where no letter follows.
-        ended = word[:, :-1] * (letters[:, LETTERS:] == 0)
+        ended = (run << 40 | word & (1 << 40) - 1)[:, :-1] * (letters[:, LETTERS:] == 0)
         return [ended.unfold(1, window, 1)[:, -number:].amax(-1) for window in WINDOWS]
