@@ -10,7 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.shards import MANIFEST, Manifest, Shard, TokenShards, describe_tokenizer, read_manifest, write_manifest
+from data.shards import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Shard,
+    TokenShards,
+    describe_tokenizer,
+    read_manifest,
+    write_manifest,
+)
 from data.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -22,7 +31,7 @@ def write(directory: Path, shards: list[list[int]], vocabulary: int = 257) -> Ma
         content = np.array(tokens, "<u2" if vocabulary <= 1 << 16 else "<u4").tobytes()
         (directory / f"{number}.bin").write_bytes(content)
         found.append(Shard(f"{number}.bin", len(tokens), hashlib.sha256(content).hexdigest()))
-    manifest = Manifest(2, "made-up", 9, sum(map(len, shards)), 1, "0" * 64, "f", 1, entry, found)
+    manifest = Manifest(FORMAT, "made-up", 9, sum(map(len, shards)), 1, "0" * 64, "f", 1, entry, found)
     write_manifest(directory / MANIFEST, manifest)
     return manifest
 

@@ -62,7 +62,7 @@ MUTANTS = [
     ),
     Mutant(
         "context mixing counts a token before it is priced", "model/mixing.py",
-        "            found = [", "            self.learn(part, wanted)\n            found = [",
+        "            found.append([", "            self.learn(part, wanted)\n            found.append([",
         CODING,
     ),
     Mutant(
