@@ -15,6 +15,7 @@ LETTERS, WINDOWS = 16, (512, 64)
 # Words that a context takes: 0 is the word so far, 1 the word before it, 3 and 4 the longest of each window. `words`
 # contexts take the first of these.
 WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3], [0, 4], [0, 1, 4])
+# The first ones do without the windows.
 NEAR = 4
 
 

@@ -238,7 +238,7 @@ def test_contexts_of_long_words() -> None:
     about = b"in Jerusalem, "
     for context in (far, near):
         assert context(about + b"the hou") == context(b"of the JERUSALEM and a hou") != context(b"in jerusale, the hou")
-        # The word so far is none of those that ended, however long it is, and what is no letter ends a word.
+        # Any byte that is no letter ends a word. A word that has not ended does not count, even if it is the longest.
         assert context(about + b"housebuildings") == context(b"jerusalem housebuildings")
         assert len({context(text) for text in (about, about + b"h", b"h", b"", b"to Salem, h", about[:-2] + b"h")}) == 6
     assert far(about + 60 * b"ab " + b"hou") == far(about + b"hou") != near(about + 60 * b"ab " + b"hou")
