@@ -143,6 +143,7 @@ def mixing_words(model: dict[str, Any], of_bytes: bool) -> str:
     words = [f"of orders {' '.join(map(str, model['ngram_orders']))}"]
     words += [f"lags {model['ngram_lags']}"] if model["ngram_lags"] else []
     words += [f"highest {model['ngram_highest']}"] if model["ngram_highest"] else []
+    words += [f"local {model['ngram_local']}"] if model["ngram_local"] else []
     words += [f"{model['ngram_words']} of words"] if of_bytes and model["ngram_words"] else []
     words += [f"embeddings of {model['ngram_embeddings']}"] if model["ngram_embeddings"] else []
     return ", ".join(words)

@@ -56,7 +56,7 @@ from data.streams import publish
 from eval.canonical import OUR_ROOMS
 from eval.code_size import canonical_text, decoder_values, measure_code, pack, unpack
 from eval.decoder_imports import NotImportable
-from model.contract import Finding, check_behaviour, check_widths, try_check, watch_scales
+from model.contract import Finding, check_behaviour, check_widths, shape_config, try_check, watch_scales
 from model.lm import LanguageModel
 from model.registry import BLOCKS, display_name
 from train.command_line import parse_config
@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> Config:
     config = parse_config("", [f"--model.block={options.name}", *width, *given])
     if len(config.model.block.split()) != 1:
         raise UsageError(f"{options.name!r} is a pattern: check one block at a time")
-    return replace(config, model=replace(config.model, ngram_orders=[], ngram_lags=[], ngram_embeddings=[]))
+    return replace(config, model=shape_config(config.model))
 
 
 def findings(config: Config) -> Iterator[Finding]:

@@ -16,30 +16,32 @@ BYTE_SYMBOLS = 257
 
 class Contexts(nn.Module):
     """The empty context, the latest tokens (as many as each of ngram_orders), tokens at distances (ngram_lags), the
-    highest of some tokens (ngram_highest), and the first ngram_words of WORDS (model/words.py), as a ModelConfig says.
-    `number` is K, `length` C."""
+    highest of some tokens (ngram_highest), the latest tokens in one lane (ngram_local), and the first ngram_words of
+    WORDS (model/words.py), as a ModelConfig says. `number` is K, `length` C."""
 
     powers: Tensor
 
     def __init__(self, config: Any, vocabulary: int):
         super().__init__()
         self.orders, self.lags, self.highest = config.ngram_orders, config.ngram_lags, config.ngram_highest
-        others, self.words = self.lags + self.highest, None
-        self.number = 1 + len(self.orders + others)
-        self.length = max(1, *self.orders, *(far for context in others for far in context))
+        self.local, self.words = config.ngram_local, None
+        self.length = max(1, *self.orders, *self.local, *sum(self.lags + self.highest, []))
         if config.ngram_words and vocabulary == BYTE_SYMBOLS:
             from model.words import Words
 
             self.words = Words(config.ngram_words, vocabulary, ODD)
-            self.number += config.ngram_words
             self.length = max(self.length, self.words.length)
-        # Powers of an odd number modulo 2^64: the upper bits of a sum of multiples of them depend on every term.
-        powers = [pow(0x9E3779B97F4A7C15, length, 1 << 64) for length in range(1, self.length + 1)]
+        # Powers of an odd number modulo 2^64: the upper bits of a sum of multiples of them depend on every term. The
+        # last one is for the lane.
+        powers = [pow(0x9E3779B97F4A7C15, length, 1 << 64) for length in range(1, self.length + 2)]
         self.register_buffer("powers", torch.tensor(powers, dtype=torch.uint64).view(torch.int64), persistent=False)
+        tokens = torch.zeros(1, self.length, dtype=torch.int64)
+        self.number = len(self.hashes(tokens, tokens[:, 0]))
 
-    def hashes(self, history: Tensor) -> Tensor:
-        """Hashes [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T]."""
-        before, longest = history.unfold(1, self.length, 1), max(self.orders)  # [B, T, C], latest last
+    def hashes(self, history: Tensor, lanes: Tensor) -> Tensor:
+        """Hashes [K, B, T] of the contexts that end at the last T tokens of `history` [B, C - 1 + T], which are in the
+        lanes of these numbers [B]."""
+        before, longest = history.unfold(1, self.length, 1), max(self.orders + self.local)  # [B, T, C], latest last
         latest = before[..., -longest:].flip(-1)
         sums = F.pad(((latest + 1) * self.powers[:longest]).cumsum(-1), (1, 0))
         hashes = [sums[..., order] for order in (0, *self.orders)]
@@ -47,9 +49,12 @@ class Contexts(nn.Module):
             hashes.append(sum((before[..., -lag] + 1) * self.powers[lag - 1] for lag in lags))  # type: ignore[arg-type]
         for start, stop in self.highest:
             hashes.append(sums[..., start] + before[..., -stop : self.length - start].amax(-1) * self.powers[start])
-        if self.words:
-            hashes += self.words(history, before.shape[1], self.powers)
-        return torch.stack(hashes)
+        words = self.words(history, before.shape[1], self.powers) if self.words else []
+        if self.local:
+            # Of words, only the one so far.
+            own = [sums[..., order] for order in self.local] + words[:1]
+            hashes += [context + ((lanes + 1) * self.powers[-1]).unsqueeze(-1) for context in own]
+        return torch.stack(hashes + words)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:
         """Numbers [E, B, T] below `count`, a power of two, for the contexts of `orders`; 0 is the word so far."""

@@ -38,6 +38,8 @@ class LanguageModel(nn.Module):
     detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
     last inputs only. `looked` is what ContextMixing.take_in returned, if the counts have taken in the targets already.
     `config` is a ModelConfig.
+
+    A state is that of each layer, and then the numbers of the lanes [B]: some contexts are those of one lane.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -66,9 +68,10 @@ class LanguageModel(nn.Module):
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 
-    def init_state(self, batch: int) -> list[Any]:
-        """State of `batch` rows before their first token."""
-        return [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
+    def init_state(self, batch: int, first: int = 0) -> list[Any]:
+        """State of `batch` rows before their first token: lanes from number `first` on."""
+        states: Any = [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
+        return [*states, torch.arange(first, first + batch, device=self.embedding.device)]
 
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
@@ -76,7 +79,7 @@ class LanguageModel(nn.Module):
         mixing, known = self.mixing, None
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
         if mixing is not None and (self.embedded or not alone):
-            hashes = mixing.contexts.hashes(history)
+            hashes = mixing.contexts.hashes(history, state[-1])
             if not alone:
                 token, times = looked[:2] if looked else mixing.recall(hashes)
                 x = x + rows(self.recalled, token) + rows(self.seen, times)
@@ -84,10 +87,9 @@ class LanguageModel(nn.Module):
             if self.embedded:
                 x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
-        after = []
-        for layer, before in zip(self.layers, state, strict=True):
-            x, then = layer(x, before)
-            after.append(then)
+        after = [*state]
+        for depth, layer in enumerate(self.layers):
+            x, after[depth] = layer(x, state[depth])
         if targets is None:
             return self.predict(x, known), after
         return self.cost(x[:, -targets.shape[1] :], targets, known), after

@@ -190,9 +190,10 @@ class ContextMixing(nn.Module):
 
     @torch.no_grad()
     def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
-        """Count the last n tokens of `whole` [B, C + n], where -1 is no token, chunk by chunk. Returns what `recall`
+        """Count the last n tokens of all lanes, `whole` [B, C + n], chunk by chunk; -1 is no token. Returns what `recall`
         and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they are."""
-        hashes, targets = self.contexts.hashes(whole[:, :-1].clamp(min=0)), whole[:, self.contexts.length :]
+        lanes = torch.arange(len(whole), device=whole.device)
+        hashes, targets = self.contexts.hashes(whole[:, :-1].clamp(min=0), lanes), whole[:, self.contexts.length :]
         found = [looked] if looked else []
         for start in range(looked[0].shape[1] if looked else 0, targets.shape[1], self.chunk):
             part, wanted = hashes[..., start : start + self.chunk], targets[:, start : start + self.chunk]

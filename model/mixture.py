@@ -63,9 +63,9 @@ class Mixture(nn.Module):
         """What the counts of each member said: three tensors, if there are any."""
         return [looked[at : at + 3] for at in range(0, 3 * len(self.members), 3)]
 
-    def init_state(self, batch: int) -> list[Any]:
+    def init_state(self, batch: int, first: int = 0) -> list[Any]:
         weights = next(self.parameters()).new_zeros(batch, len(self.members)).log_softmax(-1)
-        return [[member.init_state(batch) for member in self.members], weights, ()]
+        return [[member.init_state(batch, first) for member in self.members], weights, ()]
 
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()

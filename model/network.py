@@ -64,9 +64,10 @@ class Network(nn.Module):
     def keep(self, head: nn.Module, inputs: tuple[Tensor]) -> None:
         self.last = inputs[0]
 
-    def init_state(self, batch: int) -> list[Tensor]:
-        """The tokens [B, 0] of a segment so far that are more than W back."""
-        return [next(self.parameters()).new_zeros(batch, 0, dtype=torch.int64)]
+    def init_state(self, batch: int, first: int = 0) -> list[Tensor]:
+        """The tokens [B, 0] of a segment so far that are more than W back; and the numbers of the lanes [B]."""
+        lanes = torch.arange(first, first + batch, device=next(self.parameters()).device)
+        return [lanes.new_zeros(batch, 0), lanes]
 
     def forward(
         self, history: Tensor, state: list[Tensor], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
@@ -78,18 +79,18 @@ class Network(nn.Module):
         x, known = self.last[:, -time:], None
         del self.last
         if self.mixing is not None and not alone:
-            hashes = self.mixing.contexts.hashes(history)
+            hashes = self.mixing.contexts.hashes(history, state[1])
             known = hashes if targets is None else looked[2] if looked else self.mixing.pairs(hashes, targets)
             seen = self.mixing.see(known, seen, self.norm(x))
         if targets is None:
-            return seen, [fed[:, : -self.window]]
+            return seen, [fed[:, : -self.window], state[1]]
         if known is not None:
             nats = self.mixing.nats(seen, targets)  # type: ignore[union-attr]
         else:
             seen = seen[:, -targets.shape[1] :]
             nats = F.cross_entropy(seen.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
             nats = coder_nats(nats, nats.unsqueeze(-1)).view_as(targets)
-        return nats, [history[:, :0]]
+        return nats, [history[:, :0], state[1]]
 
     def following(self, seen: Any, node: Tensor, digit: int) -> Tensor:
         """As LanguageModel.following."""

@@ -1,5 +1,5 @@
-"""Contexts of words, for tokens that are bytes: the letters of the one so far, of those before it, and of long ones
-further back, which say what a text is about.
+"""Contexts of words, for tokens that are bytes: the letters of the one so far, of those before it, and of a long one
+further back, which says what a text is about.
 
 Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context needs.
 """
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 # A hash of words covers at most so many of the latest bytes.
 WORD_TOKENS = 32
-# A long word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
-LETTERS, WINDOWS = 16, (512, 64)
-# Words that a context takes: 0 is the word so far, 1 the word before it, 3 and 4 the longest of each window. `words`
-# contexts take the first of these.
-WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3], [0, 4], [0, 1, 4])
-# The first ones do without the windows.
+# The longest word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
+LETTERS, WINDOW = 16, 512
+# Words that a context takes: 0 is the word so far, 1 the word before it, 3 the longest. `words` contexts take the first
+# of these.
+WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3])
+# The first ones do without the longest.
 NEAR = 4
 
 
@@ -35,7 +35,7 @@ class Words(nn.Module):
     def __init__(self, count: int, symbols: int, odd: int):
         super().__init__()
         self.count, self.odd = count, odd
-        self.length = WORD_TOKENS if count <= NEAR else LETTERS + 1 + max(WINDOWS)
+        self.length = WORD_TOKENS if count <= NEAR else LETTERS + 1 + WINDOW
         lower = torch.tensor([lower_case(symbol) for symbol in range(symbols)])
         self.register_buffer("lower", lower, persistent=False)
 
@@ -50,7 +50,7 @@ class Words(nn.Module):
             part = letter & (which == word)
             spelled.append((lower * part * powers[part.cumsum(-1) - 1]).sum(-1))
         if self.count > NEAR:
-            spelled += self.longest(letters, number, powers)
+            spelled.append(self.longest(letters, number, powers))
         for words in WORDS[: self.count]:
             key = torch.zeros_like(spelled[0])
             for word in words:
@@ -58,8 +58,8 @@ class Words(nn.Module):
             keys.append(key)
         return keys
 
-    def longest(self, letters: Tensor, number: int, powers: Tensor) -> list[Tensor]:
-        """The longest word that ended in each of WINDOWS: its length, above 40 bits of its hash."""
+    def longest(self, letters: Tensor, number: int, powers: Tensor) -> Tensor:
+        """The longest word that ended within WINDOW: its length, above 40 bits of its hash."""
         # Of 1, 2, 4, 8 and 16 letters, as far as they are letters: a half, and before it another one if it is full.
         word, run = letters, (letters > 0).long()
         for half in (1, 2, 4, 8):
@@ -68,4 +68,4 @@ class Words(nn.Module):
             run = run[:, half:] + run[:, :-half] * full
         # A word has ended where no letter follows.
         ended = (run << 40 | word & (1 << 40) - 1)[:, :-1] * (letters[:, LETTERS:] == 0)
-        return [ended.unfold(1, window, 1)[:, -number:].amax(-1) for window in WINDOWS]
+        return ended.unfold(1, WINDOW, 1)[:, -number:].amax(-1)

@@ -66,7 +66,7 @@ CASES = {
     **{block: Case(replace(MODEL, block=block)) for block in sorted(BLOCKS)},
     "all blocks": Case(replace(MODEL, block=" ".join(BLOCKS), depth=len(BLOCKS))),
     "mixing of words": Case(
-        replace(MODEL, ngram_orders=[1, 2], ngram_words=4, ngram_lags=[[2]], ngram_embeddings=[2, 0])
+        replace(MODEL, ngram_orders=[1, 2], ngram_words=4, ngram_lags=[[2]], ngram_local=[0], ngram_embeddings=[2, 0])
     ),
     "pieces": Case(replace(MODEL, ngram_orders=[1, 2]), tokenizer="bpe"),
     "growing segments": Case(train=replace(TRAIN, segment_tokens="2@0,16@0.3")),

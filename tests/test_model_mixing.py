@@ -19,11 +19,12 @@ def mixing(
     lags: tuple[list[int], ...] = (),
     words: int = 2,
     highest: tuple[list[int], ...] = (),
+    local: tuple[int, ...] = (),
     chunk: int = 0,
 ) -> ContextMixing:
     torch.manual_seed(0)
     config = ModelConfig(
-        ngram_orders=[*orders], ngram_lags=[*lags], ngram_highest=[*highest], ngram_words=words,
+        ngram_orders=[*orders], ngram_lags=[*lags], ngram_highest=[*highest], ngram_local=[*local], ngram_words=words,
         ngram_rows_log2=rows_log2, ngram_chunk=chunk,
     )  # fmt: skip
     return ContextMixing(config, vocabulary, 4)
@@ -44,10 +45,11 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     return reached[0, : mixing.vocabulary]
 
 
-def counts(mixing: ContextMixing, history: list[int], token: int) -> list[list[tuple[int, int]]]:
+def counts(mixing: ContextMixing, history: list[int], token: int, lane: int = 0) -> list[list[tuple[int, int]]]:
     """Of each context, zeros and ones along a token's path."""
     roots, nodes, *_ = mixing.path(torch.tensor([[token]]))
-    line, found, way = mixing.find(*mixing.lines(mixing.contexts.hashes(torch.tensor([history])), roots, mixing.table))
+    hashes = mixing.contexts.hashes(torch.tensor([history]), torch.tensor([lane]))
+    line, found, way = mixing.find(*mixing.lines(hashes, roots, mixing.table))
     paths = []
     for context in range(mixing.tables):
         pairs = []
@@ -229,25 +231,21 @@ def test_contexts_of_three_words_and_of_the_second_before() -> None:
     assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS), b"so see the hou")
 
 
-def test_contexts_of_long_words() -> None:
-    model = mixing(BYTE_SYMBOLS, words=8)
-    far, far_pair, near, near_pair = (
-        lambda text, which=which: hashes(model, text)[which]  # type: ignore[misc]
-        for which in (-4, -3, -2, -1)
-    )
+def test_contexts_of_the_longest_word() -> None:
+    model = mixing(BYTE_SYMBOLS, words=6)
+    context, pair = (lambda text, which=which: hashes(model, text)[which] for which in (-2, -1))  # type: ignore[misc]
     about = b"in Jerusalem, "
-    for context in (far, near):
-        assert context(about + b"the hou") == context(b"of the JERUSALEM and a hou") != context(b"in jerusale, the hou")
-        # Any byte that is no letter ends a word. A word that has not ended does not count, even if it is the longest.
-        assert context(about + b"housebuildings") == context(b"jerusalem housebuildings")
-        assert len({context(text) for text in (about, about + b"h", b"h", b"", b"to Salem, h", about[:-2] + b"h")}) == 6
-    assert far(about + 60 * b"ab " + b"hou") == far(about + b"hou") != near(about + 60 * b"ab " + b"hou")
-    assert far(about + 200 * b"ab " + b"hou") == near(about + 60 * b"ab " + b"hou") == near(b"ab hou")
-    for pair in (far_pair, near_pair):
-        assert pair(about + b"the hou") == pair(about + b"so the hou") != pair(about + b"a hou")
+    assert context(about + b"the hou") == context(b"of the JERUSALEM and a hou") != context(b"in jerusale, the hou")
+    # Any byte that is no letter ends a word. A word that has not ended does not count, even if it is the longest.
+    assert context(about + b"housebuildings") == context(b"jerusalem housebuildings")
+    assert len({context(text) for text in (about, about + b"h", b"h", b"", b"to Salem, h", about[:-2] + b"h")}) == 6
+    # It is forgotten after 512 bytes.
+    assert context(about + 160 * b"ab " + b"hou") == context(about + b"hou") != context(about + 200 * b"ab " + b"hou")
+    assert context(about + 200 * b"ab " + b"hou") == context(b"ab hou")
+    assert pair(about + b"the hou") == pair(about + b"so the hou") != pair(about + b"a hou")
     # Words of more than 16 letters go by their last ones, and count as 16.
-    assert far(b"x" + 16 * b"a" + b" h") == far(16 * b"a" + b" h") != far(15 * b"a" + b" h")
-    assert hashes(model, b"so see the hou")[:-4] == hashes(mixing(BYTE_SYMBOLS, words=4), b"so see the hou")
+    assert context(b"x" + 16 * b"a" + b" h") == context(16 * b"a" + b" h") != context(15 * b"a" + b" h")
+    assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS, words=4), b"so see the hou")
     longer = torch.randint(90, 100, (2, model.contexts.length - 1 + 7))
     single = [model.contexts.hashes(longer[:, t : t + model.contexts.length]) for t in range(7)]
     assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
@@ -282,6 +280,29 @@ def test_contexts_of_the_highest_see_it_and_the_latest_tokens_alone() -> None:
     longer = torch.randint(300, (2, 4 + 7))
     single = [model.contexts.hashes(longer[:, t : t + 5]) for t in range(7)]
     assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+
+
+def test_local_contexts_are_those_of_their_lane() -> None:
+    model = mixing(50, (2,), local=(0, 1), words=0)
+    same = torch.tensor([[8, 9], [7, 9], [8, 9]])
+
+    def known(lane: int) -> list[bool]:
+        return [path[0] != (0, 0) for path in counts(model, [8, 9], 4, lane)]
+
+    learn(model, same, torch.tensor([[-1], [4], [-1]]))
+    # The empty context is all lanes'. Lane 1 has seen a 4, and it came after a 9.
+    assert known(0) == [True, False, False, False] and known(1) == [True, False, True, True]
+    hashes = [model.contexts.hashes(same, torch.tensor(lanes))[2:, :, 0] for lanes in ([0, 1, 2], [3, 3, 0])]
+    assert hashes[0].unique().numel() == 6 and torch.equal(hashes[1][:, 2], hashes[0][:, 0])
+    assert torch.equal(*hashes[1][:, :2].unbind(1))
+
+
+def test_of_words_the_one_so_far_is_local_too() -> None:
+    model, shared = mixing(BYTE_SYMBOLS, local=(2,)), mixing(BYTE_SYMBOLS)
+    *most, pair, so_far, word, words = model.contexts.hashes(torch.full((2, 32), 97)).tolist()
+    assert pair[0] != pair[1] and so_far[0] != so_far[1] and word[0] == word[1] and words[0] == words[1]
+    assert [*most, word, words] == shared.contexts.hashes(torch.full((2, 32), 97)).tolist()
+    assert model.tables == shared.tables + 2
 
 
 def test_gradients_reach_the_network_and_every_parameter() -> None:

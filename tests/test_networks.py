@@ -186,7 +186,9 @@ def test_gradients_of_a_segment_go_through_the_tokens_before_it() -> None:
 
 CASES = {
     **{name: Case(301, resolved(text)) for name, text in SAMPLES.items()},
-    "context mixing": Case(301, resolved("transformers:llama", ngram_orders=[1, 2, 20], ngram_rows_log2=8)),
+    "context mixing": Case(
+        301, resolved("transformers:llama", ngram_orders=[1, 2, 20], ngram_local=[0, 3], ngram_rows_log2=8)
+    ),
     "a window longer than a lane": Case(57, resolved("transformers:llama", window=64)),
     "replay": Case(301, resolved("transformers:llama"), train=TrainConfig(lanes=4, segment_tokens=8, replay=1)),
     "accumulation": Case(301, resolved("transformers:llama"), train=TrainConfig(lanes=4, accumulation=2)),

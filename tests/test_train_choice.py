@@ -249,7 +249,7 @@ def test_two_ranks_run_report_and_resume_what_was_chosen(corpus: Path, tmp_path:
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stderr.count("onepass: chosen for 5,003 bytes of ") == 1
     config = load_config(run_dir / "config.yaml")
-    assert (config.model.width, config.data.tokenizer, config.model.ngram_words) == (32, "bytes", 8)
+    assert (config.model.width, config.data.tokenizer, config.model.ngram_words) == (32, "bytes", 6)
     done = run(TRAIN, f"--run.dir={run_dir}", "--run.resume", "--run.stop_after_steps=0", ranks=2)
     assert done.returncode == 0, done.stderr
     assert "chosen for" not in done.stderr

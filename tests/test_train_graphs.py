@@ -33,7 +33,7 @@ TEXT = np.frombuffer((Path(__file__).parents[1] / "LICENSE").read_bytes(), np.ui
 CPU, CUDA = (Place(0, 1, torch.device(kind)) for kind in ("cpu", "cuda"))
 MODEL = ModelConfig(
     block="gru attention", width=16, head_width=8, depth=2, window=8, ngram_orders=[1, 2, 4], ngram_lags=[[2, 3]],
-    ngram_highest=[[1, 3]], ngram_words=8, ngram_embeddings=[2, 0], ngram_rows_log2=8,
+    ngram_highest=[[1, 3]], ngram_local=[0, 3], ngram_words=6, ngram_embeddings=[2, 0], ngram_rows_log2=8,
 )  # fmt: skip
 TRAIN = TrainConfig(lanes=4, segment_tokens=8, weight_decay=0.1)
 # At small rates, what is rounded differently grows slowly.

@@ -33,9 +33,10 @@ BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.net
 Fields = dict[str, Any]
 PIECES: Fields = {
     "model.width": 160,
-    # Pieces before the last one, and long pieces, which say what a text is about: the note on contexts in research/.
+    # Pieces before the last one, and long pieces, which say what a text is about: the notes on contexts in research/.
     "model.ngram_lags": [[2], [2, 3], [3, 4]],
-    "model.ngram_highest": [[0, 8], [1, 16], [2, 32], [1, 64], [2, 128], [1, 256]],
+    "model.ngram_highest": [[1, 16], [1, 128]],
+    "model.ngram_local": [0, 1, 2, 3],
     "train.segment_tokens": "16@0,32@0.02,64@0.3",
 }
 MANY_PIECES: Fields = {"data.vocabulary": 4096} | PIECES
@@ -44,7 +45,8 @@ BYTES: Fields = {
     "model.width": 96,
     "model.ngram_orders": [1, 2, 3, 4, 5, 6, 8, 12],
     "model.ngram_lags": [[2], [2, 3]],
-    "model.ngram_words": 8,
+    "model.ngram_local": [1, 2, 3],
+    "model.ngram_words": 6,
     "model.ngram_embeddings": [2, 3, 0],
 }
 WIDE = BYTES | {"model.width": 160, "train.segment_tokens": "16@0,32@0.05,64@0.3"}
@@ -87,9 +89,9 @@ class Setting(NamedTuple):
 LADDERS: dict[str, list[Setting]] = {
     "text in plain short words": [
         # From so many bytes on, twice as many pieces save more than they take.
-        Setting(4_000_000, inf, 0.42, 0.42, MANY_PIECES),
+        Setting(4_000_000, inf, 0.55, 0.55, MANY_PIECES),
         # Below so many, no pieces have learned enough.
-        Setting(1_000_000, 4_000_000, 0.42, 0.42, PIECES),
+        Setting(1_000_000, 4_000_000, 0.55, 0.55, PIECES),
     ],
     "text, code or other data": [
         Setting(3_000_000, inf, 2.8, 3.2, WIDEST),

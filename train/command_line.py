@@ -327,7 +327,7 @@ def contradictions(config: Config) -> Iterator[str]:
         learned = "its pieces come from the corpus" if own == "bpe" else "it costs nothing"
         yield f"run.reference_tokenizer declares a file, and data.tokenizer is {own} ({learned}): leave it out"
     orders = model.ngram_orders
-    for name in ("ngram_lags", "ngram_highest"):
+    for name in ("ngram_lags", "ngram_highest", "ngram_local"):
         if getattr(model, name) and not orders:
             yield f"model.{name} needs context mixing: give model.ngram_orders, too"
     if orders and (far := [pair for pair in model.ngram_highest if pair[0] > max(orders)]):

@@ -177,10 +177,14 @@ class ModelConfig:
     """More contexts: the highest-numbered of the latest tokens, which in our vocabularies is a long piece, and in most
     others a rare one. [[0, 8], [1, 16]] takes that of the latest 8; and the last token, together with that of the 15
     before it."""
-    ngram_words: Annotated[int, Field(ge=0, le=8), WHOLE] = 2
+    ngram_local: OrdersAndWords = field(default_factory=list)
+    """More contexts: the latest tokens, as many as each number says, counted in each lane by itself. So counts know
+    what the text at hand is about, when lanes are in different places of the corpus. 0 is no token: how frequent each
+    token is in the lane. With contexts of words, the word so far is counted in each lane by itself, too."""
+    ngram_words: Annotated[int, Field(ge=0, le=6), WHOLE] = 2
     """More contexts: whole words, with the bytes tokenizer only. 1 takes the word so far; 2 adds it with the word
     before; 3 adds it with the two words before; 4 adds it with the second word before; 5 and 6 add the longest word in
-    512 bytes to those of 1 and 2; 7 and 8 that in 64 bytes."""
+    512 bytes to those of 1 and 2."""
     ngram_embeddings: OrdersAndWords = field(default_factory=list)
     """Contexts that the network has embeddings of, too: some of ngram_orders, and 0 for the word so far, if there are
     contexts of words."""
