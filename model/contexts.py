@@ -25,7 +25,7 @@ class Contexts(nn.Module):
         super().__init__()
         self.orders, self.lags, self.highest = config.ngram_orders, config.ngram_lags, config.ngram_highest
         self.local, self.words = config.ngram_local, None
-        self.length = max(1, *self.orders, *self.local, *sum(self.lags + self.highest, []))
+        self.length = max(1, *self.orders, *self.local, *(far for one in self.lags + self.highest for far in one))
         if config.ngram_words and vocabulary == BYTE_SYMBOLS:
             from model.words import Words
 

@@ -190,8 +190,9 @@ class ContextMixing(nn.Module):
 
     @torch.no_grad()
     def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
-        """Count the last n tokens of all lanes, `whole` [B, C + n], chunk by chunk; -1 is no token. Returns what `recall`
-        and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they are."""
+        """Count the last n tokens of all lanes, `whole` [B, C + n], chunk by chunk; -1 is no token. Returns what
+        `recall` and `pairs` found for each before its chunk was counted. `looked` is that of the first ones, if they
+        are."""
         lanes = torch.arange(len(whole), device=whole.device)
         hashes, targets = self.contexts.hashes(whole[:, :-1].clamp(min=0), lanes), whole[:, self.contexts.length :]
         found = [looked] if looked else []
