@@ -2,9 +2,9 @@
 
 A token is the path of its D = ceil(log2 V) bits through a binary tree whose inner nodes are numbered from 1, as in a
 heap. Three bits make a digit; the first digit may have fewer. For every context (the empty one, the k latest tokens,
-tokens at given distances, the words so far) and every node, a table counts how many zeros and ones followed. A bit adds
-one to its own count, and halves what the other count has above two, as in PAQ (Mahoney 2005, "Adaptive weighing of
-context models for lossless data compression"). At a node,
+tokens at given distances, the words so far) and every node, a table counts how many zeros and ones followed, in all
+lanes, or in the lane of the token. A bit adds one to its own count, and halves what the other count has above two, as
+in PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
 
     s_k = gain[n_0, n_1] log((n_1 + 0.4) / (n_0 + 0.4)) + offset[n_0, n_1]        of context k, counts in 15 levels
     s_K = log-odds of the node by the network's softmax
