@@ -44,6 +44,7 @@ from benchmarks.result_rows import commit
 from data.lanes import Lanes, longest_segment
 from model.cuda import use_kernels
 from model.registry import BLOCKS, load_block
+from train.choice import PIECES
 from train.command_line import parse_config
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.cost import Peak, device_name, measure_peak
@@ -329,6 +330,9 @@ def main() -> None:
     bench.small_row("default", [])
     bench.small_row("counted-once-default", ["--model.ngram_chunk=0"])
     bench.small_row("replay-default", ["--train.replay=1"])
+    # What long plain text gets, at its longest steps.
+    pieces = PIECES | {"train.segment_tokens": 64}
+    bench.small_row("chosen-pieces", [f"--{name}={value}" for name, value in pieces.items()])
     if place.device.type == "cuda":
         bench.small_row("replay-default-recorded", ["--train.replay=1", "--engine.graphs=on"])
     enwik8 = ["--config", str(Path(sys.path[0]) / "configs" / "enwik8.yaml")]

@@ -7,8 +7,8 @@ from dist import run
 
 KINDS = {
     "plain-32-eager", "plain-32-compiled", "attention-768-muon", "ssd-768", "plain-64-eager", "plain-64-compiled",
-    "attention-2048-adamw", "default", "coding-default", "replay-default", "counted-once-default", "block-ssd",
-    "profile-attention",
+    "attention-2048-adamw", "default", "coding-default", "replay-default", "counted-once-default", "chosen-pieces",
+    "block-ssd", "profile-attention",
 }  # fmt: skip
 
 
