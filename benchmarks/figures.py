@@ -6,6 +6,8 @@ that was given, `{enwik8:N}` its first N bytes as a file, `{kjv}` the King James
 modules of Python's library, `{deuterocanon}` what benchmarks/deuterocanon.py makes.
 """
 
+import shlex
+
 from benchmarks.measurement import (
     Entry,
     from_report,
@@ -15,6 +17,7 @@ from benchmarks.measurement import (
     whole_enwik8,
     whole_xz,
 )
+from train.choice import MANY_PIECES, WIDE
 
 TOKENIZER_STUDY = (
     "python benchmarks/tokenizer_study.py --enwik8 {enwik8} --equal parameters --engine.threads=1 --model.width=48"
@@ -28,8 +31,12 @@ LEARNING = (
 CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
 TOTALS = (*LEARNING, *CODE_TERM)
 VERIFYING = ("train/nats.py", "train/checkpoint.py", "studies/verify")
-# What the choice gives long corpora, in the part of the epoch that has replay.
-CHOSEN = "--model.width=160 --train.segment_tokens=64 --train.replay=1"
+# What the choice gives long corpora, in the part of the epoch that has long steps and replay.
+LONG_STEPS = {"train.segment_tokens": 64, "train.replay": 1}
+CHOSEN = [
+    " ".join(shlex.quote(f"--{name}={value}") for name, value in (fields | LONG_STEPS).items())
+    for fields in (MANY_PIECES, WIDE)
+]
 CODING = (*LEARNING, "archive/encoding.py", "archive/decoding.py", "archive/coder.py")
 
 
@@ -69,7 +76,7 @@ TWO_PART_RUNS = [
 ENTRIES = [
     # Minutes: on two cores.
     Entry(
-        "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), TOTALS,
+        "kjv-default", "minutes", ("deepspeed launch/train.py --run.dir {run}",), (*TOTALS, "train/choice.py"),
         "kjv-default.json", "report.json", from_report, pictures="docs/kjv",
     ),
     Entry(
@@ -122,7 +129,7 @@ ENTRIES = [
         "archive-speed", "minutes",
         tuple(
             f"python benchmarks/archive.py --rounds 6 --steps 12 --engine.threads=1 {options}".rstrip()
-            for options in ("", f"--data.vocabulary=4096 {CHOSEN}", f"--config=configs/bytes.yaml {CHOSEN}")
+            for options in ("", *CHOSEN)
         ),
         CODING, "archive_speed.txt", "stdout",
     ),
