@@ -24,13 +24,15 @@ class NetworkInParts(Network):
         if targets is None or targets.numel() * self.vocabulary <= self.part_logits:
             return super().forward(history, state, targets, alone, looked)
         rows = max(1, self.part_logits // (targets.shape[1] * self.vocabulary))
-        parts = [x.split(rows) for x in (history, state[0], targets, *looked)]
+        parts = [x.split(rows) for x in (history, *state, targets, *looked)]
         nats = [
             checkpoint(self.cost, alone, *part, use_reentrant=False, preserve_rng_state=False)
             for part in zip(*parts, strict=True)
         ]
-        return torch.cat(nats), [history[:, :0]]
+        return torch.cat(nats), [history[:, :0], state[1]]
 
-    def cost(self, alone: bool, history: Tensor, before: Tensor, targets: Tensor, *looked: Tensor) -> Tensor:
+    def cost(
+        self, alone: bool, history: Tensor, before: Tensor, lanes: Tensor, targets: Tensor, *looked: Tensor
+    ) -> Tensor:
         """Nats [B, T] of some rows."""
-        return super().forward(history, [before], targets, alone, looked)[0]
+        return super().forward(history, [before, lanes], targets, alone, looked)[0]

@@ -75,12 +75,19 @@ def source_of(tokens: np.ndarray, lanes: Lanes, sha256: str = "") -> CorpusSourc
 
 
 def one_pass(
-    frozen: Frozen, lanes: Lanes, source: TokenSource, place: Place, corpus_bytes: int, shown: bool = True
+    frozen: Frozen,
+    lanes: Lanes,
+    source: TokenSource,
+    place: Place,
+    corpus_bytes: int,
+    shown: bool = True,
+    own: bool = False,
 ) -> float:
-    """One pass over `source` without learning. Returns its bits by the parallel form. The progress may be hidden."""
+    """One pass over `source` without learning. Returns its bits by the parallel form. The progress may be hidden. `own`
+    says that the model was trained on it, in these lanes."""
     config, model, tokenizer = frozen
     # For the loop it is a Learner.
-    learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place)
+    learner: Any = FrozenLearner(config, model, tokenizer.end_of_document, lanes.lanes, place, own)
     ledger = Ledger(lanes.lanes, np.array([len(piece) for piece in tokenizer.pieces]), place)
     start = time.monotonic()
     with Progress(corpus_bytes, 0, 0.0, shown) as progress:
@@ -130,7 +137,7 @@ class FinishedRun:
     def corpus_bits(self, model: LanguageModel, place: Place, source: TokenSource | None = None) -> float:
         """Bits of the run's corpus given `model`, which learns nothing: the parallel form, in the run's lanes."""
         frozen, corpus_bytes = (self.config, model, self.tokenizer), self.corpus.manifest.bytes
-        return one_pass(frozen, self.lanes, source or self.source, place, corpus_bytes)
+        return one_pass(frozen, self.lanes, source or self.source, place, corpus_bytes, own=True)
 
 
 def open_run(folder: Path, corpus: str | None) -> FinishedRun:

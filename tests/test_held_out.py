@@ -15,12 +15,14 @@ from trained_run import project_text, trained_run
 
 from data.prepare import prepare
 from eval.schema import load_report
+from model.lm import LanguageModel
 from studies.held_out import command
 from studies.held_out.command import Windows, read_prepared
 from studies.held_out.options import Search
 from train.command_line import parse_config
-from train.config import DataConfig
-from train.frozen import load_frozen
+from train.config import Config, DataConfig, ModelConfig
+from train.engine import Place
+from train.frozen import FrozenLearner, load_frozen
 
 EVALUATE = "launch/evaluate.py"
 
@@ -68,6 +70,22 @@ def test_unseen_files_are_scored_beside_the_training(folder: Path) -> None:
     with torch.no_grad():
         nats, _ = model(history, model.init_state(1), targets)
     assert found[files[0]] == pytest.approx(nats.sum().item() / math.log(2) / sizes[0], abs=1e-4)
+
+
+def test_other_text_gets_lanes_that_have_no_counts() -> None:
+    torch.manual_seed(0)
+    config = Config(model=ModelConfig(width=16, head_width=8, ngram_local=[1], ngram_rows_log2=16))
+    model, place = LanguageModel(config.model, 20), Place(0, 1, torch.device("cpu"))
+    assert model.mixing is not None
+    tokens = torch.randint(20, (config.train.lanes, model.context + 100))
+    model.mixing.take_in(tokens, [])
+    for own in (True, False):
+        learner = FrozenLearner(config, model, 19, config.train.lanes, place, own)
+        hashes = model.mixing.contexts.hashes(tokens[:, :-1], learner.states[0][-1])
+        known = model.mixing.pairs(hashes, tokens[:, model.context :]) != 0
+        # Some contexts find no room in the tables.
+        shares = known.double().mean((0, 1, 3))
+        assert shares[:-1].min() > 0.9 and (shares[-1] > 0.9 if own else shares[-1] == 0)
 
 
 def test_a_file_that_was_seen_is_refused_unless_it_may_be_contaminated(folder: Path) -> None:

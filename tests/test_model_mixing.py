@@ -30,13 +30,18 @@ def mixing(
     return ContextMixing(config, vocabulary, 4)
 
 
+def hashes_of(mixing: ContextMixing, history: Tensor) -> Tensor:
+    """Of the first lanes."""
+    return mixing.contexts.hashes(history, torch.arange(len(history)))
+
+
 def learn(mixing: ContextMixing, history: Tensor, targets: Tensor) -> None:
-    mixing.learn(mixing.contexts.hashes(history), targets)
+    mixing.learn(hashes_of(mixing, history), targets)
 
 
 def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
     """Probabilities [V] after a history [1, C], beside a network that knows nothing: the product of those of digits."""
-    seen = mixing.see(mixing.contexts.hashes(history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
+    seen = mixing.see(hashes_of(mixing, history), torch.zeros(1, 1, mixing.vocabulary), torch.zeros(1, 1, 4))
     leaves = SimpleNamespace(
         parameters=mixing.parameters, radices=mixing.radices, following=mixing.digit, vocabulary=1 << mixing.bits
     )
@@ -117,7 +122,7 @@ def test_counts_are_taken_in_chunk_by_chunk() -> None:
     looked: list[Tensor] = []
     for known in (4, 8, 10):
         looked = parts.take_in(tokens[:, : length + known], looked)
-    hashes, targets = by_hand.contexts.hashes(tokens[:, :-1].clamp(min=0)), tokens[:, length:]
+    hashes, targets = hashes_of(by_hand, tokens[:, :-1].clamp(min=0)), tokens[:, length:]
     for start in (0, 4, 8):
         chunk = slice(start, start + 4)
         token, times = by_hand.recall(hashes[..., chunk])
@@ -174,11 +179,11 @@ def test_it_recalls_the_likeliest_token_after_the_longest_known_context(vocabula
     for history, token in [([5, 6, 7], 8), ([5, 6, 7], 8), ([4, 6, 7], 9)]:
         learn(model, torch.tensor([history]), torch.tensor([[token]]))
     asked = torch.tensor([[5, 6, 7], [4, 6, 7], [3, 6, 7], [1, 1, 1]])
-    tokens, places = (found.flatten().tolist() for found in model.recall(model.contexts.hashes(asked)))
+    tokens, places = (found.flatten().tolist() for found in model.recall(hashes_of(model, asked)))
     assert tokens == [8, 9, 8, 8]
     assert [divmod(place, LEVELS) for place in places] == [(3, 2), (3, 1), (2, 2), (0, 2)]
     # Of nothing that was seen, it says nothing.
-    assert not any(found.any() for found in fresh.recall(fresh.contexts.hashes(asked)))
+    assert not any(found.any() for found in fresh.recall(hashes_of(fresh, asked)))
 
 
 def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +195,7 @@ def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatc
     for share in (ALONE, 0.0):
         monkeypatch.setattr("model.mixing.ALONE", share)
         given = logits.clone().requires_grad_()
-        pairs = model.pairs(model.contexts.hashes(history), targets)
+        pairs = model.pairs(hashes_of(model, history), targets)
         costs.append(model.nats(model.see(pairs, given, torch.zeros(2, 10, 4)), targets))
         costs[-1].sum().backward()
         assert given.grad is not None
@@ -202,7 +207,7 @@ def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatc
 
 def hashes(model: ContextMixing, text: bytes) -> list[int]:
     history = [256] * model.contexts.length + list(text)
-    return model.contexts.hashes(torch.tensor([history[-model.contexts.length :]]))[:, 0, 0].tolist()
+    return hashes_of(model, torch.tensor([history[-model.contexts.length :]]))[:, 0, 0].tolist()
 
 
 def test_contexts_of_words() -> None:
@@ -217,7 +222,7 @@ def test_contexts_of_words() -> None:
     # The end of a document is no letter, and words longer than the window go by their end.
     assert hashes(model, b"a" * 40) == hashes(model, b"a" * 50)
     assert len(hashes(model, b"")) == 1 + 3 + 2
-    assert len(mixing(300).contexts.hashes(torch.zeros(1, 9, dtype=torch.int64))) == 1 + 3
+    assert len(hashes_of(mixing(300), torch.zeros(1, 9, dtype=torch.int64))) == 1 + 3
 
 
 def test_contexts_of_three_words_and_of_the_second_before() -> None:
@@ -247,23 +252,23 @@ def test_contexts_of_the_longest_word() -> None:
     assert context(b"x" + 16 * b"a" + b" h") == context(16 * b"a" + b" h") != context(15 * b"a" + b" h")
     assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS, words=4), b"so see the hou")
     longer = torch.randint(90, 100, (2, model.contexts.length - 1 + 7))
-    single = [model.contexts.hashes(longer[:, t : t + model.contexts.length]) for t in range(7)]
-    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+    single = [hashes_of(model, longer[:, t : t + model.contexts.length]) for t in range(7)]
+    assert torch.equal(hashes_of(model, longer), torch.cat(single, -1))
 
 
 def test_contexts_at_distances_see_these_tokens_alone() -> None:
     model = mixing(300, (1,), lags=([2], [1, 3], [40]))
     assert model.contexts.length == 40
     history = torch.randint(300, (1, 40))
-    before = model.contexts.hashes(history)[2:, 0, 0]
+    before = hashes_of(model, history)[2:, 0, 0]
     for lag in range(1, 41):
         other = history.clone()
         other[0, -lag] += 1
-        assert (model.contexts.hashes(other)[2:, 0, 0] != before).tolist() == [lag == 2, lag in (1, 3), lag == 40]
+        assert (hashes_of(model, other)[2:, 0, 0] != before).tolist() == [lag == 2, lag in (1, 3), lag == 40]
     # Parallel or one by one: the same.
     longer = torch.randint(300, (2, 39 + 7))
-    single = [model.contexts.hashes(longer[:, t : t + 40]) for t in range(7)]
-    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+    single = [hashes_of(model, longer[:, t : t + 40]) for t in range(7)]
+    assert torch.equal(hashes_of(model, longer), torch.cat(single, -1))
 
 
 def test_contexts_of_the_highest_see_it_and_the_latest_tokens_alone() -> None:
@@ -271,15 +276,15 @@ def test_contexts_of_the_highest_see_it_and_the_latest_tokens_alone() -> None:
     assert model.contexts.length == 5
 
     def hashes(*latest: int) -> list[int]:
-        return model.contexts.hashes(torch.tensor([latest[::-1]]))[2:, 0, 0].tolist()
+        return hashes_of(model, torch.tensor([latest[::-1]]))[2:, 0, 0].tolist()
 
     of_three, two_and_highest = hashes(10, 20, 30, 40, 50)
     assert hashes(30, 5, 6, 1, 2)[0] == of_three != hashes(30, 5, 31, 40, 50)[0]
     assert hashes(10, 20, 50, 9, 30)[1] == two_and_highest != hashes(10, 20, 30, 40, 51)[1]
     assert len({two_and_highest, hashes(20, 10, 30, 40, 50)[1], hashes(11, 20, 30, 40, 50)[1]}) == 3
     longer = torch.randint(300, (2, 4 + 7))
-    single = [model.contexts.hashes(longer[:, t : t + 5]) for t in range(7)]
-    assert torch.equal(model.contexts.hashes(longer), torch.cat(single, -1))
+    single = [hashes_of(model, longer[:, t : t + 5]) for t in range(7)]
+    assert torch.equal(hashes_of(model, longer), torch.cat(single, -1))
 
 
 def test_local_contexts_are_those_of_their_lane() -> None:
@@ -299,9 +304,9 @@ def test_local_contexts_are_those_of_their_lane() -> None:
 
 def test_of_words_the_one_so_far_is_local_too() -> None:
     model, shared = mixing(BYTE_SYMBOLS, local=(2,)), mixing(BYTE_SYMBOLS)
-    *most, pair, so_far, word, words = model.contexts.hashes(torch.full((2, 32), 97)).tolist()
+    *most, pair, so_far, word, words = hashes_of(model, torch.full((2, 32), 97)).tolist()
     assert pair[0] != pair[1] and so_far[0] != so_far[1] and word[0] == word[1] and words[0] == words[1]
-    assert [*most, word, words] == shared.contexts.hashes(torch.full((2, 32), 97)).tolist()
+    assert [*most, word, words] == hashes_of(shared, torch.full((2, 32), 97)).tolist()
     assert model.tables == shared.tables + 2
 
 
@@ -315,7 +320,7 @@ def test_gradients_reach_the_network_and_every_parameter() -> None:
         model.gate.add_(0.1)
     logits, x = (torch.randn(2, 10, size, requires_grad=True) for size in (50, 4))
     targets = torch.randint(50, (2, 10))
-    pairs = model.pairs(model.contexts.hashes(history), targets)
+    pairs = model.pairs(hashes_of(model, history), targets)
     model.nats(model.see(pairs, logits, x), targets).sum().backward()
     for tensor in (logits, x, *model.parameters()):
         assert tensor.grad is not None

@@ -33,7 +33,7 @@ VOCABULARY, END = 41, 40
 MODEL = ModelConfig(width=16, head_width=8, depth=2, window=7, ngram_orders=[], ngram_rows_log2=8)
 MODELS = {
     **{block: replace(MODEL, block=block) for block in sorted(BLOCKS)},
-    "context mixing": replace(MODEL, block="gru attention", ngram_orders=[1, 2, 3]),
+    "context mixing": replace(MODEL, block="gru attention", ngram_orders=[1, 2, 3], ngram_local=[1]),
 }
 
 
@@ -106,7 +106,7 @@ class Dice(torch.nn.Module):
         self.vocabulary = len(probabilities)
         self.radices = [self.vocabulary]
 
-    def init_state(self, batch: int) -> list:
+    def init_state(self, batch: int, first: int = 0) -> list:
         return []
 
     def forward(self, history: torch.Tensor, state: list) -> tuple[int, list]:

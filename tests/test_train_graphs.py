@@ -133,7 +133,7 @@ def test_both_forms_of_counting_give_the_same_tables(vocabulary: int) -> None:
         for symbols in (vocabulary, 2, vocabulary, 1):
             history, targets = (torch.randint(symbols, (4, size)) for size in (ours.contexts.length + 99, 100))
             targets[torch.rand(4, 100) < 0.2] = -1
-            hashes = ours.contexts.hashes(history)
+            hashes = ours.contexts.hashes(history, torch.arange(len(history)))
             ours.learn(hashes, targets)
             with forms_of_cuda():
                 cudas.learn(hashes, targets)

@@ -31,15 +31,22 @@ class FrozenLearner:
     # It counts nothing. Who does may leave what the counts said before a step in `looked`, as Learner has it.
     chunk = None
 
-    def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place):
+    def __init__(self, config: Config, model: LanguageModel, start: int, lanes: int, place: Place, own: bool = False):
+        """`own` says that it codes the corpus of its training again, in the same lanes. To other text, what the counts
+        of these lanes say is misleading: it gets lanes that have no counts."""
         self.config, self.place, self.rows = config.train, place, lanes
+        self.first = 0 if own else config.train.lanes
         self.model = model.to(place.device)
         if place.device.type == "cuda" and config.engine.kernels == "on":
             from model.cuda import use_kernels
 
             use_kernels(model)
-        self.states, self.looked = [model.init_state(lanes)], list[Tensor]()
+        self.looked: list[Tensor] = []
+        self.begin_state()
         self.recent = torch.full((lanes, model.context), start, device=place.device)
+
+    def begin_state(self) -> None:
+        self.states = [self.model.init_state(self.rows, self.first)]
 
     @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -140,7 +140,7 @@ def see_next(learner: FrozenLearner, tokens: np.ndarray) -> list[Any]:
     longest = longest_segment(learner.config.segment_tokens)
     if hasattr(learner.model, "network") and learner.states[0][0].shape[1] >= longest:
         # A network reads its segment so far again, which has to end where those of its training did.
-        learner.states = [learner.model.init_state(learner.rows)]
+        learner.begin_state()
     seen, learner.states = learner.see(learner.recent, learner.states)
     return seen
 
