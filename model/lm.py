@@ -39,7 +39,8 @@ class LanguageModel(nn.Module):
     last inputs only. `looked` is what ContextMixing.take_in returned, if the counts have taken in the targets already.
     `config` is a ModelConfig.
 
-    A state is that of each layer, and then the numbers of the lanes [B]: some contexts are those of one lane.
+    A state is that of each layer, and then, for context mixing, the numbers of the lanes [B]: some contexts are those
+    of one lane.
     """
 
     def __init__(self, config: Any, vocabulary: int):
@@ -71,7 +72,7 @@ class LanguageModel(nn.Module):
     def init_state(self, batch: int, first: int = 0) -> list[Any]:
         """State of `batch` rows before their first token: lanes from number `first` on."""
         states: Any = [layer.block.init_state(batch) for layer in self.layers]  # type: ignore[operator, union-attr]
-        return [*states, torch.arange(first, first + batch, device=self.embedding.device)]
+        return states + [torch.arange(first, first + batch, device=self.embedding.device)] * bool(self.mixing)
 
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
