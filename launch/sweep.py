@@ -161,7 +161,7 @@ from studies.scaling.record import Tuned
 from studies.scaling.sweep import record_cells, run_cells, slurm_script
 from studies.scaling.tuning import Tuning, plan_tuning
 from train.command_line import parse_config
-from train.config import Config
+from train.config import Config, ModelConfig
 
 # Options of launch/train.py that the sweep sets for each cell, and what to give instead.
 OWNED = {
@@ -220,8 +220,11 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
     jobs = options.jobs or max(1, devices // gpus)
     if not options.emit and gpus > 1 and gpus * jobs > devices:
         raise UsageError(f"--gpus_per_cell is {gpus} for {jobs} cells at once, and this machine has {devices} GPUs")
-    # Comparisons of architectures leave context mixing out, unless they are asked not to.
-    given = ["--model.ngram_orders=[]", *given]
+    # Comparisons of architectures leave context mixing out, and what a file says of it, unless they are asked not to.
+    if not any(option.startswith("--model.ngram_orders") for option in given):
+        fields = vars(ModelConfig()).items()
+        contexts = [name for name, value in fields if name.startswith("ngram_") and isinstance(value, list)]
+        given = [*(f"--model.{name}=[]" for name in contexts), *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
     with publish_help():

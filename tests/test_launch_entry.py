@@ -352,6 +352,13 @@ def test_a_configuration_file_gives_way_to_the_sweep_but_may_not_stop_it(
     assert "run.stop_after_steps" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_sweeps_leave_out_the_context_mixing_of_every_file_that_we_ship(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.sweep.main([*SWEEP, f"--config={file}", "--emit=slurm"]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", ["--widths=32,0", "--widths=-8"])
 def test_a_cell_that_cannot_run_is_refused_before_any_runs(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.sweep.main(["--dir=x", "--blocks=gru", wrong, "--emit=slurm"]) == 2
