@@ -56,6 +56,10 @@ MUTANTS = [
         "- targets.shape[1] : -1].clamp(min=0)", "- targets.shape[1] :][:, 1:].clamp(min=0)", CODING,
     ),
     Mutant(
+        "a micro-batch is coded by the counts of another's lanes", "train/loop.py",
+        "init_state(micro_rows, first)", "init_state(micro_rows, 0)", CODING,
+    ),
+    Mutant(
         "tokens are priced after the update that has seen them", "train/loop.py",
         "            nats.append(cost.detach())",
         "            nats.append(self.engine(inputs, self.states[index], wanted)[0].detach())", CODING,
