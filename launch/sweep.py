@@ -222,9 +222,7 @@ def sweep(arguments: list[str], options: argparse.Namespace, given: list[str]) -
         raise UsageError(f"--gpus_per_cell is {gpus} for {jobs} cells at once, and this machine has {devices} GPUs")
     # Comparisons of architectures leave context mixing out, and what a file says of it, unless they are asked not to.
     if not any(option.startswith("--model.ngram_orders") for option in given):
-        fields = vars(ModelConfig()).items()
-        contexts = [name for name, value in fields if name.startswith("ngram_") and isinstance(value, list)]
-        given = [*(f"--model.{name}=[]" for name in contexts), *given]
+        given = [*(f"--model.{name}=[]" for name in ModelConfig().context_lists), *given]
     if not any("engine.threads" in option for option in given):
         given.append(f"--engine.threads={max(1, len(os.sched_getaffinity(0)) // jobs)}")
     with publish_help():

@@ -51,9 +51,9 @@ class Contexts(nn.Module):
             hashes.append(sums[..., start] + before[..., -stop : self.length - start].amax(-1) * self.powers[start])
         words = self.words(history, before.shape[1], self.powers) if self.words else []
         if self.local:
+            lane = (lanes + 1).unsqueeze(-1) * self.powers[-1]
             # Of words, only the one so far.
-            own = [sums[..., order] for order in self.local] + words[:1]
-            hashes += [context + ((lanes + 1) * self.powers[-1]).unsqueeze(-1) for context in own]
+            hashes += [context + lane for context in [sums[..., order] for order in self.local] + words[:1]]
         return torch.stack(hashes + words)
 
     def buckets(self, hashes: Tensor, orders: list[int], count: int) -> Tensor:

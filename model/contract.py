@@ -253,9 +253,7 @@ def watch_scales(model: Any, found: dict[str, float]) -> Iterator[None]:
 
 def shape_config(config: Any, **changes: Any) -> Any:
     """A copy of a ModelConfig without context mixing, and with these changes."""
-    fields = vars(config)
-    contexts = [name for name, value in fields.items() if name.startswith("ngram_") and isinstance(value, list)]
-    return type(config)(**fields | {name: [] for name in contexts} | changes)
+    return type(config)(**vars(config) | {name: [] for name in config.context_lists} | changes)
 
 
 def slopes(widths: Sequence[int], rows: Sequence[dict[str, float]]) -> dict[str, float]:

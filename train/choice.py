@@ -33,7 +33,8 @@ BY_HAND = {"data.tokenizer", "data.vocabulary", "model.ngram_orders", "model.net
 Fields = dict[str, Any]
 PIECES: Fields = {
     "model.width": 160,
-    # Pieces before the last one, and long pieces, which say what a text is about: the notes on contexts in research/.
+    # Pieces before the last one; long pieces and those of the lane, which say what the text at hand is about: notes on
+    # contexts in research/.
     "model.ngram_lags": [[2], [2, 3], [3, 4]],
     "model.ngram_highest": [[1, 16], [1, 128]],
     "model.ngram_local": [0, 1, 2, 3],
@@ -66,8 +67,8 @@ MOST_REPLAY = 0.7
 
 class Setting(NamedTuple):
     """What can be chosen: for corpora of so many bytes or more, and of fewer than so many, these fields. A million
-    bytes take so many minutes of two cores of an AMD EPYC, and so many more where the whole epoch has replay: none,
-    where replay gains less than its code."""
+    bytes take so many minutes of two cores, of an AMD EPYC or for plain text of an Intel Xeon, and so many more where
+    the whole epoch has replay: none, where replay gains less than its code."""
 
     least_bytes: float
     below_bytes: float

@@ -194,6 +194,11 @@ class ModelConfig:
     """Tokens of each lane after which the counts take them in, within a step. More are faster, and a longer code. 0 is
     all tokens of a step."""
 
+    @property
+    def context_lists(self) -> list[str]:
+        """The fields that list contexts: if all of them are empty, there is no context mixing."""
+        return [name for name, value in vars(self).items() if name.startswith("ngram_") and isinstance(value, list)]
+
 
 @DECLARED
 @dataclass

@@ -49,9 +49,9 @@ class Learner:
 
             speed_up(self, config.engine)
         self.rows = config.train.lanes // place.world_size
-        micro_rows, first = self.rows // config.train.accumulation, place.rank * self.rows
-        firsts = range(first, first + self.rows, micro_rows)
-        self.states = [self.model.init_state(micro_rows, first) for first in firsts]
+        micro_rows = self.rows // config.train.accumulation
+        mine = range(place.rank * self.rows, (place.rank + 1) * self.rows, micro_rows)
+        self.states = [self.model.init_state(micro_rows, first) for first in mine]
         # What the counts said before this step's tokens so far; and how many of each lane they take in at once.
         self.looked: list[Tensor] = []
         self.chunk = self.model.mixing and self.model.mixing.chunk
