@@ -173,8 +173,7 @@ ENTRIES = [
     ),
     rung(
         10_000_000,
-        "--config configs/enwik7.yaml --model.width=256 --engine.precision=bf16 --model.ngram_rows_log2=24 "
-        "--train.segment_tokens=16@0,32@0.01,64@0.1 --train.replay=1@0,0@0.5",
+        "--config configs/enwik7.yaml --train.replay=1@0,0@0.25",
         needs=("configs/enwik7.yaml",),
     ),
     Entry(
