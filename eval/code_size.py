@@ -25,7 +25,7 @@ from data.tokenizer import Tokenizer
 from eval.canonical import OUR_ROOMS, all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
 from eval.reachable import imported_modules, module_path, prune
-from model.registry import block_names
+from model.registry import BLOCKS, block_names
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
 from train.meta import shape_device
 
@@ -79,6 +79,8 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared, device)
     sources, packages = imports["sources"], set(imports["packages"])
     blocks = [] if network else block_names(config["model"]["block"])
+    if unknown := [name for name in blocks if ":" not in name and name not in BLOCKS]:
+        raise NotImportable(f"unknown block {unknown[0]!r}")
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
         trees: dict[str, ast.Module] = {}

@@ -72,12 +72,11 @@ class ContextMixing(nn.Module):
     begins: Tensor
     ends: Tensor
     row: Tensor
+    below: Tensor
     sides: Tensor
     deep: Tensor
-    place: Tensor
+    inside: Tensor
     level: Tensor
-    slot: Tensor
-    certain: Tensor
 
     def __init__(self, config: Any, vocabulary: int, width: int):
         """`config` is a ModelConfig."""
@@ -92,6 +91,8 @@ class ContextMixing(nn.Module):
         pairs, level = torch.arange(1 << 16), torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True)
         zeros, ones = pairs & 255, pairs >> 8
         sides = [torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)]
+        shifts, row = torch.arange(self.bits, 0, -1), torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE
+        begins = (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits)
         fixed = {
             "level": level,
             "table": torch.arange(self.tables).view(-1, 1, 1, 1),
@@ -106,16 +107,16 @@ class ContextMixing(nn.Module):
             ),
             # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 R].
             "sides": torch.cat([*sides, torch.zeros(RADIX, 2)], 1),
-            # How far the nodes of a digit are below its root, and their places among those of their depth.
+            # The nodes of a digit, numbered from its root, which is 1; and how far they are below it.
+            "inside": torch.arange(1, RADIX),
             "deep": torch.tensor([0, 1, 1, 2, 2, 2, 2]),
-            "place": torch.tensor([0, 0, 1, 0, 1, 2, 3]),
-            "shifts": torch.arange(self.bits, 0, -1),
-            "row": torch.arange(STRIDE * len(self.radices))[-self.bits :] // STRIDE,
-            "begins": (STRIDE * torch.arange(len(self.radices), 0, -1)).clamp(max=self.bits),
+            # How far roots are above the leaves, and the ends of their digits.
+            "begins": begins,
             "ends": STRIDE * torch.arange(len(self.radices) - 1, -1, -1),
-            "slot": torch.tensor([self.slot_of(node) for node in range(nodes)]),
-            # Nodes below which no token has a one: the bit there is certainly zero.
-            "certain": torch.tensor([self.leftmost(2 * node + 1) >= vocabulary for node in range(nodes)]),
+            # The same of a path's nodes; the digit that each belongs to, and how far it is below the root of that.
+            "shifts": shifts,
+            "row": row,
+            "below": begins[row] - shifts,
         }
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
@@ -127,16 +128,6 @@ class ContextMixing(nn.Module):
         self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
         self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
         self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "matrix")
-
-    def leftmost(self, node: int) -> int:
-        """The first token below a node."""
-        return (node << self.bits + 1 - node.bit_length()) - (1 << self.bits)
-
-    def slot_of(self, node: int) -> int:
-        """The place of a node in its row."""
-        depth, first = max(node.bit_length() - 1, 0), self.radices[0].bit_length() - 1
-        below = 1 << (depth if depth < first else (depth - first) % STRIDE)
-        return node % below + below - 1
 
     def lines(self, hashes: Tensor, roots: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of lines, and marks of rows in their lower 16 bits, [K, B, T, S], for hashes [K, B, T], roots
@@ -179,8 +170,13 @@ class ContextMixing(nn.Module):
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], its bits at these nodes, and their
         places among the rows of all digits. A negative target stands for the first token."""
         leaf = (targets.clamp(min=0) + (1 << self.bits)).unsqueeze(-1)
-        nodes = leaf >> self.shifts
-        return leaf >> self.begins, nodes, leaf >> self.shifts - 1 & 1, ROW * self.row + self.slot[nodes]
+        roots, nodes = leaf >> self.begins, leaf >> self.shifts
+        slot = nodes - (roots[..., self.row] - 1 << self.below) - 1
+        return roots, nodes, leaf >> self.shifts - 1 & 1, ROW * self.row + slot
+
+    def certain(self, nodes: Tensor, shifts: Tensor) -> Tensor:
+        """Where no token below a node has a one there, so that the bit is zero. Nodes are `shifts` above the leaves."""
+        return (2 * nodes + 1 << shifts - 1) >= (1 << self.bits) + self.vocabulary
 
     def pairs(self, hashes: Tensor, targets: Tensor) -> Tensor:
         """Counts [B, T, K, D] at the nodes of targets [B, T], as they stand in rows, for hashes [K, B, T]."""
@@ -229,7 +225,7 @@ class ContextMixing(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
             odds = torch.stack(self(pairs.movedim(2, 0), sides, x, nodes))
-        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain[nodes], 0.0)
+        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain(nodes, self.shifts), 0.0)
         alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
         whole = coder_nats(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
@@ -239,12 +235,13 @@ class ContextMixing(nn.Module):
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
         hashes, levels, x = seen
         inner = self.radices[digit] - 1
-        nodes = (node.unsqueeze(-1) << self.deep[:inner]) + self.place[:inner]
+        deep = self.deep[:inner]
+        nodes = (node.unsqueeze(-1) - 1 << deep) + self.inside[:inner]
         pairs = self.known(hashes, node.unsqueeze(-1), self.table)[..., 0, :inner]
         ways = self.ways(levels, digit, node.unsqueeze(1))[:, 0]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).unflatten(-1, (-1, 2))[..., :inner, :]
-            odds = self(pairs, sides, x, nodes)[0].masked_fill(self.certain[nodes], -1e9)
+            odds = self(pairs, sides, x, nodes)[0].masked_fill(self.certain(nodes, self.begins[digit] - deep), -1e9)
             logs = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
             return (logs @ self.sides[:: RADIX // (inner + 1), : 2 * inner].T).exp()
 

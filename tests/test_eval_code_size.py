@@ -254,7 +254,7 @@ def test_code_that_cannot_even_run_the_configuration_is_other_code(plain: CodeSi
     config["model"]["block"] = "of_a_later_release"
     packed = lzma.compress(canonical_text(config, sources).encode(), format=lzma.FORMAT_ALONE)
     (difference,) = foreign_modules(packed)
-    assert difference.startswith("its imports (ValueError: unknown block 'of_a_later_release'")
+    assert difference == "its imports (unknown block 'of_a_later_release')"
 
 
 def test_the_reference_machine_is_named() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.contexts import BYTE_SYMBOLS
-from model.mixing import ALONE, LEVELS, STRIDE, WAYS, ContextMixing
+from model.mixing import ALONE, LEVELS, ROW, STRIDE, WAYS, ContextMixing
 from studies.sampling.command import distribution
 from train.config import ModelConfig
 
@@ -52,14 +52,14 @@ def predict(mixing: ContextMixing, history: Tensor) -> Tensor:
 
 def counts(mixing: ContextMixing, history: list[int], token: int, lane: int = 0) -> list[list[tuple[int, int]]]:
     """Of each context, zeros and ones along a token's path."""
-    roots, nodes, *_ = mixing.path(torch.tensor([[token]]))
+    roots, *_, places = mixing.path(torch.tensor([[token]]))
     hashes = mixing.contexts.hashes(torch.tensor([history]), torch.tensor([lane]))
     line, found, way = mixing.find(*mixing.lines(hashes, roots, mixing.table))
     paths = []
     for context in range(mixing.tables):
         pairs = []
-        for depth, slot in enumerate(mixing.slot[nodes][0, 0].tolist()):
-            at = (context, 0, 0, int(mixing.row[depth]))
+        for digit, slot in (divmod(place, ROW) for place in places.flatten().tolist()):
+            at = (context, 0, 0, digit)
             zeros, ones = line[at][way[at], slot].reshape(1).view(torch.uint8).tolist()
             pairs.append((zeros, ones) if found[at] else (0, 0))
         paths.append(pairs)

@@ -1,7 +1,5 @@
 """Ranks, devices and DeepSpeed. What depends on the device is here; train/saved_engine.py reads DeepSpeed's files."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,7 +84,7 @@ def connect(threads: int, timeout_secs: int, backend: str = "auto") -> Place:
     return Place(rank, world_size, torch.device("cuda", local_rank) if devices else torch.device("cpu"))
 
 
-def deepspeed_config(config: Config, world_size: int, extra: dict[str, Any]) -> dict[str, Any]:
+def deepspeed_config(config: "Config", world_size: int, extra: dict[str, Any]) -> dict[str, Any]:
     """DeepSpeed's configuration, with a user's `extra` keys merged in."""
     rows = config.train.lanes // world_size // config.train.accumulation
     bf16 = config.engine.precision == "bf16"

@@ -17,7 +17,7 @@ from data.lanes import WHOLE_LOGITS, Lanes, step_logits
 from model.build import build_model
 from model.lm import LanguageModel
 from train.engine import Place, build_engine, deepspeed_config
-from train.optim import Muon, build_optimizer, rate_scale
+from train.optim import build_optimizer, rate_scale
 
 if TYPE_CHECKING:
     from train.config import Config
@@ -36,12 +36,11 @@ class Learner:
             from model.parts import compute_in_parts
 
             compute_in_parts(model)
-        muon: Any = Muon
+        optimizer = build_optimizer(model, config.train, config.model.width)
         if config.engine.zero_stage and config.train.optimizer == "muon":
             from train.zero_muon import zero_muon
 
-            muon = zero_muon
-        optimizer = build_optimizer(model, config.train, config.model.width, muon)
+            optimizer = zero_muon(optimizer)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
         if config.engine.kernels == "on":

@@ -3,7 +3,7 @@ model.layers.parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,7 @@ def quintic(gram: Tensor) -> Tensor:
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
 
-    In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
+    In bf16 on CUDA, and so is the result; in the precision given on CPU, where bf16 has no hardware.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -52,7 +52,6 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
             factor = quintic(gram)
             product = factor @ product
         x = product @ x
-    x = x.to(matrices.dtype)
     return x.mT if tall else x
 
 
@@ -65,7 +64,7 @@ def orthogonalise_together(matrices: Tensor, before: int) -> tuple[Tensor, list[
     ranks = dist.get_world_size()
     whole = torch.empty_like(matrices, dtype=torch.bfloat16 if matrices.is_cuda else None)
     first = (dist.get_rank() - before) % ranks
-    whole[first::ranks] = orthogonalise(matrices[first::ranks]).to(whole.dtype)
+    whole[first::ranks] = orthogonalise(matrices[first::ranks])
     return whole, [dist.broadcast(one, (before + number) % ranks, async_op=True) for number, one in enumerate(whole)]
 
 
@@ -104,27 +103,20 @@ class Muon(torch.optim.Optimizer):
             else:
                 # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, in one pass over memory.
                 squares, updates = ([self.state[p][name] for p in parameters] for name in ("square", "updates"))
-                rates = {"lr": group["lr"], "beta1": 0.9, "beta2": group["beta2"], "eps": 1e-8, "weight_decay": 0.0}
                 adam(
-                    parameters, gradients, means, squares, [], updates,
-                    fused=True, **rates, amsgrad=False, maximize=False,
+                    parameters, gradients, means, squares, [], updates, fused=True, amsgrad=False, maximize=False,
+                    lr=group["lr"], beta1=0.9, beta2=group["beta2"], eps=1e-8, weight_decay=0.0,
                 )  # fmt: skip
         # After all shapes, so that ranks wait for each other only once.
         for parameters, step_length, directions, sent in pending:
             for work in sent:
                 work.wait()
-            directions = directions.to(parameters[0].dtype)
-            # In a CUDA graph, rates are tensors.
-            if isinstance(step_length, Tensor):
-                directions, step_length = directions * step_length, 1
-            torch._foreach_add_(parameters, list(directions.unbind()), alpha=step_length)
+            # In a CUDA graph, rates are tensors, which foreach takes for no `alpha`.
+            torch._foreach_add_(parameters, list((directions.to(parameters[0].dtype) * step_length).unbind()))
 
 
-def build_optimizer(
-    model: nn.Module, config: TrainConfig, width: int, muon: Callable[..., torch.optim.Optimizer] = Muon
-) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape. `muon` makes the
-    optimiser of that name from them."""
+def build_optimizer(model: nn.Module, config: TrainConfig, width: int) -> torch.optim.Optimizer:
+    """The optimiser that `config` names, with a group for each role, rate and, for matrices, shape."""
     rates = {"matrix": config.matrix_lr, "table": config.table_lr, "vector": config.vector_lr}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     parameters: Any = model.parameters()
@@ -141,7 +133,7 @@ def build_optimizer(
         groups.setdefault(key, new)["params"].append(p)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), betas=(0.9, config.beta2), fused=True)
-    return muon(groups.values(), config.momentum, config.beta2, config.weight_decay)
+    return Muon(groups.values(), config.momentum, config.beta2, config.weight_decay)
 
 
 def rate_scale(progress: float, config: TrainConfig) -> float:

@@ -7,9 +7,6 @@ piece of the direction where the gradient was. It updates all other parameters a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,27 +20,24 @@ def direction(gradient: Tensor, mean: Tensor, beta: float, **_: object) -> Tenso
     """
     inputs, outputs = gradient.shape
     mean.lerp_(gradient, 1 - beta)
-    step = orthogonalise(gradient.lerp(mean, beta)[None])[0]
+    step = orthogonalise(gradient.lerp(mean, beta)[None])[0].to(gradient.dtype)
     # DeepSpeed flattens it.
     return step.mul_(max(1, outputs / inputs) ** 0.5).contiguous()
 
 
-def zero_muon(
-    groups: Iterable[dict[str, Any]], momentum: float, beta2: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """DeepSpeed's optimiser, with the arguments of train.optim.Muon. ZeRO accepts no class derived from it."""
+def zero_muon(plain: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """DeepSpeed's optimiser in place of a train.optim.Muon. ZeRO accepts no class derived from it."""
     from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     original_muon.muon_update = direction
-    groups = list(groups)
-    for group in groups:
-        group["use_muon"], group["momentum"] = group["role"] == "matrix", momentum
+    for group in plain.param_groups:
+        group["use_muon"] = group["role"] == "matrix"
         for p in group["params"]:
             p.use_muon = group["use_muon"]
         if group["use_muon"] and group["order"] < 0:
             # All of one shape, [outputs, inputs]: what `direction` scales as if it were [inputs, outputs].
             outputs, inputs = group["params"][0].shape
             group["lr"] = group["peak_lr"] = group["lr"] * (outputs / inputs) ** 0.5
-    rates = {"momentum": momentum, "beta2": beta2, "weight_decay": weight_decay}
-    return MuonWithAuxAdam(groups, Muon, rates)
+    rates = {name: plain.defaults[name] for name in ("momentum", "beta2", "weight_decay")}
+    return MuonWithAuxAdam(plain.param_groups, Muon, rates)
