@@ -6,17 +6,13 @@ Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context nee
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-# A hash of words covers at most so many of the latest bytes.
-WORD_TOKENS = 32
-# The longest word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
+# A word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
 LETTERS, WINDOW = 16, 512
-# Words that a context takes: 0 is the word so far, 1 the word before it, 3 the longest. `words` contexts take the first
-# of these.
+LOW = (1 << 40) - 1
+# Words that a context takes: 0 is the word so far, 1 and 2 those before it, 3 the longest. `words` contexts take the
+# first of these.
 WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3])
-# The first ones do without the longest.
-NEAR = 4
 
 
 def lower_case(symbol: int) -> int:
@@ -34,38 +30,33 @@ class Words(nn.Module):
 
     def __init__(self, count: int, symbols: int, odd: int):
         super().__init__()
-        self.count, self.odd = count, odd
-        self.length = WORD_TOKENS if count <= NEAR else LETTERS + 1 + WINDOW
+        self.count, self.odd, self.length = count, odd, LETTERS + WINDOW
         lower = torch.tensor([lower_case(symbol) for symbol in range(symbols)])
         self.register_buffer("lower", lower, persistent=False)
 
     def forward(self, history: Tensor, number: int, powers: Tensor) -> list[Tensor]:
         letters = self.lower[history]
-        # Latest first. Backwards, a word begins at a letter after other bytes. The first one may be empty.
-        lower = letters.unfold(1, WORD_TOKENS, 1)[:, -number:].flip(-1)
-        letter = lower > 0
-        which = F.pad(letter[..., 1:] & ~letter[..., :-1], (1, 0)).cumsum(-1)
-        spelled, keys = [], []
-        for word in range(3):
-            part = letter & (which == word)
-            spelled.append((lower * part * powers[part.cumsum(-1) - 1]).sum(-1))
-        if self.count > NEAR:
-            spelled.append(self.longest(letters, number, powers))
-        for words in WORDS[: self.count]:
-            key = torch.zeros_like(spelled[0])
-            for word in words:
-                key = key * self.odd + spelled[word]
-            keys.append(key)
-        return keys
-
-    def longest(self, letters: Tensor, number: int, powers: Tensor) -> Tensor:
-        """The longest word that ended within WINDOW: its length, above 40 bits of its hash."""
         # Of 1, 2, 4, 8 and 16 letters, as far as they are letters: a half, and before it another one if it is full.
         word, run = letters, (letters > 0).long()
         for half in (1, 2, 4, 8):
             full = run[:, half:] == half
             word = word[:, half:] + word[:, :-half] * full * powers[half - 1]
             run = run[:, half:] + run[:, :-half] * full
-        # A word has ended where no letter follows.
-        ended = (run << 40 | word & (1 << 40) - 1)[:, :-1] * (letters[:, LETTERS:] == 0)
-        return ended.unfold(1, WINDOW, 1)[:, -number:].amax(-1)
+        spelled = [word[:, -number:]]
+        # Where no letter follows, a word has ended: its length, above 40 bits of its hash. The latest one: where it is.
+        ended = (run << 40 | word & LOW)[:, :-1] * (letters[:, LETTERS:] == 0)  # [B, WINDOW - 1 + T]
+        place = torch.arange(ended.shape[1], device=ended.device)
+        latest = torch.where(ended > 0, place + 1 << 40 | ended & LOW, 0).cummax(-1).values
+        at = place[-number:].expand(len(ended), -1)
+        for _ in range(2):
+            before = latest.gather(1, at)
+            spelled.append((before & LOW) * (before >> 40 > place[:number]))
+            at = ((before >> 40) - 2).clamp(min=0)
+        spelled.append(ended.unfold(1, WINDOW, 1).amax(-1))
+        keys = []
+        for words in WORDS[: self.count]:
+            key = torch.zeros_like(spelled[0])
+            for one in words:
+                key = key * self.odd + spelled[one]
+            keys.append(key)
+        return keys

@@ -234,6 +234,10 @@ def test_contexts_of_three_words_and_of_the_second_before() -> None:
         found = {context(text) for text in (b"see the hou", b"see the ho", b"the see hou", b"see the hou ", b"hou")}
         assert len(found) == 5
     assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS), b"so see the hou")
+    # The word before is forgotten after 512 bytes, too, and so is the one before that.
+    distant, gap = (lambda far: [context(b"so, see" + far * b" " + b"the hou") for context in (three, skipping)]), 500
+    assert distant(gap) == distant(1) != distant(600)
+    assert three(b"so" + 600 * b" " + b"the hou") == three(600 * b" " + b"the hou")
 
 
 def test_contexts_of_the_longest_word() -> None:
@@ -304,9 +308,10 @@ def test_local_contexts_are_those_of_their_lane() -> None:
 
 def test_of_words_the_one_so_far_is_local_too() -> None:
     model, shared = mixing(BYTE_SYMBOLS, local=(2,)), mixing(BYTE_SYMBOLS)
-    *most, pair, so_far, word, words = hashes_of(model, torch.full((2, 32), 97)).tolist()
+    text = torch.full((2, model.contexts.length), 97)
+    *most, pair, so_far, word, words = hashes_of(model, text).tolist()
     assert pair[0] != pair[1] and so_far[0] != so_far[1] and word[0] == word[1] and words[0] == words[1]
-    assert [*most, word, words] == hashes_of(shared, torch.full((2, 32), 97)).tolist()
+    assert [*most, word, words] == hashes_of(shared, text).tolist()
     assert model.tables == shared.tables + 2
 
 
