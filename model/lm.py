@@ -77,16 +77,17 @@ class LanguageModel(nn.Module):
     def forward(
         self, history: Tensor, state: list[Any], targets: Tensor | None = None, alone: bool = False, looked: Any = ()
     ) -> tuple[Any, list[Any]]:
-        mixing, known = self.mixing, None
+        mixing: Any = self.mixing
+        hashes = known = None
         x = F.embedding(history[:, self.context - 1 :], self.embedding)
-        if mixing is not None and (self.embedded or not alone):
+        if self.embedded or (mixing and not (alone or looked)):
             hashes = mixing.contexts.hashes(history, state[-1])
-            if not alone:
-                token, times = looked[:2] if looked else mixing.recall(hashes)
-                x = x + rows(self.recalled, token) + rows(self.seen, times)
-                known = hashes if targets is None else looked[2] if looked else mixing.pairs(hashes, targets)
-            if self.embedded:
-                x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
+        if mixing and not alone:
+            token, times = looked[:2] if looked else mixing.recall(hashes)
+            x = x + rows(self.recalled, token) + rows(self.seen, times)
+            known = hashes if targets is None else looked[2] if looked else mixing.pairs(hashes, targets)
+        if self.embedded:
+            x = x + rows(self.grams, mixing.contexts.buckets(hashes, self.embedded, GRAMS)).sum(0)
         x = self.norm(x)
         after = [*state]
         for depth, layer in enumerate(self.layers):
