@@ -73,14 +73,14 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     them is not installed, NotImportable when the decoder cannot be imported.
     """
     network = bool(config["model"].get("network"))
+    blocks = [] if network else block_names(config["model"]["block"])
+    if unknown := [name for name in blocks if ":" not in name and name not in BLOCKS]:
+        raise NotImportable(f"unknown block {unknown[0]!r}")
     # On CUDA, kernels are chosen while the learner is built, which takes no device here.
     model = SimpleNamespace(**{**asdict(ModelConfig()), **config["model"]})
     device = "meta" if config["engine"].get("kernels") == "on" else shape_device(model, BYTE_SYMBOLS).type
     imports = decoder_imports(config, {*declared, *NETWORK_PACKAGES} if network else declared, device)
     sources, packages = imports["sources"], set(imports["packages"])
-    blocks = [] if network else block_names(config["model"]["block"])
-    if unknown := [name for name in blocks if ":" not in name and name not in BLOCKS]:
-        raise NotImportable(f"unknown block {unknown[0]!r}")
 
     def reached(parse: Callable[[str], ast.Module]) -> dict[str, ast.Module]:
         trees: dict[str, ast.Module] = {}

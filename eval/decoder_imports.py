@@ -184,10 +184,11 @@ def build_decoder(config: dict[str, Any], device: str) -> None:
     from train.engine import Place
 
     import_decoder()
-    # DeepSpeed's engine is part of the reference machine, and cannot live on the meta device; the optimiser imports
-    # nothing of its own accord, and PyTorch's constructor of it takes seconds.
+    # DeepSpeed's engine is part of the reference machine, and cannot live on the meta device. PyTorch's constructor of
+    # an optimiser takes seconds, and the optimiser imports nothing, except that of ZeRO.
     train.loop.build_engine = lambda model, *_: SimpleNamespace(module=model)
-    train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
+    if not config["engine"].get("zero_stage"):
+        train.loop.build_optimizer = lambda *_: None  # type: ignore[assignment]
     config["model"].setdefault("network", "")
     tree = json.loads(json.dumps(config), object_hook=lambda fields: SimpleNamespace(**fields))
     if reader := PIECE_READERS.get(config["data"]["tokenizer"]):
