@@ -116,7 +116,7 @@ def test_small_corpora_do_not_take_what_pays_later() -> None:
     chosen = [choose(size, b"", 1e9, ()).fields for size in (299_999, 300_000)]
     assert [fields.get("train.replay") for fields in chosen] == [None, f"1@0,0@{MOST_REPLAY}"]
     assert [fields["model.width"] for fields in chosen] == [96, 160]
-    assert [fields["train.segment_tokens"] for fields in chosen] == ["8@0,16@0.2", "16@0,32@0.05,64@0.3"]
+    assert [fields["train.segment_tokens"] for fields in chosen] == ["8@0,16@0.1,32@0.4", "16@0,32@0.05,64@0.3"]
     assert "train.segment_tokens" not in choose(None, b"", 1e9, ()).fields
 
 
