@@ -84,7 +84,11 @@ ENTRIES = [
         "not_gameable.csv",
     ),
     Entry("code-terms", "minutes", ("python benchmarks/code_terms.py",), TOTALS, "code_terms.csv"),
-    rung(100_000, "--config configs/bytes.yaml --train.segment_tokens=8@0,16@0.1,32@0.4", needs=("configs/bytes.yaml",)),
+    rung(
+        100_000,
+        "--config configs/bytes.yaml --train.segment_tokens=8@0,16@0.1,32@0.4",
+        needs=("configs/bytes.yaml",),
+    ),
     rung(
         1_000_000,
         "--config configs/bytes.yaml --model.width=160 --model.ngram_rows_log2=22 "

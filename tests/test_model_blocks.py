@@ -114,8 +114,3 @@ def test_attention_stays_exact_far_from_the_start() -> None:
 def test_width_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.width 20 .*model\.head_width 8"):
         Attention(ModelConfig(width=20, head_width=8))
-
-
-def test_unknown_block_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"'attntion'.*attention"):
-        load_block("attntion")

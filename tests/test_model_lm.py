@@ -56,7 +56,8 @@ def test_the_cost_of_targets_is_what_the_stepwise_form_says(
         for name, p in model.named_parameters():
             # Beyond log-odds of 20, softplus is off by 1e-9.
             p.add_((0.03 if name.startswith("mixing") else 0.3) * torch.randn_like(p))
-    tokens, context = torch.randint(vocabulary, (3, 60)), model.context
+    context, times = model.context, 30
+    tokens = torch.randint(vocabulary, (3, context - 1 + times))
     there = deepcopy(model).to(device)
     for one in (model, there):
         if one.mixing is not None:
@@ -64,11 +65,11 @@ def test_the_cost_of_targets_is_what_the_stepwise_form_says(
             one.mixing.take_in(given_tokens, [])
             assert one.mixing.counts.any()
             assert torch.equal(one.mixing.counts.cpu(), model.mixing.counts)
-    targets = torch.randint(vocabulary, (3, 61 - context))
+    targets = torch.randint(vocabulary, (3, times))
     targets[0, 3:], targets[1, 5] = -1, -1
     nats, _ = model(tokens, model.init_state(3), targets)
     state, parts = there.init_state(3), []
-    for t in range(61 - context):
+    for t in range(times):
         seen, state = there(tokens[:, t : t + context].to(device), state)
         parts.append(distribution(there, seen, 3).log())
     predicted = torch.stack(parts, 1).cpu()
