@@ -30,7 +30,7 @@ def quintic(gram: Tensor) -> Tensor:
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Matrices [n, rows, columns] with all singular values moved to about 1, by Newton-Schulz iteration.
 
-    In bf16 on CUDA, and so is the result; in the precision given on CPU, where bf16 has no hardware.
+    In bf16 on CUDA; in the precision given on CPU, where bf16 has no hardware.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -52,6 +52,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
             factor = quintic(gram)
             product = factor @ product
         x = product @ x
+    x = x.to(matrices.dtype)
     return x.mT if tall else x
 
 

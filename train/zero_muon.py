@@ -20,7 +20,7 @@ def direction(gradient: Tensor, mean: Tensor, beta: float, **_: object) -> Tenso
     """
     inputs, outputs = gradient.shape
     mean.lerp_(gradient, 1 - beta)
-    step = orthogonalise(gradient.lerp(mean, beta)[None])[0].to(gradient.dtype)
+    step = orthogonalise(gradient.lerp(mean, beta)[None])[0]
     # DeepSpeed flattens it.
     return step.mul_(max(1, outputs / inputs) ** 0.5).contiguous()
 
