@@ -110,10 +110,10 @@ class ContextMixing(nn.Module):
             # The nodes of a digit, numbered from its root, which is 1; and how far they are below it.
             "inside": torch.arange(1, RADIX),
             "deep": torch.tensor([0, 1, 1, 2, 2, 2, 2]),
-            # How far roots are above the leaves, and the ends of their digits.
+            # How far the roots of digits are above the leaves, and how far the ends of digits are.
             "begins": begins,
             "ends": STRIDE * torch.arange(len(self.radices) - 1, -1, -1),
-            # The same of a path's nodes; the digit that each belongs to, and how far it is below the root of that.
+            # How far the nodes of a path are above the leaves; the digit of each, and how far it is below its root.
             "shifts": shifts,
             "row": row,
             "below": begins[row] - shifts,

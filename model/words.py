@@ -13,6 +13,8 @@ LOW = (1 << 40) - 1
 # Words that a context takes: 0 is the word so far, 1 and 2 those before it, 3 the longest. `words` contexts take the
 # first of these.
 WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3])
+# The first ones do without the longest.
+NEAR = 4
 
 
 def lower_case(symbol: int) -> int:
@@ -52,7 +54,8 @@ class Words(nn.Module):
             before = latest.gather(1, at)
             spelled.append((before & LOW) * (before >> 40 > place[:number]))
             at = ((before >> 40) - 2).clamp(min=0)
-        spelled.append(ended.unfold(1, WINDOW, 1).amax(-1))
+        if self.count > NEAR:
+            spelled.append(ended.unfold(1, WINDOW, 1).amax(-1))
         keys = []
         for words in WORDS[: self.count]:
             key = torch.zeros_like(spelled[0])

@@ -235,8 +235,9 @@ def test_contexts_of_three_words_and_of_the_second_before() -> None:
         assert len(found) == 5
     assert hashes(model, b"so see the hou")[:-2] == hashes(mixing(BYTE_SYMBOLS), b"so see the hou")
     # The word before is forgotten after 512 bytes, too, and so is the one before that.
-    distant, gap = (lambda far: [context(b"so, see" + far * b" " + b"the hou") for context in (three, skipping)]), 500
-    assert distant(gap) == distant(1) != distant(600)
+    gaps = (b"so, see" + number * b" " + b"the hou" for number in (1, 500, 600))
+    one, near, far = ([three(text), skipping(text)] for text in gaps)
+    assert one == near != far
     assert three(b"so" + 600 * b" " + b"the hou") == three(600 * b" " + b"the hou")
 
 
