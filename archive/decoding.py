@@ -46,18 +46,18 @@ def code_segment(step: int, learner: Learner, lanes: Lanes, share: range, code: 
     for time in range(stop - start):
         seen, states = learner.see(recent, states)
         rows = sum(lane * lanes.lane_tokens + start + time < lanes.tokens for lane in share)
-        node, below = torch.ones_like(recent[:, :1]), math.prod(radices)
+        node, below = np.ones((len(share), 1), np.int64), math.prod(radices)
         for digit, radix in enumerate(radices):
             below //= radix
-            bounds = cumulative(learner.following(seen, node, digit)[:rows, 0].numpy(force=True))
+            bounds = cumulative(learner.following(seen, recent.new_tensor(node), digit)[:rows, 0].numpy(force=True))
             node *= radix
-            node[:rows, 0] += torch.from_numpy(code(bounds, time, below)).to(node.device)
+            node[:rows, 0] += code(bounds, time, below)
         # A payload that no encoder wrote may end beside the tree's leaves: the check of its block will fail.
-        node = (node - math.prod(radices)).clamp(max=learner.model.vocabulary - 1)
-        targets[:rows, time] = node[:rows, 0].numpy(force=True)
-        recent = torch.cat([recent[:, 1:], node], 1)
+        node = (node - math.prod(radices)).clip(max=learner.model.vocabulary - 1)
+        targets[:rows, time] = node[:rows, 0]
+        recent = torch.cat([recent[:, 1:], recent.new_tensor(node)], 1)
         if learner.chunk and (time + 1) % learner.chunk == 0:
-            tokens = torch.from_numpy(targets[:, : time + 1]).to(node.device)
+            tokens = recent.new_tensor(targets[:, : time + 1])
             learner.looked = learner.count(tokens, learner.recent, learner.looked)
     return targets
 

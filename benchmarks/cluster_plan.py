@@ -45,6 +45,7 @@ from benchmarks.roofline import symbols
 from data.lanes import longest_segment
 from model.lm import LanguageModel
 from studies.scaling.laws import PowerLaw
+from studies.scoring import tables
 from train.command_line import parse_config
 from train.config import Config
 from train.flops import forward_flops
@@ -154,7 +155,7 @@ def rows_of(config: Config, worlds: list[int], options: argparse.Namespace) -> I
     one, two = (saved_bytes(model, rows, time) for rows in (1, 2))
     flops_per_token = 3 * forward_flops(model, time) / time
     total_bytes, law = predicted(Path(options.law), config, vocabulary)
-    mixing_bytes = model.mixing.counts.nbytes if model.mixing is not None else 0
+    mixing_bytes = sum(table.nbytes for table in tables(model))
     about = {"width": config.model.width, "depth": config.model.depth, "parameters": parameters}
     for world in worlds:
         rows = lanes // world

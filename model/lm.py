@@ -33,11 +33,11 @@ class LanguageModel(nn.Module):
 
     The last T tokens of `history` are the inputs. The C - 1 tokens before them, C = `context`, complete the contexts of
     several tokens; some contexts may have embeddings, hashed to rows of one table (Pagnoni et al. 2024, "Byte Latent
-    Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token the counts
-    make likeliest (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state is
-    detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of the
-    last inputs only. `looked` is what ContextMixing.take_in returned, if the counts have taken in the targets already.
-    `config` is a ModelConfig.
+    Transformer", arXiv:2412.09871, section 3.2.1). Beside context mixing, the network also sees which token came last
+    after the latest ones (`ContextMixing.recall`). Targets below 0 stand for no token and cost nothing. The new state
+    is detached: gradients end where a segment starts. `alone` leaves context mixing out; targets may then be those of
+    the last inputs only. `looked` is what ContextMixing.take_in returned, if the counts have taken in the targets
+    already. `config` is a ModelConfig.
 
     A state is that of each layer, and then, for context mixing, the numbers of the lanes [B]: some contexts are those
     of one lane.
@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
             self.embedded = [order for order in config.ngram_embeddings if order or self.mixing.contexts.words]
             # What `recall` says of the next token, for the network to see.
             self.recalled = parameter(torch.zeros(vocabulary, width), "table")
-            self.seen = parameter(torch.zeros(LEVELS * (1 + len(config.ngram_orders)), width), "table")
+            self.seen = parameter(torch.zeros(LEVELS * self.mixing.recalled, width), "table")
         if self.embedded:
             self.grams = parameter(torch.zeros(GRAMS, width), "table")
 

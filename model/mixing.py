@@ -15,9 +15,9 @@ arXiv:1609.09106), whose inputs are the s_k, the counts, the node and the langua
 parameters learn by gradient, together with the model's. A known token needs the D nodes of its path. A decoder goes
 digit by digit: it needs the seven nodes below the node that it has reached.
 
-The network has a share in the counts, too: its input names the likeliest token by them (`recall`), as records of the
-Hutter Prize give their networks the distribution of PPM. And it learns from its own nats beside those of the mixture,
-which say little about what the counts know already.
+The network has a share in what was counted, too: its input names the token that came last after the longest known
+context (`recall`), as records of the Hutter Prize give their networks the distribution of PPM. And it learns from its
+own nats beside those of the mixture, which say little about what the counts know already.
 
 `Contexts` (model/contexts.py) hashes what precedes a token. The hashes choose rows in the tables of counts.
 
@@ -26,10 +26,11 @@ every rank has the same tables. The network learns once a step, which is longer,
 within a step before it does. A row of 16 bytes has the counts of seven nodes, which are three levels of the tree below
 one node, and 16 more bits of the context's hash, which say whose row it is. Four rows fill a line of the processor's
 cache. A context that has no row in its line takes the place of the row with the smallest counts, as in PAQ. All tables
-together have K 2^(rows_log2 + 4) bytes, however long the corpus is.
+together have K 2^(rows_log2 + 4) bytes, however long the corpus is. `latest` has four more bytes for each row of the
+first O contexts, those of the latest tokens: which token came last, and how often in a row.
 
-Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `V`
-vocabulary, `R` = 8 values of a digit.
+Shapes: `B` rows of the batch, `T` time, `D` bits, `N` nodes, `S` nodes that begin a row, `W` width, `K` contexts, `O`
+contexts of the latest tokens, `V` vocabulary, `R` = 8 values of a digit.
 """
 
 from typing import Any
@@ -38,10 +39,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.contexts import ODD, Contexts
+from model.contexts import OTHER_ODD, Contexts
 from model.layers import coder_nats, parameter, precise, rows
 
-OTHER_ODD = -0x61C8864680B583EB
 HIDDEN = 128
 # The network also learns from its own nats, times this: the note on shorter codes in research/.
 ALONE = 0.5
@@ -62,13 +62,16 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
 
 class ContextMixing(nn.Module):
     """`take_in(tokens [B, C + T])` counts tokens, and returns what the counts said before. With that,
-    `see(counts [B, T, K, D], logits [B, T, V], x [B, T, W])` returns what `nats` needs for the costs of tokens; with
+    `see(counts [B, T, D, K], logits [B, T, V], x [B, T, W])` returns what `nats` needs for the costs of tokens; with
     hashes [K, B, 1] of a token's contexts, what `digit` needs for the probabilities of a digit."""
 
     counts: Tensor
+    latest: Tensor
     table: Tensor
+    scales: Tensor
     evidence: Tensor
     shifts: Tensor
+    certain: Tensor
     begins: Tensor
     ends: Tensor
     row: Tensor
@@ -84,10 +87,11 @@ class ContextMixing(nn.Module):
         self.chunk = config.ngram_chunk or 1 << 30
         self.vocabulary, self.rows_log2, self.bits = vocabulary, config.ngram_rows_log2, (vocabulary - 1).bit_length()
         self.contexts = Contexts(config, vocabulary)
-        self.tables = self.contexts.number
+        self.tables, self.recalled = self.contexts.number, 1 + len(config.ngram_orders)
         self.radices = [1 << min(STRIDE, left) for left in range(self.bits, 0, -STRIDE)][::-1]
         nodes = 1 << self.bits
         self.register_buffer("counts", torch.zeros(self.tables << self.rows_log2, ROW, dtype=torch.int16))
+        self.register_buffer("latest", torch.zeros((self.recalled << self.rows_log2) + 1, dtype=torch.int32))
         pairs, level = torch.arange(1 << 16), torch.bucketize(torch.arange(256), torch.tensor(EDGES), right=True)
         zeros, ones = pairs & 255, pairs >> 8
         sides = [torch.eye(2 << level).repeat_interleave(4 >> level, 0) for level in range(STRIDE)]
@@ -96,6 +100,7 @@ class ContextMixing(nn.Module):
         fixed = {
             "level": level,
             "table": torch.arange(self.tables).view(-1, 1, 1, 1),
+            "scales": LEVELS**2 * torch.arange(self.tables),
             # Of a pair of counts, as it stands in a row: log-odds, how much was seen, and the pair of levels.
             "evidence": torch.stack(
                 [
@@ -107,14 +112,16 @@ class ContextMixing(nn.Module):
             ),
             # 1 where a value of a digit is to the left, or to the right, of one of its nodes: [R, 2 R].
             "sides": torch.cat([*sides, torch.zeros(RADIX, 2)], 1),
-            # The nodes of a digit, numbered from its root, which is 1; and how far they are below it.
-            "inside": torch.arange(1, RADIX),
+            # The nodes of a digit: their numbers among those as far below its root, and how far that is.
+            "inside": torch.tensor([0, 0, 1, 0, 1, 2, 3]),
             "deep": torch.tensor([0, 1, 1, 2, 2, 2, 2]),
             # How far the roots of digits are above the leaves, and how far the ends of digits are.
             "begins": begins,
             "ends": STRIDE * torch.arange(len(self.radices) - 1, -1, -1),
             # How far the nodes of a path are above the leaves; the digit of each, and how far it is below its root.
             "shifts": shifts,
+            # Nodes from these on have no token below them on the side of the ones, so that their bit is zero.
+            "certain": (nodes + vocabulary - 1 + (1 << shifts - 1)) >> shifts,
             "row": row,
             "below": begins[row] - shifts,
         }
@@ -123,48 +130,44 @@ class ContextMixing(nn.Module):
         inputs, features = self.tables + 1, 3 * self.tables + 2
         # Gain and offset of each pair of levels.
         self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
-        self.base = parameter(torch.zeros(nodes, inputs + 1), "vector", lr=0.5)
         self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "matrix")
-        self.node = parameter(torch.zeros(nodes, HIDDEN), "vector", lr=0.5)
+        # Of each node: what is added to the hidden layer, and to its output.
+        self.node = parameter(torch.zeros(nodes, HIDDEN + inputs + 1), "vector", lr=0.5)
         self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
         self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "matrix")
 
-    def lines(self, hashes: Tensor, roots: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of lines, and marks of rows in their lower 16 bits, [K, B, T, S], for hashes [K, B, T], roots
-        [B, T, S] and numbers of tables [K, 1, 1, 1] or [1, B, T, 1]."""
-        mixed = (hashes.unsqueeze(-1) + roots * ODD) * OTHER_ODD >> 18
+    def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of lines, and marks of rows in their lower 16 bits, [K, B, T, S], for the hashes [K, B, T] of the
+        first K contexts, and roots [B, T, S]."""
+        mixed = hashes.unsqueeze(-1) + roots * OTHER_ODD >> 18
         lines = (1 << self.rows_log2) // WAYS
-        return table * lines + (mixed & lines - 1), mixed >> self.rows_log2
+        return self.table[: len(hashes)] * lines + (mixed & lines - 1), mixed >> self.rows_log2
 
     def find(self, lines: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For lines and marks [...]: the rows of the line [..., WAYS, ROW], whether one has the mark, and which."""
         rows = self.counts.view(-1, WAYS * ROW).index_select(0, lines.flatten()).view(*lines.shape, WAYS, ROW)
         return rows, *(rows[..., -1] == marks.unsqueeze(-1).to(torch.int16)).max(-1)
 
-    def known(self, hashes: Tensor, roots: Tensor, table: Tensor) -> Tensor:
+    def slots(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of rows, and whether a context has one [K, B, T, S], for what `lines` takes."""
+        lines, marks = self.lines(hashes, roots)
+        _, found, way = self.find(lines, marks)
+        return lines * WAYS + way, found
+
+    def known(self, hashes: Tensor, roots: Tensor) -> Tensor:
         """Rows [K, B, T, S, ROW], for what `lines` takes: empty where a context has none."""
-        lines, marks = self.lines(hashes, roots, table)
-        found, way = self.find(lines, marks)[1:]
-        return rows(self.counts, lines * WAYS + way) * found.unsqueeze(-1)
+        slots, found = self.slots(hashes, roots)
+        return rows(self.counts, slots) * found.unsqueeze(-1)
 
     def recall(self, hashes: Tensor) -> tuple[Tensor, Tensor]:
-        """The token that is likeliest by the counts of the longest context of the latest tokens that has any; and a
-        number below LEVELS times the number of these contexts, which says what context it was, and how often the
-        token's last bit was seen in it. Both [B, T], for hashes [K, B, T]."""
-        hashes = hashes[: 1 + len(self.contexts.orders)]
-        node = torch.ones_like(hashes[0]).unsqueeze(-1)
-        tables = self.table[: len(hashes)]
-        which = (self.find(*self.lines(hashes, node, tables))[1] * tables).amax(0, keepdim=True)
-        hashes = hashes.gather(0, which[..., 0])
-        for radix in self.radices:
-            row = self.known(hashes, node, which)[0, ..., 0, :].unsqueeze(-1)
-            times, bits = row.view(torch.uint8).max(-1)
-            bits, slot = bits + 1, torch.zeros_like(node)
-            for _ in range(radix.bit_length() - 1):
-                last, slot = slot, bits.gather(-1, slot).add(slot, alpha=2)
-            node = node * radix + slot + (1 - radix)
-        token = (node - (1 << self.bits)).clamp(max=self.vocabulary - 1)
-        return token[..., 0], (which[0] * LEVELS + self.level[times.gather(-1, last).long()])[..., 0]
+        """The token that came last after the longest context of the latest tokens that has a row; and a number below
+        O LEVELS, which says what context it was, and how often in a row the token came. Both [B, T], for hashes
+        [K, B, T]."""
+        hashes = hashes[: self.recalled]
+        slots, found = self.slots(hashes, torch.ones_like(hashes[0]).unsqueeze(-1))
+        which = (found * self.table[: self.recalled]).amax(0, keepdim=True)
+        last = self.latest[slots.gather(0, which)]
+        return (last >> 8)[0, ..., 0], (which * LEVELS + self.level[last & 255])[0, ..., 0]
 
     def path(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For each token: the roots of its digits [B, T, S], its nodes [B, T, D], its bits at these nodes, and their
@@ -174,15 +177,11 @@ class ContextMixing(nn.Module):
         slot = nodes - (roots[..., self.row] - 1 << self.below) - 1
         return roots, nodes, leaf >> self.shifts - 1 & 1, ROW * self.row + slot
 
-    def certain(self, nodes: Tensor, shifts: Tensor) -> Tensor:
-        """Where no token below a node has a one there, so that the bit is zero. Nodes are `shifts` above the leaves."""
-        return (2 * nodes + 1 << shifts - 1) >= (1 << self.bits) + self.vocabulary
-
     def pairs(self, hashes: Tensor, targets: Tensor) -> Tensor:
-        """Counts [B, T, K, D] at the nodes of targets [B, T], as they stand in rows, for hashes [K, B, T]."""
+        """Counts [B, T, D, K] at the nodes of targets [B, T], as they stand in rows, for hashes [K, B, T]."""
         roots, _, _, slot = self.path(targets)
-        found = self.known(hashes, roots, self.table).flatten(3)
-        return found.gather(3, slot.expand(self.tables, *slot.shape)).movedim(0, 2)
+        found = self.known(hashes, roots).flatten(3)
+        return found.gather(3, slot.expand(self.tables, *slot.shape)).movedim(0, 3)
 
     @torch.no_grad()
     def take_in(self, whole: Tensor, looked: list[Tensor]) -> list[Tensor]:
@@ -224,8 +223,8 @@ class ContextMixing(nn.Module):
         ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
         with torch.autocast(x.device.type, enabled=False):
             sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
-            odds = torch.stack(self(pairs.movedim(2, 0), sides, x, nodes))
-        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(self.certain(nodes, self.shifts), 0.0)
+            odds = torch.stack(self(pairs, sides, x, nodes))
+        nats, alone = F.softplus(torch.where(bits == 1, -odds, odds)).masked_fill(nodes >= self.certain, 0.0)
         alone = ALONE * alone.sum(-1)
         digits = nats.split([radix.bit_length() - 1 for radix in self.radices], -1)
         whole = coder_nats(nats.sum(-1), torch.stack([digit.sum(-1) for digit in digits], -1))
@@ -235,29 +234,30 @@ class ContextMixing(nn.Module):
         """Probabilities [B, P, radices[digit]] of a digit at its root `node` [B, P], from `see` of one token."""
         hashes, levels, x = seen
         inner = self.radices[digit] - 1
-        deep = self.deep[:inner]
-        nodes = (node.unsqueeze(-1) - 1 << deep) + self.inside[:inner]
-        pairs = self.known(hashes, node.unsqueeze(-1), self.table)[..., 0, :inner]
+        deep, start = self.deep[:inner], max(0, self.bits - STRIDE * (len(self.radices) - digit))
+        nodes = (node.unsqueeze(-1) << deep) + self.inside[:inner]
+        pairs = self.known(hashes, node.unsqueeze(-1))[..., 0, :inner].movedim(0, 3)
         ways = self.ways(levels, digit, node.unsqueeze(1))[:, 0]
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).unflatten(-1, (-1, 2))[..., :inner, :]
-            odds = self(pairs, sides, x, nodes)[0].masked_fill(self.certain(nodes, self.begins[digit] - deep), -1e9)
+            odds = self(pairs, sides, x, nodes)[0].masked_fill(nodes >= self.certain[start + deep], -1e9)
             logs = F.logsigmoid(torch.stack([-odds, odds], -1)).flatten(-2)
             return (logs @ self.sides[:: RADIX // (inner + 1), : 2 * inner].T).exp()
 
     def forward(self, pairs: Tensor, sides: Tensor, x: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds [B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `pairs` [K, B, T, N] are
+        """Log-odds [B, T, N] of a one at `nodes` [B, T, N]: mixed, and the network's own. `pairs` [B, T, N, K] are
         their counts as they stand in rows, `sides` [B, T, N, 2] the network's probabilities to the left and to the
         right, and x [B, T, W] its last layer."""
-        ratio, times, cell = F.embedding(pairs.long() & 0xFFFF, self.evidence).unbind(-1)
-        gain, offset = rows(self.scale, self.table * LEVELS**2 + cell.long()).unbind(-1)
+        ratio, times, cell = F.embedding(pairs.view(torch.uint16).int(), self.evidence).unbind(-1)
+        gain, offset = rows(self.scale, self.scales + cell.long()).unbind(-1)
         network = (sides + 1e-9).log().diff()
-        inputs = torch.cat([(gain * ratio + offset).movedim(0, -1), network], -1)  # [B, T, N, K + 1]
-        features = torch.cat([inputs, inputs.abs() - 1, times.movedim(0, -1)], -1).detach()
-        hidden = features @ self.features + rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
-        # A CPU multiplies faster by a matrix of 16 columns than by one of fewer.
+        inputs = torch.cat([gain * ratio + offset, network], -1)  # [B, T, N, K + 1]
+        features = torch.cat([inputs, inputs.abs() - 1, times], -1).detach()
         number = self.weigh.shape[1]
-        weights = (F.relu(hidden) @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + rows(self.base, nodes)
+        hidden, base = rows(self.node, nodes).split([HIDDEN, number], -1)
+        hidden = F.relu(features @ self.features + hidden + (precise(x) @ self.gate).unsqueeze(2))
+        # A CPU multiplies faster by a matrix of 16 columns than by one of fewer.
+        weights = (hidden @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + base
         return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network[..., 0]
 
     @torch.no_grad()
@@ -268,7 +268,7 @@ class ContextMixing(nn.Module):
         roots = leaf >> self.begins
         # The values of digits, as leaves, from 2 to 15, of trees of their own.
         values = (leaf >> self.ends) - (roots - 1 << STRIDE)
-        lines, marks = self.lines(hashes, roots, self.table)
+        lines, marks = self.lines(hashes, roots)
         wanted = lines << 16 | marks & 0xFFFF  # [K, B, T, S]
         keys, times = self.count(wanted, values, coded)
         # From leaves to the nodes above them. Nodes 2 and 3 are the sides of the root.
@@ -294,6 +294,11 @@ class ContextMixing(nn.Module):
         rank = torch.arange(len(keys), device=keys.device)
         won = torch.zeros_like(rank.repeat(WAYS)).scatter_reduce_(0, wish, rank, "amax")[wish]
         self.counts.index_copy_(0, lines * WAYS + way, row[won])
+        # Where several tokens follow a context, the last one stays. What has no row goes to the last place.
+        slots, found = self.slots(hashes[: self.recalled], roots[..., :1])
+        slots = slots.where(found & coded.unsqueeze(-1), len(self.latest) - 1)
+        last, token = self.latest[slots], targets.unsqueeze(-1)
+        self.latest[slots] = (token << 8 | (last & 255).clamp(max=254) * (last >> 8 == token) + 1).int()
 
     def count(self, wanted: Tensor, values: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
         """The keys in `wanted` [K, B, T, S], sorted; and for each, how often it was wanted with each of the 2 R values

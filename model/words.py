@@ -6,13 +6,14 @@ Shapes: `B` rows of the batch, `T` time, `C` tokens that the longest context nee
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # A word counts by its last letters, as many as LETTERS, if it ended within so many of the latest bytes.
 LETTERS, WINDOW = 16, 512
 LOW = (1 << 40) - 1
-# Words that a context takes: 0 is the word so far, 1 and 2 those before it, 3 the longest. `words` contexts take the
-# first of these.
-WORDS = ([0], [0, 1], [0, 1, 2], [0, 2], [0, 3], [0, 1, 3])
+# Words that a context takes: -1 is the word so far, -2 and -3 those before it, -4 the longest. `words` contexts take
+# the first of these.
+WORDS = ([-1], [-1, -2], [-1, -2, -3], [-1, -3], [-1, -4], [-1, -2, -4])
 # The first ones do without the longest.
 NEAR = 4
 
@@ -25,41 +26,39 @@ def lower_case(symbol: int) -> int:
 
 
 class Words(nn.Module):
-    """`forward(history [B, C - 1 + T], T, powers [C])` gives the hashes [B, T] of the first `count` of WORDS. They need
-    the latest `length` tokens."""
+    """`forward(history [B, C - 1 + T], T)` gives the hashes [B, T, `number`] of the words that the first `count` of
+    WORDS take. They need the latest `length` tokens."""
 
     lower: Tensor
 
     def __init__(self, count: int, symbols: int, odd: int):
         super().__init__()
-        self.count, self.odd, self.length = count, odd, LETTERS + WINDOW
+        self.count, self.number, self.length = count, 3 + (count > NEAR), LETTERS + WINDOW
+        # Powers of the inverse undo those of `odd`, modulo 2^64.
+        self.odd, self.inverse = odd, pow(odd, -1, 1 << 64)
         lower = torch.tensor([lower_case(symbol) for symbol in range(symbols)])
         self.register_buffer("lower", lower, persistent=False)
 
-    def forward(self, history: Tensor, number: int, powers: Tensor) -> list[Tensor]:
-        letters = self.lower[history]
-        # Of 1, 2, 4, 8 and 16 letters, as far as they are letters: a half, and before it another one if it is full.
-        word, run = letters, (letters > 0).long()
-        for half in (1, 2, 4, 8):
-            full = run[:, half:] == half
-            word = word[:, half:] + word[:, :-half] * full * powers[half - 1]
-            run = run[:, half:] + run[:, :-half] * full
-        spelled = [word[:, -number:]]
-        # Where no letter follows, a word has ended: its length, above 40 bits of its hash. The latest one: where it is.
-        ended = (run << 40 | word & LOW)[:, :-1] * (letters[:, LETTERS:] == 0)  # [B, WINDOW - 1 + T]
-        place = torch.arange(ended.shape[1], device=ended.device)
-        latest = torch.where(ended > 0, place + 1 << 40 | ended & LOW, 0).cummax(-1).values
-        at = place[-number:].expand(len(ended), -1)
+    def forward(self, history: Tensor, time: int) -> Tensor:
+        letters = self.lower.index_select(0, history.flatten()).view_as(history)
+        letter, place = letters > 0, torch.arange(history.shape[1], device=history.device)
+        # The first byte of the word at each byte: after the latest one that is no letter.
+        after = place + 1
+        first = torch.where(letter, 0, after).cummax(1).values.maximum(after - LETTERS)
+        # sum_j odd^(i - j) letter_j, over the letters j of the word so far, as a difference of two sums.
+        sums = F.pad((letters * self.inverse**place).cumsum(1), (1, 0))
+        word = (sums[:, 1:] - sums.gather(1, first)) * self.odd**place
+        spelled = [word[:, -time:]]
+        # Where a word has ended: no letter follows.
+        ends = letter[:, :-1] > letter[:, 1:]
+        # Where the latest one before each byte did.
+        latest = F.pad(torch.where(ends, place[:-1], 0).cummax(1).values, (1, 0))
+        at, oldest = place[-time:].expand(len(ends), -1), place[LETTERS - 1 :][:time]
         for _ in range(2):
-            before = latest.gather(1, at)
-            spelled.append((before & LOW) * (before >> 40 > place[:number]))
-            at = ((before >> 40) - 2).clamp(min=0)
-        if self.count > NEAR:
-            spelled.append(ended.unfold(1, WINDOW, 1).amax(-1))
-        keys = []
-        for words in WORDS[: self.count]:
-            key = torch.zeros_like(spelled[0])
-            for one in words:
-                key = key * self.odd + spelled[one]
-            keys.append(key)
-        return keys
+            at = latest.gather(1, at)
+            spelled.append(word.gather(1, at) * (at >= oldest))
+        if self.number > 3:
+            # Its length, above 40 bits of its hash.
+            sized = (after - first << 40 | word & LOW)[:, :-1] * ends
+            spelled.append(sized[:, 1 - WINDOW - time :].unfold(1, WINDOW, 1).amax(-1))
+        return torch.stack(spelled, -1)

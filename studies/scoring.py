@@ -179,10 +179,14 @@ def small_vectors(model: LanguageModel) -> set[str]:
     return {name for name, p in model.named_parameters() if p.role == "vector" and p.numel() < SMALL}  # type: ignore[attr-defined]
 
 
+def tables(model: LanguageModel) -> list[Tensor]:
+    """What context mixing keeps of the corpus: counts, and the latest tokens."""
+    return [] if model.mixing is None else [model.mixing.counts, model.mixing.latest]
+
+
 def copy_model(model: LanguageModel) -> LanguageModel:
     """A model with parameters of its own, and the same tables."""
-    memo: dict[int, Tensor] = {} if model.mixing is None else {id(model.mixing.counts): model.mixing.counts}
-    made = copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, {id(table): table for table in tables(model)})
     for new, old in zip(made.parameters(), model.parameters(), strict=True):
         # Roles and rates are attributes, which a copy of a parameter does not have.
         vars(new).update(vars(old))

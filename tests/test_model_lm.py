@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from archive.coder import cumulative
 from model.cuda import use_kernels
 from model.lm import LanguageModel
+from model.mixing import HIDDEN
 from studies.sampling.command import distribution
 from train.config import ModelConfig
 
@@ -122,7 +123,7 @@ def test_a_digit_costs_what_the_coder_takes_for_it(orders: list[int]) -> None:
     history, targets = torch.randint(300, (1, model.context)), torch.arange(300).unsqueeze(1)
     torch.nn.init.normal_(model.output, std=30.0)
     if model.mixing is not None:
-        torch.nn.init.normal_(model.mixing.base, std=10.0)
+        torch.nn.init.normal_(model.mixing.node.data[:, HIDDEN:], std=10.0)
     seen, _ = model(history, model.init_state(1))
     nats, _ = model(history.expand(300, -1), model.init_state(300), targets)
     expected, rounding, radices = np.zeros(300), np.zeros(300), model.radices
@@ -139,7 +140,7 @@ def test_a_digit_costs_what_the_coder_takes_for_it(orders: list[int]) -> None:
             node = node * radix + symbol
     assert expected.max() > 48 * math.log(2) - 0.01
     assert (np.abs(nats[:, 0].numpy(force=True) - expected) < 1e-4 * expected + 1e-5 + rounding).all()
-    reached = model.output if model.mixing is None else model.mixing.base
+    reached = model.output if model.mixing is None else model.mixing.node
     (gradient,) = torch.autograd.grad(nats[expected.argmax(), 0], reached)
     assert gradient.abs().max() > 0.1
 

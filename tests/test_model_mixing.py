@@ -54,7 +54,7 @@ def counts(mixing: ContextMixing, history: list[int], token: int, lane: int = 0)
     """Of each context, zeros and ones along a token's path."""
     roots, *_, places = mixing.path(torch.tensor([[token]]))
     hashes = mixing.contexts.hashes(torch.tensor([history]), torch.tensor([lane]))
-    line, found, way = mixing.find(*mixing.lines(hashes, roots, mixing.table))
+    line, found, way = mixing.find(*mixing.lines(hashes, roots))
     paths = []
     for context in range(mixing.tables):
         pairs = []
@@ -131,6 +131,7 @@ def test_counts_are_taken_in_chunk_by_chunk() -> None:
             assert all(torch.equal(mine[:, chunk], theirs) for mine, theirs in zip(one, expected, strict=True))
         by_hand.learn(hashes[..., chunk], targets[:, chunk])
     assert torch.equal(once.counts, by_hand.counts) and torch.equal(parts.counts, by_hand.counts)
+    assert torch.equal(once.latest, by_hand.latest) and torch.equal(parts.latest, by_hand.latest)
     # The pattern repeats within the step: known from the second chunk on, and never where all is counted at the end.
     assert not found[2][:, :4].any() and found[2][0, 4:].any(-1).all()
     assert not whole.take_in(tokens, [])[2].any()
@@ -174,16 +175,29 @@ def test_longer_contexts_say_more() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [10, 50, 257, 2048])
-def test_it_recalls_the_likeliest_token_after_the_longest_known_context(vocabulary: int) -> None:
+def test_it_recalls_what_came_last_after_the_longest_known_context(vocabulary: int) -> None:
     model, fresh = (mixing(vocabulary, words=0) for _ in range(2))
     for history, token in [([5, 6, 7], 8), ([5, 6, 7], 8), ([4, 6, 7], 9)]:
         learn(model, torch.tensor([history]), torch.tensor([[token]]))
     asked = torch.tensor([[5, 6, 7], [4, 6, 7], [3, 6, 7], [1, 1, 1]])
     tokens, places = (found.flatten().tolist() for found in model.recall(hashes_of(model, asked)))
-    assert tokens == [8, 9, 8, 8]
-    assert [divmod(place, LEVELS) for place in places] == [(3, 2), (3, 1), (2, 2), (0, 2)]
+    assert tokens == [8, 9, 9, 9]
+    assert [divmod(place, LEVELS) for place in places] == [(3, 2), (3, 1), (2, 1), (0, 1)]
     # Of nothing that was seen, it says nothing.
     assert not any(found.any() for found in fresh.recall(hashes_of(fresh, asked)))
+
+
+def test_the_last_token_of_a_step_stays_and_its_run_ends_at_255() -> None:
+    model = mixing(words=0)
+    history = torch.tensor([[5, 6, 7], [5, 6, 7], [5, 6, 7]])
+    learn(model, history, torch.tensor([[9], [8], [-1]]))
+    token, place = (found[0, 0].item() for found in model.recall(hashes_of(model, history)))
+    assert (token, place) == (8, 3 * LEVELS + 1)
+    for _ in range(300):
+        learn(model, history, torch.tensor([[8], [8], [8]]))
+    slots, found = model.slots(hashes_of(model, history)[:4], torch.ones(3, 1, 1, dtype=torch.int64))
+    assert found.all() and (model.latest[slots] == (8 << 8 | 255)).all()
+    assert model.recall(hashes_of(model, history))[1][0, 0] == 4 * LEVELS - 1
 
 
 def test_the_network_learns_from_its_own_nats_too(monkeypatch: pytest.MonkeyPatch) -> None:

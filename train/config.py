@@ -168,8 +168,8 @@ class ModelConfig:
     """Bound of the logits, cap * tanh(logits / cap); 0 sets no bound."""
     ngram_orders: Orders = field(default_factory=lambda: [1, 2, 3, 4, 6])
     """Context lengths, in tokens, of the context mixing beside the network: counts of what followed them before, mixed
-    into the network's prediction. The network sees the likeliest token by them. An empty list turns it off, as
-    comparisons of architectures do."""
+    into the network's prediction. The network sees which token came last after the longest one that is known. An empty
+    list turns it off, as comparisons of architectures do."""
     ngram_lags: Annotated[list[Lags], LIST] = field(default_factory=list)
     """More contexts: tokens at given distances. [[3], [1, 2, 6]] takes the third last token, and the last, second last
     and sixth last together. For data with a stride: samples of 16 bits, pixels of three bytes, rows of an image."""
@@ -189,7 +189,8 @@ class ModelConfig:
     """Contexts that the network has embeddings of, too: some of ngram_orders, and 0 for the word so far, if there are
     contexts of words."""
     ngram_rows_log2: Annotated[int, Field(ge=2, le=30), WHOLE] = 20
-    """Rows of each context's table of counts, as a power of two; a row takes 16 bytes."""
+    """Rows of each context's table of counts, as a power of two; a row takes 16 bytes, or 20 for those of
+    ngram_orders."""
     ngram_chunk: Annotated[int, Field(ge=0), WHOLE] = 8
     """Tokens of each lane after which the counts take them in, within a step. More are faster, and a longer code. 0 is
     all tokens of a step."""

@@ -48,13 +48,13 @@ class FrozenLearner:
     def begin_state(self) -> None:
         self.states = [self.model.init_state(self.rows, self.first)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
         """Learner.see, of one micro-batch."""
         seen, state = self.model(recent, states[0])
         return [seen], [state]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
         return self.model.following(seen[0], node, digit)
 

@@ -61,14 +61,14 @@ class Learner:
             kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
         """The stepwise form, after `recent` [R, C]: what `following` needs, and the next states."""
         parts = zip(recent.chunk(len(states)), states, strict=True)
         seen, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
         return seen, states
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
         """Probabilities [R, P, radix] of a token's digit at `node` [R, P], as LanguageModel.following gives them."""
         parts = zip(seen, node.chunk(len(seen)), strict=True)

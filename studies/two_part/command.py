@@ -18,7 +18,7 @@ from eval.layout import csv_text
 from eval.plots import DOTS_PER_INCH, WIDTH_INCHES, Theme, bytes_formatter, frame
 from model.lm import LanguageModel
 from studies.common import write_figures
-from studies.scoring import FinishedRun, code_weights, connect_alone, open_run
+from studies.scoring import FinishedRun, code_weights, connect_alone, open_run, tables
 from studies.two_part.options import TABLES, TwoPart, check_group
 from train.engine import Place
 from train.loop import Learner, TokenSource
@@ -98,7 +98,7 @@ def measure(run: FinishedRun, treatment: str, points: Sequence[Point], group: in
         if point == "fp32" and not all(map(torch.equal, model.parameters(), run.model.parameters())):
             raise RunFailed("fp32 weights do not come back as they were")
         if model.mixing is not None and treatment != "charged":
-            model.mixing.counts = torch.zeros_like(model.mixing.counts)
+            model.mixing.counts, model.mixing.latest = map(torch.zeros_like, tables(model))
         source = CountingSource(run.source) if treatment == "learned" else run.source
         data_bytes = run.corpus_bits(model, place, source) / 8
         all_bytes = weight_bytes + table_bytes + data_bytes + fixed_bytes
@@ -111,12 +111,14 @@ def measure(run: FinishedRun, treatment: str, points: Sequence[Point], group: in
 
 def measure_tables(model: LanguageModel) -> int:
     """Bytes that the tables take. Raises RunFailed if they do not come back as they are."""
-    assert model.mixing is not None
-    counts = model.mixing.counts.cpu().numpy()
-    packed = pack_counts(counts)
-    if not np.array_equal(unpack_counts(packed, *counts.shape), counts):
-        raise RunFailed("the tables do not come back as they were")
-    return len(packed)
+    packed_bytes = 0
+    for table in tables(model):
+        words = table.cpu().view(len(table), -1).view(torch.int16).numpy()
+        packed = pack_counts(words)
+        if not np.array_equal(unpack_counts(packed, *words.shape), words):
+            raise RunFailed("the tables do not come back as they were")
+        packed_bytes += len(packed)
+    return packed_bytes
 
 
 class CountingSource:
