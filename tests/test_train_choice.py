@@ -18,11 +18,12 @@ from train.choice import (
     BYTES,
     COUNTED_BYTES,
     DATA,
+    FEW_WORDS,
     HEAD_BYTES,
     LADDERS,
+    MANY_WORDS,
     MOST_REPLAY,
     OF_SAMPLES,
-    PLAIN,
     SAMPLES,
     WIDEST,
     Chooser,
@@ -92,8 +93,9 @@ def test_there_is_a_setting_for_every_size(kind: str, monkeypatch: pytest.Monkey
         assert choose(size, b"", 3.0, ()).fields
 
 
-def test_long_plain_text_gets_more_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.choice.describe", lambda head: (PLAIN, {}))
+@pytest.mark.parametrize("kind", [FEW_WORDS, MANY_WORDS])
+def test_long_plain_text_gets_more_pieces(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.choice.describe", lambda head: (kind, {}))
     for size, vocabulary in [(3_999_999, None), (4_000_000, 4096), (None, 4096)]:
         for minutes in (0.1, 3.0, 100.0):
             chosen = choose(size, b"", minutes, ()).fields
@@ -122,9 +124,15 @@ def test_small_corpora_do_not_take_what_pays_later() -> None:
 
 def test_plain_text_takes_pieces_where_it_is_long_enough() -> None:
     verse = b"And he said unto them, Go ye into the land that I will show you, and they went. "
-    assert describe(100 * verse) == (PLAIN, {})
-    assert "data.tokenizer" not in choose(1_000_000, 100 * verse, 3, ()).fields
-    assert choose(999_999, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
+    assert describe(100 * verse) == (FEW_WORDS, {})
+    assert "data.tokenizer" not in choose(700_000, 100 * verse, 3, ()).fields
+    assert choose(699_999, 100 * verse, 3, ()).fields["data.tokenizer"] == "bytes"
+    # A word of six is new.
+    letters = str.maketrans("0123456789", "abcdefghij")
+    names = "".join(f"and he saw {number} in it ".translate(letters) for number in range(2_000)).encode()
+    assert describe(names) == (MANY_WORDS, {}) and describe(100 * verse + names[:1_000]) == (FEW_WORDS, {})
+    assert "data.tokenizer" not in choose(1_500_000, names, 3, ()).fields
+    assert choose(1_499_999, names, 3, ()).fields["data.tokenizer"] == "bytes"
     code = b"    def close(self) -> None:\n        self.file.close()\n        self.lock.release()\n"
     for other in (code, "и сказал им: идите в землю, ".encode(), bytes(10_000), b"", b"x"):
         assert describe(100 * other)[0] == DATA

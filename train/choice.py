@@ -88,11 +88,15 @@ class Setting(NamedTuple):
 
 # For each kind of corpus, the shortest description first. Plain text too short for these is taken for other data.
 LADDERS: dict[str, list[Setting]] = {
-    "text in plain short words": [
+    "plain text of few words": [
         # From so many bytes on, twice as many pieces save more than they take.
         Setting(4_000_000, inf, 0.55, 0.55, MANY_PIECES),
         # Below so many, no pieces have learned enough.
-        Setting(1_000_000, 4_000_000, 0.55, 0.55, PIECES),
+        Setting(700_000, 4_000_000, 0.55, 0.55, PIECES),
+    ],
+    "plain text of many words": [
+        Setting(4_000_000, inf, 0.55, 0.55, MANY_PIECES),
+        Setting(1_500_000, 4_000_000, 0.55, 0.55, PIECES),
     ],
     "text, code or other data": [
         Setting(3_000_000, inf, 2.8, 3.2, WIDEST),
@@ -102,9 +106,11 @@ LADDERS: dict[str, list[Setting]] = {
     ],
     "samples": [Setting(0, inf, 0.85, 0.0, SAMPLES)],
 }
-PLAIN, DATA, OF_SAMPLES = LADDERS
+FEW_WORDS, MANY_WORDS, DATA, OF_SAMPLES = LADDERS
 # Spaces between letters in a byte of plain text: more than this are in Bibles, fewer in all else that was looked at.
 PLAIN_SPACES = 0.115
+# Different words in a word of the head: English Bibles have less, a Spanish one has more.
+FEW = 0.14
 # Entropy of single bytes: samples of several bytes have more, most programs less.
 SAMPLES_BITS = 5.5
 # Where the head has samples, their differences are counted over so much of it.
@@ -158,7 +164,10 @@ def describe(head: bytes) -> tuple[str, Fields]:
     if found := strides(head):
         return OF_SAMPLES, {"model.ngram_lags": lags(*found)}
     spaces = len(re.findall(rb"(?<=[a-z\x80-\xff]) (?=[a-z\x80-\xff])", head))
-    return PLAIN if spaces > PLAIN_SPACES * len(head) else DATA, {}
+    if spaces <= PLAIN_SPACES * len(head):
+        return DATA, {}
+    words = head.split()
+    return FEW_WORDS if len({*words}) < FEW * len(words) else MANY_WORDS, {}
 
 
 def strides(head: bytes) -> list[int]:
