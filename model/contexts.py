@@ -27,7 +27,7 @@ class Contexts(nn.Module):
     def __init__(self, config: Any, vocabulary: int):
         super().__init__()
         self.orders, self.highest, self.words = config.ngram_orders, config.ngram_highest, None
-        # The numbers that each context takes: of tokens their distances, of the highest pairs, 0 for the lane, words.
+        # What each context takes: tokens, by distances; the highest, by pairs; the lane, as 0; words, below 0.
         taken: list[Any] = [[*range(1, order + 1)] for order in (0, *self.orders)] + config.ngram_lags
         taken += [[*range(1, pair[0] + 1), pair] for pair in self.highest]
         taken += [[*range(order + 1)] for order in config.ngram_local]

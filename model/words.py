@@ -27,7 +27,7 @@ def lower_case(symbol: int) -> int:
 
 class Words(nn.Module):
     """`forward(history [B, C - 1 + T], T)` gives the hashes [B, T, `number`] of the words that the first `count` of
-    WORDS take. They need the latest `length` tokens."""
+    WORDS take. They need the latest `length` tokens, or more."""
 
     lower: Tensor
 
@@ -53,7 +53,7 @@ class Words(nn.Module):
         ends = letter[:, :-1] > letter[:, 1:]
         # Where the latest one before each byte did.
         latest = F.pad(torch.where(ends, place[:-1], 0).cummax(1).values, (1, 0))
-        at, oldest = place[-time:].expand(len(ends), -1), place[LETTERS - 1 :][:time]
+        at, oldest = place[-time:].expand(len(ends), -1), place[-WINDOW - time :][:time]
         for _ in range(2):
             at = latest.gather(1, at)
             spelled.append(word.gather(1, at) * (at >= oldest))

@@ -275,6 +275,15 @@ def test_contexts_of_the_longest_word() -> None:
     assert torch.equal(hashes_of(model, longer), torch.cat(single, -1))
 
 
+def test_words_are_forgotten_after_512_bytes_however_far_other_contexts_look() -> None:
+    for lags in ((), ([900],)):
+        model = mixing(BYTE_SYMBOLS, words=6, lags=lags)
+        near, far, never = (
+            hashes(model, text + b"the hou")[-6:] for text in (b"in Jerusalem, ", b"in Jerusalem" + 600 * b" ", b"")
+        )
+        assert near[1:] != far[1:] == never[1:]
+
+
 def test_contexts_at_distances_see_these_tokens_alone() -> None:
     model = mixing(300, (1,), lags=([2], [1, 3], [40]))
     assert model.contexts.length == 40
