@@ -211,16 +211,13 @@ class ContextMixing(nn.Module):
         levels[0] = F.pad(levels[0].unsqueeze(-1), (0, RADIX // self.radices[0] - 1)).flatten(-2)
         return known, levels, x
 
-    def ways(self, levels: list[Tensor], digit: int, node: Tensor) -> Tensor:
-        """The network's probabilities [B, T, P, R] of the values of a digit, after the paths to `node` [B, T, P]."""
-        return pick(levels[digit], node % levels[digit].shape[2])
-
     def nats(self, seen: tuple[Tensor, list[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Nats [B, T] of targets [B, T]; 0 where a target is negative. Their gradient is that of the mixture's nats and
         of ALONE times the network's own."""
         pairs, levels, x = seen
         roots, nodes, bits, slot = self.path(targets)
-        ways = torch.cat([self.ways(levels, digit, root) for digit, root in enumerate(roots.split(1, -1))], 2)
+        paths = zip(levels, roots.split(1, -1), strict=True)
+        ways = torch.cat([pick(ways, root % ways.shape[2]) for ways, root in paths], 2)
         with torch.autocast(x.device.type, enabled=False):
             sides = pick((ways @ self.sides).flatten(2).unflatten(2, (-1, 2)), slot)
             odds = torch.stack(self(pairs, sides, x, nodes))
@@ -237,7 +234,8 @@ class ContextMixing(nn.Module):
         deep, start = self.deep[:inner], max(0, self.bits - STRIDE * (len(self.radices) - digit))
         nodes = (node.unsqueeze(-1) << deep) + self.inside[:inner]
         pairs = self.known(hashes, node.unsqueeze(-1))[..., 0, :inner].movedim(0, 3)
-        ways = self.ways(levels, digit, node.unsqueeze(1))[:, 0]
+        ways = levels[digit][:, 0]
+        ways = ways.gather(1, (node % ways.shape[1]).unsqueeze(-1).expand(-1, -1, RADIX))
         with torch.autocast(x.device.type, enabled=False):
             sides = (ways @ self.sides).unflatten(-1, (-1, 2))[..., :inner, :]
             odds = self(pairs, sides, x, nodes)[0].masked_fill(nodes >= self.certain[start + deep], -1e9)
