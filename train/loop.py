@@ -43,6 +43,10 @@ class Learner:
             optimizer = zero_muon(optimizer)
         self.engine = build_engine(model, optimizer, deepspeed_config(config, place.world_size, extra or {}))
         self.model: LanguageModel = self.engine.module
+        if config.engine.zero_stage < 3:
+            # Faster. In stage 3, what is gathered stays for steps that learn.
+            self.see = torch.inference_mode()(self.see)  # type: ignore[method-assign]
+            self.following = torch.inference_mode()(self.following)  # type: ignore[method-assign]
         if config.engine.kernels == "on":
             from train.cuda import speed_up
 
@@ -61,14 +65,14 @@ class Learner:
             kept, self.replay = kept - 1 + REMEMBERED, Replay(config.train, place, kept)
         self.recent = torch.full((self.rows, kept), start, device=place.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def see(self, recent: Tensor, states: list[Any]) -> tuple[list[Any], list[Any]]:
         """The stepwise form, after `recent` [R, C]: what `following` needs, and the next states."""
         parts = zip(recent.chunk(len(states)), states, strict=True)
         seen, states = map(list, zip(*[self.engine(inputs, state) for inputs, state in parts], strict=True))
         return seen, states
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def following(self, seen: list[Any], node: Tensor, digit: int) -> Tensor:
         """Probabilities [R, P, radix] of a token's digit at `node` [R, P], as LanguageModel.following gives them."""
         parts = zip(seen, node.chunk(len(seen)), strict=True)
