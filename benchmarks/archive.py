@@ -24,14 +24,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from archive.decoding import Decoding, code_segment
 from archive.encoding import EncodingSource, block_file
 from archive.frames import rank_payload
-from benchmarks.overhead import Corpus, turn
-from train.command_line import parse_config
-from train.engine import connect, disconnect
+from benchmarks.operators import Operators
+from benchmarks.overhead import Corpus, corpus_of_turns, turn
+from train.engine import disconnect
 from train.loop import TokenSource, one_epoch
 
 # Steps before the one whose operators are counted.
@@ -39,30 +38,24 @@ LEARNED = 3
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Operators(TorchDispatchMode):
+class Callers(Operators):
     """Counts the calls of operators within it, by the function of the project that calls them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # In inference mode, operators that are made of others come as a whole.
-        with self:
-            found = func.decompose(*args, **(kwargs or {}))
-        if found is not NotImplemented:
-            return found
+    def note(self, operator: Any, args: Any) -> None:
         frame: FrameType | None = sys._getframe(1)
         while frame and not self.place(frame):
             frame = frame.f_back
         self.calls[self.place(frame) if frame else "others"] += 1
-        return func(*args, **(kwargs or {}))
 
     @staticmethod
     def place(frame: FrameType) -> str:
-        """File and function of the project; empty elsewhere, as in this file."""
+        """File and function of the project; empty elsewhere, as in the benchmarks."""
         path = Path(frame.f_code.co_filename)
-        if not path.is_relative_to(ROOT) or path == Path(__file__):
+        if not path.is_relative_to(ROOT) or path.parent == Path(__file__).parent:
             return ""
         return f"{path.relative_to(ROOT)} {frame.f_code.co_name}"
 
@@ -78,7 +71,7 @@ def count_operators(corpus: Corpus) -> str:
     def code(bounds: np.ndarray, time: int, below: int) -> np.ndarray:
         return targets[: len(bounds), time] // below % (bounds.shape[1] - 1)
 
-    with Operators() as counted:
+    with Callers() as counted:
         code_segment(LEARNED, learner, lanes, corpus.share, code)
     tokens = targets.shape[1]
     lines = [f"{counted.calls.total() / tokens:7.1f} operators a token of all lanes"]
@@ -123,14 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="turns of each")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a turn")
     parser.add_argument("--operators", action="store_true", help="count operators")
-    options, rest = parser.parse_known_args()
-    config = parse_config("", rest)
-    place = connect(config.engine.threads, config.engine.timeout_secs)
-    corpus = Corpus(config, place)
-    if corpus.lanes.steps < options.steps * options.rounds:
-        parser.error(
-            f"the corpus has {corpus.lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}"
-        )
+    options, corpus = corpus_of_turns(parser)
     entry.publish(count_operators(corpus) if options.operators else compare(corpus, options.rounds, options.steps))
     disconnect()
 

@@ -15,6 +15,7 @@ from launch import entry
 
 entry.begin(__name__)
 
+import argparse
 import statistics
 import time
 from collections.abc import Iterator
@@ -107,25 +108,32 @@ class Corpus:
         return (torch.from_numpy(self.lanes.targets(step, self.share, self.read)) for step in range(self.lanes.steps))
 
 
+def corpus_of_turns(parser: entry.Parser) -> tuple[argparse.Namespace, Corpus]:
+    """The options of `parser`, which has --rounds and --steps, and the corpus of the others. Ends the program if the
+    corpus has fewer steps."""
+    options, rest = parser.parse_known_args()
+    config = parse_config("", rest)
+    corpus = Corpus(config, connect(config.engine.threads, config.engine.timeout_secs))
+    steps = corpus.lanes.steps
+    if steps < options.steps * options.rounds:
+        parser.error(f"the corpus has {steps} steps, fewer than {options.rounds} rounds of {options.steps}")
+    return options, corpus
+
+
 def main() -> None:
     parser = entry.Parser(alone=False, description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     parser.add_argument("--steps", type=int, default=20, help="training steps of a turn")
     parser.add_argument("--compile", action="store_true", help="also time the bare loop with compiled layers")
-    options, rest = parser.parse_known_args()
-    config = parse_config("", rest)
-    place = connect(config.engine.threads, config.engine.timeout_secs)
-    corpus = Corpus(config, place)
+    options, corpus = corpus_of_turns(parser)
     lanes = corpus.lanes
     if isinstance(lanes.segment_tokens, str):
         parser.error("turns of a schedule are not equal: give one --train.segment_tokens")
-    if lanes.steps < options.steps * options.rounds:
-        parser.error(f"the corpus has {lanes.steps} steps, fewer than {options.rounds} rounds of {options.steps}")
     ours = one_epoch(*corpus.start(corpus.source()))
 
     def bare(compiled: bool) -> Iterator[Tensor]:
         batches = corpus.batches()
-        return bare_loop(corpus.config, corpus.vocabulary, corpus.first, batches, lanes.steps, compiled, place)
+        return bare_loop(corpus.config, corpus.vocabulary, corpus.first, batches, lanes.steps, compiled, corpus.place)
 
     loops: dict[str, Iterator[object]] = {"onepass": ours, "bare": bare(False)}
     if options.compile:
@@ -135,7 +143,7 @@ def main() -> None:
     for index in range(options.rounds):
         for name in sorted(loops, reverse=bool(index % 2)):
             secs[name].append(turn(loops[name], options.steps))
-    tokens = options.steps * lanes.lanes * longest_segment(config.train.segment_tokens)
+    tokens = options.steps * lanes.lanes * longest_segment(corpus.config.train.segment_tokens)
     for name, values in secs.items():
         entry.publish(
             f"{name:8} {tokens / statistics.median(values[1:]):10,.0f} tokens/s (median of {len(values) - 1} turns)"

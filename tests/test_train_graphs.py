@@ -12,12 +12,12 @@ import pytest
 import torch
 from plain_engine import PlainEngine
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from archive.decoding import Decoding
 from archive.encoding import EncodingSource, block_file
 from archive.frames import rank_payload
+from benchmarks.operators import Operators
 from data.errors import UsageError
 from data.lanes import Lanes
 from model.contexts import BYTE_SYMBOLS
@@ -47,7 +47,7 @@ UNFIT = {
 }  # fmt: skip
 
 
-class Operators(TorchDispatchMode):
+class Recorded(Operators):
     """Notes the operators that run within it, and those among them that cannot be recorded."""
 
     def __init__(self) -> None:
@@ -55,18 +55,14 @@ class Operators(TorchDispatchMode):
         self.names: set[str] = set()
         self.unfit: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._overloadpacket.__name__
+    def note(self, operator: Any, args: Any) -> None:
+        name = operator._overloadpacket.__name__
         self.names.add(name)
         masks = name.startswith(("index", "_index")) and any(
             leaf.dtype == torch.bool for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)
         )
-        if name in UNFIT or masks or func is torch.ops.aten.repeat_interleave.Tensor:
-            self.unfit.add(str(func))
-        # In inference mode, operators that are made of others come as a whole.
-        with self:
-            found = func.decompose(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if found is NotImplemented else found
+        if name in UNFIT or masks or operator is torch.ops.aten.repeat_interleave.Tensor:
+            self.unfit.add(str(operator))
 
 
 @contextmanager
@@ -102,7 +98,7 @@ def test_a_step_of_learning_never_waits(model: ModelConfig, replay: int, optimiz
     with forms_of_cuda():
         for step in range(5):
             again = learner.replay.segments(learner, LANES, step) if learner.replay else []
-            with Operators() as seen:
+            with Recorded() as seen:
                 _, learner.recent, learner.states = learner.update(
                     tokens(step), learner.recent, learner.states, rate, scale, again, []
                 )
@@ -116,7 +112,7 @@ def test_a_step_of_learning_never_waits(model: ModelConfig, replay: int, optimiz
 def test_a_step_of_coding_never_waits(model: ModelConfig) -> None:
     learner = new_learner(model)
     recent, node = tokens(time=learner.model.context), torch.ones(4, 1, dtype=torch.int64)
-    with forms_of_cuda(), Operators() as seen:
+    with forms_of_cuda(), Recorded() as seen:
         found, _ = learner.see(recent, learner.states)
         for digit, radix in enumerate(learner.model.radices):
             learner.following(found, node, digit)
