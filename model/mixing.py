@@ -6,7 +6,7 @@ tokens at given distances, the words so far) and every node, a table counts how 
 lanes, or in the lane of the token. A bit adds one to its own count, and halves what the other count has above two, as
 in PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression"). At a node,
 
-    s_k = gain[n_0, n_1] log((n_1 + 0.4) / (n_0 + 0.4)) + offset[n_0, n_1]        of context k, counts in 15 levels
+    s_k = gain[n_0, n_1] log((n_1 + 0.2) / (n_0 + 0.2)) + offset[n_0, n_1]        of context k, counts in 15 levels
     s_K = log-odds of the node by the network's softmax
     P(1) = sigmoid(sum_k w_k s_k + b)
 
@@ -104,7 +104,7 @@ class ContextMixing(nn.Module):
             # Of a pair of counts, as it stands in a row: log-odds, how much was seen, and the pair of levels.
             "evidence": torch.stack(
                 [
-                    ((ones + 0.4) / (zeros + 0.4)).log(),
+                    ((ones + 0.2) / (zeros + 0.2)).log(),
                     (zeros + ones).log1p() - 1.5,
                     level[zeros] * LEVELS + level[ones],
                 ],
@@ -127,14 +127,15 @@ class ContextMixing(nn.Module):
         }
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
-        inputs, features = self.tables + 1, 3 * self.tables + 2
-        # Gain and offset of each pair of levels.
-        self.scale = parameter(torch.tensor([0.3, 0.0]).repeat(self.tables * LEVELS**2, 1), "vector", lr=0.5)
+        features, outputs = 3 * self.tables + 2, self.tables + 2
+        # Gain and offset of each pair of levels. The more contexts, the less each says at first.
+        gain = torch.tensor([0.8 * self.tables**-0.5, 0.0])
+        self.scale = parameter(gain.repeat(self.tables * LEVELS**2, 1), "vector", lr=0.1)
         self.features = parameter(torch.randn(features, HIDDEN) * features**-0.5, "matrix")
-        # Of each node: what is added to the hidden layer, and to its output.
-        self.node = parameter(torch.zeros(nodes, HIDDEN + inputs + 1), "vector", lr=0.5)
-        self.gate = parameter(torch.zeros(width, HIDDEN), "vector", lr=0.1)
-        self.weigh = parameter(torch.zeros(HIDDEN, inputs + 1), "matrix")
+        # What a node, and the language model's last layer, add to the hidden layer and to the outputs.
+        self.node = parameter(torch.zeros(nodes, HIDDEN + outputs), "vector", lr=0.5)
+        self.gate = parameter(torch.zeros(width, HIDDEN + outputs), "vector", lr=0.2)
+        self.weigh = parameter(torch.zeros(HIDDEN, outputs), "matrix")
 
     def lines(self, hashes: Tensor, roots: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of lines, and marks of rows in their lower 16 bits, [K, B, T, S], for the hashes [K, B, T] of the
@@ -252,10 +253,10 @@ class ContextMixing(nn.Module):
         inputs = torch.cat([gain * ratio + offset, network], -1)  # [B, T, N, K + 1]
         features = torch.cat([inputs, inputs.abs() - 1, times], -1).detach()
         number = self.weigh.shape[1]
-        hidden, base = rows(self.node, nodes).split([HIDDEN, number], -1)
-        hidden = F.relu(features @ self.features + hidden + (precise(x) @ self.gate).unsqueeze(2))
+        added = rows(self.node, nodes) + (precise(x) @ self.gate).unsqueeze(2)
+        hidden = F.relu(features @ self.features + added[..., :HIDDEN])
         # A CPU multiplies faster by a matrix of 16 columns than by one of fewer.
-        weights = (hidden @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + base
+        weights = (hidden @ F.pad(self.weigh, (0, -number % 16)))[..., :number] + added[..., HIDDEN:]
         return (inputs * (1 + weights[..., :-1])).sum(-1) + weights[..., -1], network[..., 0]
 
     @torch.no_grad()
