@@ -134,7 +134,7 @@ def test_every_parameter_is_in_exactly_one_group_with_its_rate(optimizer: str) -
     rate = {id(p): group["peak_lr"] for group in built.param_groups for p in group["params"]}
     assert rate[id(model.embedding)] == 0.03
     assert rate[id(model.output)] == 0.03 * 64 / 128
-    assert rate[id(model.mixing.gate)] == 0.0005
+    assert rate[id(model.mixing.gate)] == 0.001
     expected = 0.02 if optimizer == "muon" else 0.02 * 20 / 128
     assert rate[id(model.layers[0].mlp.up.weight)] == pytest.approx(expected)
 
