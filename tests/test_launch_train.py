@@ -26,7 +26,8 @@ def test_a_run_codes_everything_and_leaves_all_its_files(undisturbed: Path, corp
     length = found["description_length"]
     terms = [length[f"{name}_bits"] for name in ("data", "code", "tokenizer", "side")]
     assert length["total_bits"] == pytest.approx(sum(terms), rel=1e-12)
-    assert 2 * 5_003 < length["data_bits"] < 6 * 5_003
+    # 2,600 bytes of English, which come twice: the first time at 3 bits a byte or more, the second at hardly any.
+    assert 3 * 2_600 < length["data_bits"] < 2.5 * 5_003
     last = curve(undisturbed)[-1]
     assert (last[1], last[2]) == ("5003", "5004")
     assert float(last[3]) == length["data_bits"]
