@@ -1,7 +1,11 @@
 """The canonical form of Python source: what a program needs to run, without what only its readers and checkers need."""
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 OUR_ROOMS = {"archive", "data", "eval", "launch", "model", "studies", "train"}
@@ -14,6 +18,9 @@ SAFE_DECORATORS = {
 SELF_READERS = {"__doc__", "__annotations__", "getdoc", "getsource", "get_type_hints", "get_source", "signature"}
 # Bases that do not read the annotations of a class.
 PLAIN_BASES = {"ABC", "Exception", "Function", "Module", "Optimizer", "Protocol", "ValueError"}
+# Tokens that `written` makes itself, or leaves out.
+NO_TEXT = {tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.ENDMARKER}
+FSTRING_START, FSTRING_END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
 
 
 def canonical_tree(source: str) -> ast.Module:
@@ -49,13 +56,54 @@ def last_name(node: ast.expr) -> str:
 
 
 def written(tree: ast.Module) -> str:
-    """A canonical tree as source, indented by single spaces."""
-    wide = ast.unparse(tree) + "\n"
-    narrow = re.sub("^(?: {4})+", lambda indent: " " * (len(indent[0]) // 4), wide, flags=re.MULTILINE)
-    # Lines inside a multi-line string look like indented code and may not be touched: then the wide form stays.
-    if '"""' not in wide and "'''" not in wide:
-        return narrow
-    return narrow if ast.dump(ast.parse(narrow)) == ast.dump(ast.parse(wide)) else wide
+    """A tree as source without spaces and line ends that it does not need."""
+    lines: list[_Line] = []
+    for line in _logical_lines(ast.unparse(tree) + "\n"):
+        if lines and not (line.compound or lines[-1].compound) and line.depth == lines[-1].depth:
+            lines[-1].text += ";" + line.text
+        else:
+            lines.append(line)
+    parts = [""]
+    for before, line, after in zip([None, *lines], lines, [*lines[1:], None], strict=False):
+        # A block of simple statements may stand behind its colon.
+        inline = before and before.text[-1] == ":" and not line.compound and (not after or after.depth < line.depth)
+        parts.append(line.text if inline else f"\n{' ' * line.depth}{line.text}")
+    return "".join(parts).lstrip("\n") + "\n" * bool(lines)
+
+
+@dataclass
+class _Line:
+    """A logical line. `compound` ones are headers of blocks, and decorators."""
+
+    depth: int
+    text: str = ""
+
+    @property
+    def compound(self) -> bool:
+        return self.text[0] == "@" or self.text[-1] == ":"
+
+
+def _logical_lines(source: str) -> Iterator[_Line]:
+    """The logical lines of source, without spaces that their tokens do not need."""
+    rows = source.split("\n")
+    line, last_end, opened = _Line(0), (0, 0), []
+    for kind, text, begin, end, _ in tokenize.generate_tokens(io.StringIO(source).readline):
+        line.depth += (kind == tokenize.INDENT) - (kind == tokenize.DEDENT)
+        # From Python 3.12 on, an f-string has tokens of its own. It is taken as it stands.
+        if kind == FSTRING_START:
+            opened.append(begin)
+        if kind == FSTRING_END:
+            begin = opened.pop()
+            inside = "\n".join(rows[begin[0] - 1 : end[0]])
+            text = inside[begin[1] : len(inside) - len(rows[end[0] - 1]) + end[1]]
+        if kind == tokenize.NEWLINE:
+            yield line
+            line = _Line(line.depth)
+        elif kind not in NO_TEXT and not opened:
+            if line.text and begin != last_end and re.fullmatch(r"\w\w|\d\.", line.text[-1] + text[0]):
+                text = " " + text
+            line.text += text
+            last_end = end
 
 
 class _Bare(ast.NodeTransformer):

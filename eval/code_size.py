@@ -24,6 +24,7 @@ from data.errors import UsageError
 from data.tokenizer import Tokenizer
 from eval.canonical import OUR_ROOMS, all_statements, canonical_tree, reads_itself, written
 from eval.decoder_imports import NotImportable, decoder_imports
+from eval.local_names import shorten_local_names
 from eval.reachable import imported_modules, module_path, prune
 from model.registry import BLOCKS, block_names
 from train.config import BYTE_SYMBOLS, Config, ModelConfig
@@ -109,6 +110,8 @@ def measure_code(config: dict[str, Any], declared: Iterable[str] = ()) -> CodeSi
     if any(reads_itself(ast.parse(sources[name])) for name in program):
         # A program that looks at its own words needs them.
         program = reached(ast.parse)
+    else:
+        shorten_local_names(program.values())
     paths = {name: module_path(name, name in packages) for name in program}
     canonical = {paths[name]: written(program[name]) for name in sorted(program, key=paths.__getitem__)}
     module_bytes = {path: len(source.encode()) for path, source in canonical.items()}

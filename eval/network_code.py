@@ -16,6 +16,7 @@ from torch import nn
 
 from eval.canonical import canonical_tree, written
 from eval.code_size import pack
+from eval.local_names import shorten_local_names
 from eval.reachable import imported_modules
 from eval.schema import NetworkCode
 
@@ -34,6 +35,7 @@ def measure_network(network: nn.Module) -> NetworkCode:
         if name in sources or module is None or hasattr(module, "__path__"):
             continue
         tree = canonical_tree(inspect.getsource(module))
+        shorten_local_names([tree])
         sources[name] = written(tree)
         if not name.startswith(MODELS):
             continue

@@ -133,11 +133,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_code_from_outside_is_charged_as_if_it_were_written_here(project: Path) -> None:
     code = measured("attention")
     sources = unpack(code.packed)[1]
-    assert sources["outside/__init__.py"] == "from .gated import GatedConv\n"
+    assert sources["outside/__init__.py"] == "from.gated import GatedConv\n"
     assert "nobody_calls_this" not in sources["outside/gated.py"]
     assert "import json" not in sources["outside/gated.py"]
-    assert sources["outside/kernels.py"] == "def gate(x):\n return x * x.sigmoid()\n"
-    assert sources["outside/tables.py"] == "ROWS = [1, 2, 3]\n"
+    assert sources["outside/kernels.py"] == "def gate(x):return x*x.sigmoid()\n"
+    assert sources["outside/tables.py"] == "ROWS=[1,2,3]\n"
     assert "outside/spare.py" not in sources
     assert code.uncharged == {}
     inside = GATED.replace("GatedConv", "Attention").replace("from outside.kernels", "from model.kernels")
@@ -195,7 +195,7 @@ def test_modules_that_are_imported_by_computed_names_are_charged(project: Path, 
     gated = GATED.replace("self.rows = ROWS", f"self.rows = {how}").replace("import json", "import importlib")
     written(project / "outside", {"outside/gated.py": gated.replace("from outside.tables import ROWS\n", "")})
     text = "".join(unpack(measured("attention").packed)[1].values())
-    assert ("[1, 2, 3]" in text) or ("[7, 8, 9]" in text)
+    assert ("[1,2,3]" in text) or ("[7,8,9]" in text)
 
 
 def test_words_that_the_program_reads_of_itself_are_charged(project: Path) -> None:

@@ -12,6 +12,10 @@ from eval.canonical import canonical_tree, written
 from eval.reachable import module_path, prune
 
 
+def layout(source: str) -> str:
+    return written(ast.parse(source))
+
+
 def pruned(sources: dict[str, str], packages: tuple[str, ...] = (), **found: Any) -> dict[str, str]:
     """What is left of a program that starts with `main`."""
     trees = {name: canonical_tree(source) for name, source in sources.items()}
@@ -51,8 +55,8 @@ def test_definitions_that_nothing_reached_names_are_dropped_and_chains_are_follo
         "spare": "def nothing():\n    return 1\n",
     })  # fmt: skip
     assert program == {
-        "main": "from tools import used\nRESULT = used()\nprint(RESULT)\n",
-        "tools": (
+        "main": layout("from tools import used\nRESULT = used()\nprint(RESULT)\n"),
+        "tools": layout(
             "import math\nLIMIT = 3\n\ndef used():\n return helper() + LIMIT\n\n"
             "def helper():\n return math.floor(1.5)\n"
         ),
@@ -70,12 +74,12 @@ def test_a_module_whose_import_does_something_stays_and_what_it_does_too() -> No
         "decorators": "ALL = {}\n\ndef known(name):\n    return lambda f: ALL.setdefault(name, f)\n\n"
         "def idle():\n    pass\n",
     })  # fmt: skip
-    assert program["main"] == "from plugins import unused\nimport tables\nimport register\n"
-    assert program["plugins"] == "def unused():\n return 0\nseen = []\nseen.append(mark())\n"
+    assert program["main"] == layout("from plugins import unused\nimport tables\nimport register\n")
+    assert program["plugins"] == layout("def unused():\n return 0\nseen = []\nseen.append(mark())\n")
     assert "named_nowhere" in program["register"]
     assert "helper" in program["register"]
     assert "idle" not in program["decorators"]
-    assert program["tables"] == "\n"
+    assert program["tables"] == ""
 
 
 def test_methods_stay_where_somebody_may_call_them() -> None:
@@ -113,7 +117,7 @@ layer = Layer()
 print(layer.wide, file=Sink())
 """
     program = pruned({"main": source}, inherited=["forward"])["main"]
-    for kept in ("__init__", "def setup", "def forward(self, x)", "def wide", "size = 3", "def write"):
+    for kept in ("__init__", "def setup", "def forward(self,x)", "def wide", "size=3", "def write"):
         assert kept in program
     for gone in ("nobody", "unreached", "narrow", "import io"):
         assert gone not in program
@@ -136,7 +140,7 @@ def test_names_in_strings_and_packages_that_look_names_up_stay() -> None:
         "kit.more": "import math\n\ndef second():\n    return math.pi\n",
     }
     program = pruned(sources, packages=("kit",))
-    assert program["kit.more"] == "import math\n\ndef second():\n return math.pi\n"
+    assert program["kit.more"] == layout("import math\n\ndef second():\n return math.pi\n")
 
 
 def test_relative_imports_re_exports_submodules_and_stars_are_followed() -> None:
@@ -152,10 +156,10 @@ def test_relative_imports_re_exports_submodules_and_stars_are_followed() -> None
         },
         packages=("kit",),
     )
-    assert program["kit"] == "from .gated import Gate\n"
+    assert program["kit"] == layout("from .gated import Gate\n")
     assert "Other" not in program["kit.gated"]
-    assert program["kit.gated_parts"] == "part = 5\n"
-    assert program["kit.stars"] == "sun = 1\nmoon = 2\n"
+    assert program["kit.gated_parts"] == layout("part = 5\n")
+    assert program["kit.stars"] == layout("sun = 1\nmoon = 2\n")
     assert "kit.unused" not in program
 
 
@@ -167,11 +171,11 @@ def test_what_is_loaded_without_an_import_statement_is_reached_with_its_packages
     }
     assert set(pruned(sources)) == {"main"}
     program = pruned(sources, packages=("model",), loaded=["model.blocks.a"])
-    assert program["model.blocks.a"] == "class Alpha:\n pass\n"
+    assert program["model.blocks.a"] == layout("class Alpha:\n pass\n")
     assert set(program) == {"main", "model", "model.blocks.a"}
     # The registry finds its blocks by names that are strings in it; from elsewhere, all that is there may be wanted.
     sources = {"main": "import other\n", "other": "", "computed": "class Beta:\n    pass\n"}
-    assert pruned(sources, loaded=["computed"])["computed"] == "class Beta:\n pass\n"
+    assert pruned(sources, loaded=["computed"])["computed"] == layout("class Beta:\n pass\n")
 
 
 def test_only_the_start_runs_as_a_program_and_late_imports_are_followed() -> None:
@@ -183,7 +187,7 @@ def test_only_the_start_runs_as_a_program_and_late_imports_are_followed() -> Non
     })  # fmt: skip
     assert set(program) == {"main", "late"}
     assert "__main__" in program["main"]
-    assert program["late"] == "\ndef work():\n pass\n".lstrip("\n")
+    assert program["late"] == layout("def work():\n pass\n")
 
 
 def test_fields_that_a_base_class_reads_and_signatures_of_decorated_functions_keep_their_annotations() -> None:
@@ -202,9 +206,9 @@ class Model(torch.nn.Module):
 print(Pair, scripted, Model)
 """
     program = pruned({"main": source})["main"]
-    assert "first: int" in program
-    assert "n: int" in program
-    assert "-> torch.Tensor" in program
+    assert "first:int" in program
+    assert "n:int" in program
+    assert "->torch.Tensor" in program
     assert "size" not in program
     assert "Words." not in program
 

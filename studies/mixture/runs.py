@@ -11,6 +11,7 @@ from data.errors import UsageError
 from data.lanes import Lanes
 from eval.canonical import canonical_tree, written
 from eval.code_size import pack, unpack
+from eval.local_names import shorten_local_names
 from studies.mixture import codes
 from studies.scaling.runs import ComparedRun
 from train.nats import SUMS_FILE, KeptNats, read_nats
@@ -90,5 +91,7 @@ def program_bytes(directories: Sequence[Path]) -> int:
             known = seen.setdefault(name, set())
             parts += [name, "" if source in known else source]
             known.add(source)
-    parts.append(written(canonical_tree(Path(codes.__file__).read_text())))
+    tree = canonical_tree(Path(codes.__file__).read_text())
+    shorten_local_names([tree])
+    parts.append(written(tree))
     return len(pack("\0".join(parts)))
