@@ -289,11 +289,11 @@ def test_the_code_of_a_block_is_followed_from_its_class(package: Path) -> None:
     config = Config(DataConfig(tokenizer="bytes"), replace(CONFIG, block="gru"))
     plain = unpack(measure_code(config.to_dict()).packed)[1]
     assert "model/adapter.py" not in plain
-    assert "BLOCKS = {'gru': 'GRU'}" in plain["model/registry.py"]
+    assert "BLOCKS={'gru':'GRU'}" in plain["model/registry.py"]
     config.model.block = "their_blocks.blocks:GatedConv"
     sources = unpack(measure_code(config.to_dict()).packed)[1]
-    assert "BLOCKS = {}" in sources["model/registry.py"]
-    assert sources["their_blocks/tables.py"] == "TAPS = 4\n"
+    assert "BLOCKS={}" in sources["model/registry.py"]
+    assert sources["their_blocks/tables.py"] == "TAPS=4\n"
     assert "model/adapter.py" in sources
     assert "class GatedConv" in sources["their_blocks/blocks.py"]
     for gone in ("Carried", "unused", "import json", "NoModule"):
