@@ -28,7 +28,9 @@ LEARNING = (
     "model", "train/config.py", "train/loop.py", "train/optim.py", "train/ledger.py", "train/replay.py",
     "data/bpe.py", "data/lanes.py", "data/tokenizer.py",
 )  # fmt: skip
-CODE_TERM = ("eval/code_size.py", "eval/canonical.py", "eval/reachable.py", "eval/decoder_imports.py")
+CODE_TERM = (
+    "eval/code_size.py", "eval/canonical.py", "eval/local_names.py", "eval/reachable.py", "eval/decoder_imports.py",
+)  # fmt: skip
 TOTALS = (*LEARNING, *CODE_TERM)
 VERIFYING = ("train/nats.py", "train/checkpoint.py", "studies/verify")
 # What the choice gives long corpora, in the part of the epoch that has long steps and replay.
