@@ -20,7 +20,7 @@ from eval.canonical import SAFE_DECORATORS, last_name
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-# They read the local names of where they stand, and these those of any function.
+# The first read the local names of the function that calls them, the second those of any function.
 NAME_READERS = {"locals", "vars", "dir", "eval", "exec"}
 FRAME_READERS = {"currentframe", "_getframe", "f_locals", "f_back", "co_varnames"}
 
@@ -70,7 +70,7 @@ class _Names(ast.NodeVisitor):
 
     def __init__(self, in_class: bool):
         self.in_class = in_class
-        # From the outermost to the innermost scope of the unit at this place. Outside of it there is none.
+        # The scopes that the visited node is in, the unit's own first. Empty for what is evaluated outside of the unit.
         self.scopes: list[Scope] = []
         self.uses: dict[str, list[tuple[Scope, ...]]] = {}
         self.stay: set[str] = set()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project_files import PROJECT_FILES, ROOT
 
 from data.tokenizer import Tokenizer
 from eval.canonical import canonical_tree, written
@@ -26,15 +27,11 @@ from model.lm import LanguageModel
 from model.registry import BLOCKS
 from train.config import Config, DataConfig, EngineConfig, ModelConfig, TrainConfig
 
-ROOT = Path(__file__).parents[1]
 PLAIN = Config(DataConfig("secret.txt", tokenizer="bytes"), ModelConfig("attention", ngram_orders=[]))
 
 
 def canonical_source(source: str) -> str:
     return written(canonical_tree(source))
-
-
-PROJECT_FILES = sorted(path for path in ROOT.glob("[!.]*/**/*.py") if "site-packages" not in path.parts)
 
 
 @pytest.fixture(scope="module")

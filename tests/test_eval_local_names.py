@@ -7,12 +7,10 @@ from pathlib import Path
 from types import CodeType
 
 import pytest
+from project_files import PROJECT_FILES, ROOT
 
 from eval.canonical import canonical_tree, written
 from eval.local_names import shorten_local_names
-
-ROOT = Path(__file__).parents[1]
-PROJECT_FILES = sorted(path for path in ROOT.glob("[!.]*/**/*.py") if "site-packages" not in path.parts)
 
 
 def shortened(source: str) -> str:
